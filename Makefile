@@ -1,0 +1,32 @@
+# make train [CSV=/tmp/HARVEST.CSV] [ARGS="--architecture deep"], make test, make lint, make benchmark, make clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CSV ?=
+ARGS ?=
+
+.PHONY: train test lint benchmark clean
+
+train: $(VENV)/train.done
+	$(BIN)/python train_model_modern.py $(if $(CSV),"$(CSV)",--sample) $(ARGS)
+
+test: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format .
+
+$(VENV)/train.done: requirements-cpu.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-cpu.txt
+	touch $@
+
+$(VENV)/test.done: $(VENV)/train.done tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache __pycache__ tests/__pycache__ benchmarks/.venv

@@ -1,0 +1,301 @@
+"""The commands as people run them: flags, files, what is printed, exit codes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import train_model_modern as modern
+
+QUICK = ["--epochs", "3", "--quiet"]
+
+
+def train(path, folder, *flags):
+    return modern.main([str(path), "--model-dir", str(folder), *QUICK, *map(str, flags)])
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_plain_run_leaves_what_is_promised(run, sample, tmp_path):
+    done = run("train_model_modern.py", sample(120), "--epochs", 12, cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    for words in ("120 rows", "72 training, 24 validation, 24 test rows", "XLA        off", "always the majority", "tensorboard --logdir model/logs"):
+        assert words in done.stdout
+    metrics = metrics_of(tmp_path / "model")
+    assert metrics["rows"] == {"read": 120, "used": 120, "skipped": 0, "training": 72, "validation": 24, "test": 24}
+    assert metrics["epochs"] == 12 and 1 <= metrics["best_epoch"] <= 12 and metrics["threshold"] == 0.5
+    assert set(metrics["timing"]) == {"import_s", "load_s", "compile_s", "train_s", "total_s", "rows_per_s", "steps_per_s"}
+    assert metrics["settings"]["batch_size"] == 8 and "training rows" in metrics["settings"]["reasons"]["batch_size"]
+    expected = {"accuracy", "accuracy_ci95", "precision", "recall", "f1", "roc_auc", "pr_auc", "log_loss", "brier", "ece", "confusion"}
+    assert expected <= set(metrics["test"]) and expected <= set(metrics["baselines"]["majority"])
+    assert np.sum(metrics["test"]["confusion"]) == 24
+    assert metrics["versions"]["tensorflow"] and metrics["versions"]["keras"]
+    files = sorted(path.name for path in (tmp_path / "model" / "checkpoints").iterdir())
+    assert 1 <= len(files) <= 5 and all(name.startswith("model_") and len(name.split("_")) == 3 for name in files)
+    (logs,) = (tmp_path / "model" / "logs").iterdir()
+    assert sorted(path.name for path in logs.iterdir()) == ["train", "validation"]
+    assert not list((tmp_path / "model").glob("**/*.tmp"))
+
+
+def test_the_saved_model_needs_nothing_of_ours(sample, tmp_path):
+    path = sample(150)
+    assert train(path, tmp_path / "model") == 0
+    table = modern.read_table(modern.parse_options([str(path)]))
+    split = modern.split_rows(table.label, "random", 42)
+    rows = modern.raw_inputs(table, split.test)
+    np.savez(tmp_path / "rows.npz", **rows)
+    program = """
+import sys, keras, numpy as np
+model = keras.models.load_model(sys.argv[1])
+assert "train_model_modern" not in sys.modules
+rows = dict(np.load(sys.argv[2]))
+assert {name: tensor.dtype for name, tensor in model.input.items()}["foreground_app"] == "int64"
+print(*model.predict(rows, verbose=0)[:, 0])
+"""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    command = [sys.executable, "-c", program, str(tmp_path / "model" / modern.MODEL_FILE), str(tmp_path / "rows.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    probability = np.array(done.stdout.split(), float)
+    found = modern.measure(table.label[split.test], probability, 0.5, 42)
+    reported = metrics_of(tmp_path / "model")["test"]
+    for name in ("accuracy", "roc_auc", "log_loss", "brier"):
+        assert found[name] == pytest.approx(reported[name], abs=1e-5)
+
+
+@pytest.mark.parametrize("architecture", modern.ARCHITECTURES)
+def test_architectures(sample, tmp_path, architecture):
+    assert train(sample(60), tmp_path / "model", "--architecture", architecture) == 0
+    assert metrics_of(tmp_path / "model")["settings"]["architecture"] == architecture
+
+
+SWITCHES = ["cpu-only", "mixed-precision", "xla", "adamw", "reduce-lr", "checkpoints", "tensorboard", "early-stopping", "skip-bad-rows", "quiet"]
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("on", [True, False])
+def test_every_switch_both_ways(sample, tmp_path, switch, on):
+    folder = tmp_path / "model"
+    flag = f"--{switch}" if on else f"--no-{switch}"
+    assert train(sample(60), folder, flag) == 0
+    metrics = metrics_of(folder)
+    name = switch.replace("-", "_")
+    if switch == "mixed-precision":
+        has = modern.cpu_description()[1] & {"avx512_bf16", "amx_bf16"}
+        assert metrics["settings"]["precision"] == ("bfloat16" if on and has else "float32")
+    else:
+        assert metrics["settings"][name] is on
+    if switch == "checkpoints":
+        assert (folder / "checkpoints").exists() is on
+    if switch == "tensorboard":
+        assert (folder / "logs").exists() is on
+
+
+def test_early_stopping_off_keeps_the_last_weights(sample, tmp_path):
+    flags = ["--epochs", 40, "--learning-rate", 0.1, "--no-reduce-lr"]
+    assert train(sample(60), tmp_path / "a", *flags, "--no-early-stopping") == 0
+    assert train(sample(60), tmp_path / "b", *flags) == 0
+    last, best = metrics_of(tmp_path / "a"), metrics_of(tmp_path / "b")
+    assert last["epochs"] == 40 and last["best_epoch"] == best["best_epoch"] < 40
+    assert last["test"]["log_loss"] != best["test"]["log_loss"]
+
+
+def test_adam_and_adamw_differ(sample, tmp_path):
+    for name, flag in (("a", "--adamw"), ("b", "--no-adamw")):
+        assert train(sample(60), tmp_path / name, flag) == 0
+    assert metrics_of(tmp_path / "a")["test"]["log_loss"] != metrics_of(tmp_path / "b")["test"]["log_loss"]
+
+
+def test_same_seed_same_file_in_separate_processes(run, sample, tmp_path):
+    path = sample(100)
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        done = run("train_model_modern.py", path, "--model-dir", tmp_path / name, "--epochs", 5, "--seed", seed)
+        assert done.returncode == 0, done.stderr
+    assert metrics_of(tmp_path / "a")["test"] == metrics_of(tmp_path / "b")["test"]
+    assert metrics_of(tmp_path / "a")["test"] != metrics_of(tmp_path / "c")["test"]
+
+
+@pytest.mark.parametrize("keep, most", [(2, 2), (0, 100)])
+def test_checkpoints_load_and_the_newest_are_kept(sample, tmp_path, keep, most):
+    import keras
+
+    assert train(sample(100), tmp_path / "model", "--epochs", 30, "--keep-checkpoints", keep) == 0
+    files = sorted((tmp_path / "model" / "checkpoints").iterdir())
+    assert 1 <= len(files) <= most and (keep or len(files) > 5)
+    best = keras.models.load_model(files[-1])
+    final = keras.models.load_model(tmp_path / "model" / modern.MODEL_FILE)
+    assert int(files[-1].name.split("_")[1]) == metrics_of(tmp_path / "model")["best_epoch"]
+    for one, other in zip(best.get_weights(), final.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+REFUSED = {
+    "unknown flag": ["--fast"],
+    "unknown architecture": ["--architecture", "huge"],
+    "abbreviated flag": ["--arch", "deep"],
+    "epochs 0": ["--epochs", "0"],
+    "epochs text": ["--epochs", "many"],
+    "batch size -1": ["--batch-size", "-1"],
+    "learning rate 0": ["--learning-rate", "0"],
+    "learning rate nan": ["--learning-rate", "nan"],
+    "learning rate tiny": ["--learning-rate", "1e-7"],
+    "seed negative": ["--seed", "-1"],
+    "keep -1": ["--keep-checkpoints", "-1"],
+    "csv and sample": ["--sample", "50"],
+    "no such label": ["--label", "absent"],
+    "no such column": ["--drop", "absent"],
+    "label dropped": ["--drop", "productive"],
+    "two files": ["other.csv"],
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_flags(sample, tmp_path, capsys, case):
+    assert modern.main([str(sample(60)), "--model-dir", str(tmp_path / "model"), *REFUSED[case]]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert not (tmp_path / "model").exists()
+
+
+def test_model_directory_that_is_a_file(sample, tmp_path, capsys):
+    (tmp_path / "model").write_text("mine")
+    assert train(sample(60), tmp_path / "model") == 2
+    assert "is a file" in capsys.readouterr().err and (tmp_path / "model").read_text() == "mine"
+
+
+def test_refusals_come_before_tensorflow(tmp_path, sample):
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import train_model_modern
+code = train_model_modern.main([sys.argv[2]])
+assert "tensorflow" not in sys.modules and "keras" not in sys.modules
+sys.exit(code)
+"""
+    bad = tmp_path / "bad.csv"
+    bad.write_text(sample(60).read_text() + "1,2,3\n")
+    done = subprocess.run([sys.executable, "-c", program, str(ROOT), str(bad)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "line 62" in done.stderr and not (tmp_path / "model").exists()
+
+
+def test_help_and_version(run):
+    done = run("train_model_modern.py", "--help")
+    assert done.returncode == 0 and "--architecture" in done.stdout
+    assert run("train_model_modern.py", "--version").stdout.strip() == modern.VERSION
+
+
+def test_the_default_csv_is_in_the_temporary_directory(sample, tmp_path, monkeypatch):
+    sample(60)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    assert modern.parse_options([]).csv == str(tmp_path / "HARVEST.CSV")
+
+
+def test_stopping_keeps_the_best_so_far(sample, tmp_path):
+    path = sample(30_000)
+    command = [sys.executable, str(ROOT / "train_model_modern.py"), str(path), "--model-dir", str(tmp_path / "model")]
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = subprocess.Popen([*command, "--no-early-stopping", "--epochs", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for line in process.stdout:
+            if line.startswith("epoch "):
+                break
+        time.sleep(0.3)
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code and "best model so far" in errors and "Traceback" not in errors
+        modern.write_atomically(tmp_path / "copy.keras", (tmp_path / "model" / modern.MODEL_FILE).read_bytes())
+        assert not (tmp_path / "model" / modern.METRICS_FILE).exists()
+        import keras
+
+        keras.models.load_model(tmp_path / "copy.keras")
+
+
+def test_a_loss_that_is_not_a_number(sample, tmp_path, capsys):
+    assert train(sample(60), tmp_path / "model", "--learning-rate", "1e30", "--epochs", 60) == 1
+    assert "not a number" in capsys.readouterr().err
+
+
+def test_without_tensorboard_it_goes_on(sample, tmp_path, monkeypatch, capsys):
+    version = modern.metadata_version
+    monkeypatch.setattr(modern, "metadata_version", lambda name: "" if name == "tensorboard" else version(name))
+    assert modern.main([str(sample(60)), "--model-dir", str(tmp_path / "model"), "--epochs", "3"]) == 0
+    assert "tensorboard is not installed" in capsys.readouterr().out and not (tmp_path / "model" / "logs").exists()
+
+
+def test_basic_trainer(run, sample, tmp_path):
+    done = run("train_model.py", sample(80), "--model-dir", tmp_path / "model", "--quick", "--lightweight", "--cpu-only", "--seed", 3)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "model" / "basic_metrics.json").read_text())
+    assert metrics["rows"] == {"training": 48, "validation": 16, "test": 16} and 0 <= metrics["test"]["accuracy"] <= 1
+    assert (tmp_path / "model" / "basic_model.keras").exists()
+    assert len((ROOT / "train_model.py").read_text().splitlines()) < 120
+    refused = run("train_model.py", tmp_path / "absent.csv")
+    assert refused.returncode == 2 and refused.stderr.startswith("error: ")
+
+
+def test_both_trainers_test_on_the_same_rows(sample):
+    table = modern.read_table(modern.parse_options([str(sample(100))]))
+    import train_model as basic
+
+    names, inputs, label = basic.read_numbers(str(sample(100)))
+    np.testing.assert_array_equal(label, table.label)
+    assert sorted(names) == sorted(modern.V0_COLUMNS[:-1]) and inputs.shape == (100, 4)
+
+
+def predict(run, *arguments):
+    done = run("predict.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    return list(csv.DictReader(done.stdout.splitlines()))
+
+
+def test_predict(run, sample, tmp_path):
+    path, folder = sample(100), tmp_path / "model"
+    assert train(path, folder) == 0
+    rows = predict(run, path, "--model-dir", folder)
+    source = list(csv.DictReader(path.read_text().splitlines()))
+    assert [{name: row[name] for name in source[0]} for row in rows] == source
+    table = modern.read_table(modern.parse_options([str(path)]))
+    import keras
+
+    model = keras.models.load_model(folder / modern.MODEL_FILE)
+    expected = model.predict(modern.raw_inputs(table, np.arange(100)), verbose=0)[:, 0]
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], expected, atol=2e-5)
+    assert [int(row["predicted"]) for row in rows] == [int(float(row["probability"]) >= 0.5) for row in rows]
+    # columns in another order, no label, an unseen app, missing cells, one column more
+    other = tmp_path / "other.csv"
+    other.write_text("mouse_activity,note,time_last_request,foreground_app,keyboard_activity\n5,x,7,123,9\n,y,7,,9\n")
+    out = tmp_path / "out.csv"
+    checkpoint = next((folder / "checkpoints").iterdir())
+    assert run("predict.py", other, "--model", checkpoint, "--output", out).returncode == 0
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [row["note"] for row in rows] == ["x", "y"] and all(0 < float(row["probability"]) < 1 for row in rows)
+    headerless = tmp_path / "2017.csv"
+    headerless.write_text("\n".join(",".join(row.values()) for row in source) + "\n")
+    assert len(predict(run, headerless, "--model-dir", folder)) == 100
+
+
+def test_predict_refuses(run, sample, tmp_path):
+    path, folder = sample(60), tmp_path / "model"
+    assert train(path, folder) == 0
+    lacking, text = tmp_path / "lacking.csv", tmp_path / "text.csv"
+    lacking.write_text("foreground_app,mouse_activity,time_last_request\n1,2,3\n")
+    text.write_text("foreground_app,keyboard_activity,mouse_activity,time_last_request\n1,2,3,4\n1,many,3,4\n")
+    (tmp_path / "bad.keras").write_bytes(b"not a model")
+    for arguments, words in (
+        ([lacking, "--model-dir", folder], "no column keyboard_activity"),
+        ([text, "--model-dir", folder], "line 3, column keyboard_activity"),
+        ([path, "--model-dir", tmp_path / "absent"], "no such model"),
+        ([path, "--model", tmp_path / "bad.keras"], "is not a model"),
+        ([tmp_path / "absent.csv", "--model-dir", folder], "no such file"),
+    ):
+        done = run("predict.py", *arguments)
+        assert done.returncode == 2 and words in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

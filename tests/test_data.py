@@ -1,0 +1,262 @@
+"""Reading: every generation of file, what is refused and what is left out, the split and the encoding."""
+
+import numpy as np
+import pytest
+
+import train_model_modern as modern
+from train_model_modern import UserError
+
+HEADER = "foreground_app,keyboard_activity,mouse_activity,time_last_request,productive"
+
+
+def rows(count=40):
+    return [f"{-100 - index % 3},{index * 10},{index},{1000 * index % 7},{index % 2}" for index in range(count)]
+
+
+def write(path, lines, end="\n", header=HEADER):
+    text = "\n".join(([header] if header else []) + lines) + end
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def read(path, *flags):
+    return modern.read_table(modern.parse_options([str(path), *flags]))
+
+
+def test_headerless_2017(tmp_path):
+    table = read(write(tmp_path / "a.csv", rows(), header=None))
+    assert [(column.name, column.kind) for column in table.columns] == [
+        ("foreground_app", "category"),
+        ("keyboard_activity", "number"),
+        ("mouse_activity", "number"),
+        ("time_last_request", "number"),
+    ]
+    assert table.numbers.shape == (40, 3) and table.codes.shape == (40, 1)
+    assert sorted(table.columns[0].vocabulary) == [-102, -101, -100]
+    assert table.label.tolist() == [index % 2 for index in range(40)]
+    np.testing.assert_allclose(np.expm1(table.numbers[:, 0]), [index * 10 for index in range(40)], rtol=1e-5)
+
+
+def test_header_gives_the_same_table(tmp_path):
+    with_header, without = read(write(tmp_path / "a.csv", rows())), read(write(tmp_path / "b.csv", rows(), header=None))
+    np.testing.assert_array_equal(with_header.numbers, without.numbers)
+    np.testing.assert_array_equal(with_header.codes, without.codes)
+
+
+@pytest.mark.parametrize("text", ["0 1", "0.0 1.0", "false true", "False TRUE", "no yes"])
+def test_ways_to_write_a_label(tmp_path, text):
+    zero, one = text.split()
+    lines = [row[:-1] + (one if row.endswith("1") else zero) for row in rows()]
+    assert read(write(tmp_path / "a.csv", lines)).label.sum() == 20
+
+
+def test_neighbouring_hashes_stay_apart(tmp_path):
+    lines = [f"{3735928559 + index % 2},{index},{index},{index % 5},{index // 2 % 2}" for index in range(40)]
+    table = read(write(tmp_path / "a.csv", lines))
+    assert table.columns[0].vocabulary == [3735928559, 3735928560]
+
+
+def test_missing_cells_are_kept(tmp_path):
+    lines = rows()
+    lines[3], lines[4] = ",30,3,4,1", "-100,,4,5,0"
+    table = read(write(tmp_path / "a.csv", lines))
+    assert len(table.label) == 40 and np.isnan(table.numbers[4, 0]) and np.isnan(table.numbers).sum() == 1
+    assert table.columns[0].vocabulary[table.codes[3, 0]] == modern.MISSING
+    assert (table.columns[0].missing, table.columns[1].missing) == (1, 1)
+
+
+def test_older_rows_with_empty_newer_columns(tmp_path):
+    header = "foreground_app,idle_time,newer_number,newer_app,productive"
+    lines = [
+        f"{index % 3},{index * 7},{'' if index < 30 else index * 2},{'' if index < 30 else 'code' if index % 2 else 'web'},{index % 2}" for index in range(60)
+    ]
+    table = read(write(tmp_path / "a.csv", lines, header=header))
+    kinds = {column.name: (column.kind, column.missing) for column in table.columns}
+    assert kinds["newer_number"] == ("number", 30) and kinds["newer_app"] == ("category", 30)
+
+
+def test_columns_empty_in_the_first_rows_of_a_long_file(tmp_path):
+    header = "foreground_app,idle_time,late,productive"
+    count = modern.SAMPLE_ROWS + 500
+    lines = [f"{index % 3},{index * 7 % 1000},{'' if index < modern.SAMPLE_ROWS + 100 else index % 9},{index % 2}" for index in range(count)]
+    table = read(write(tmp_path / "a.csv", lines, header=header))
+    assert next(column for column in table.columns if column.name == "late").kind == "number"
+    assert np.nanmax(np.expm1(table.numbers[:, -1])) == pytest.approx(8, abs=1e-4)
+
+
+def test_columns_that_teach_nothing_are_left_out_with_a_reason(tmp_path):
+    header = "timestamp,row,empty,same,title,when,foreground_app,distinct_apps_300s,productive"
+    lines = [f"{1795081854 + index},{index},,7,title {index},2026-01-01 10:{index:02d},{index % 4},{index % 5},{index % 2}" for index in range(40)]
+    table = read(write(tmp_path / "a.csv", lines, header=header))
+    reasons = {column.name: column.reason for column in table.of_kind("dropped")}
+    assert reasons == {
+        "timestamp": "a timestamp",
+        "row": "a row number",
+        "empty": "empty",
+        "same": "constant",
+        "title": "nearly all values distinct",
+        "when": "a timestamp",
+    }
+    assert [column.name for column in table.of_kind("category")] == ["foreground_app"]
+    assert [column.name for column in table.of_kind("number")] == ["distinct_apps_300s"]
+
+
+def test_flags_overrule_kinds(tmp_path):
+    path = write(tmp_path / "a.csv", rows())
+    table = read(path, "--categorical", "time_last_request", "--numeric", "foreground_app", "--drop", "mouse_activity")
+    assert [(column.name, column.kind) for column in table.columns] == [
+        ("foreground_app", "number"),
+        ("keyboard_activity", "number"),
+        ("mouse_activity", "dropped"),
+        ("time_last_request", "category"),
+    ]
+
+
+def test_another_label_and_quoted_text(tmp_path):
+    lines = [f'"app, number {index % 3}","{index}",{"yes" if index % 2 else "no"}' for index in range(0, 80, 1)]
+    table = read(write(tmp_path / "a.csv", lines, header='"window","seconds","done"'), "--label", "done", "--numeric", "seconds")
+    assert table.columns[0].vocabulary == ["app, number 0", "app, number 1", "app, number 2"]
+
+
+def test_torn_last_line_repeated_header_and_blank_lines(tmp_path):
+    lines = [*rows(30), HEADER, "", *rows(10), "-100,5,"]
+    table = read(write(tmp_path / "a.csv", lines, end=""))
+    assert len(table.label) == 40
+    assert table.notes == ["line 44, the last, is cut off and left out", "line 32: the header again, left out"]
+    torn_label = read(write(tmp_path / "b.csv", [*rows(), "-100,5,5,5,"], end=""))
+    assert len(torn_label.label) == 40 and "cut off" in torn_label.notes[0]
+
+
+def test_windows_line_ends_byte_order_mark_and_no_last_line_end(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([HEADER, *rows()]).encode())
+    assert len(read(path).label) == 40
+
+
+def replaced(place, text):
+    lines = rows()
+    lines[place] = text
+    return lines
+
+
+BAD_LINES = {
+    "too few fields": (replaced(5, "1,2,3,1"), "line 7: 4 fields where 5"),
+    "too many fields": (replaced(5, "1,2,3,4,5,1"), "line 7: 6 fields where 5"),
+    "too many fields in the first row": (replaced(0, "1,2,3,4,5,1"), "line 2: 6 fields where 5"),
+    "decimal comma": (replaced(5, "1,2,5,3,4,1"), "line 7: 6 fields"),
+    "label missing": (replaced(5, "1,2,3,4,"), "line 7, column productive"),
+    "label 2": (replaced(5, "1,2,3,4,2"), "line 7, column productive"),
+    "label text": (replaced(5, "1,2,3,4,maybe"), "line 7, column productive"),
+    "label 0.5": (replaced(5, "1,2,3,4,0.5"), "line 7, column productive"),
+    "text in a number": (replaced(5, "1,many,3,4,1"), "line 7, column keyboard_activity"),
+    "not available in a number": (replaced(5, "1,NA,3,4,1"), "line 7, column keyboard_activity"),
+    "infinity": (replaced(5, "1,2,inf,4,1"), "line 7, column mouse_activity"),
+    "negative infinity": (replaced(5, "1,2,-Infinity,4,1"), "line 7, column mouse_activity"),
+    "beyond a double": (replaced(5, "1,2,1e999,4,1"), "line 7, column mouse_activity"),
+    "hexadecimal": (replaced(5, "1,2,0x1F,4,1"), "line 7, column mouse_activity"),
+    "two bad lines": ([*replaced(5, "1,2,3,1")[:-1], "1,2"], "lines 7, 41: 4 fields"),
+    "nineteen rows": (rows(19), "19 usable rows"),
+    "one class": ([row[:-1] + "0" for row in rows()], "only 0 of 40 rows"),
+    "four of a class": ([row[:-1] + str(int(index < 4)) for index, row in enumerate(rows())], "only 4 of 40 rows"),
+    "header only": ([], "no rows after the header"),
+    "semicolon rows": ([row.replace(",", ";") for row in rows()], "1 fields where 5"),
+    "spaces for a row": (replaced(5, "   "), "line 7: 1 fields"),
+    "open quote": (replaced(5, '"1,2,3,4,1'), "line 7: unexpected end"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_bad_lines_are_refused_with_their_place(tmp_path, case):
+    lines, message = BAD_LINES[case]
+    with pytest.raises(UserError) as error:
+        read(write(tmp_path / "a.csv", lines))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+BAD_BYTES = {
+    "empty": (b"", "the file is empty"),
+    "utf-16": ("a,b\n1,2\n".encode("utf-16"), "UTF-16"),
+    "gzip": (b"\x1f\x8b\x08\x00rest", "compressed"),
+    "zip": (b"PK\x03\x04rest", "compressed"),
+    "semicolons": (HEADER.replace(",", ";").encode() + b"\n1;2;3;4;1\n", "semicolons"),
+    "tabs": (HEADER.replace(",", "\t").encode() + b"\n1\t2\t3\t4\t1\n", "tabs"),
+    "carriage returns": (HEADER.encode() + b"\r1,2,3,4,1\r", "carriage return"),
+    "NUL": (HEADER.encode() + b"\n1,2,3,4,1\n1,\0,3,4,1\n", "line 3 holds a NUL"),
+    "latin-1": ((HEADER + "\n" + "\n".join([*rows(), "caf\xe9,1,1,1,1"]) + "\n").encode("latin-1"), "line 42 is not UTF-8"),
+    "duplicate column": (b"a,b,a,productive\n1,2,3,1\n", "names the column a twice"),
+    "no label column": (b"a,b,c\n1,2,3\n", "no column productive"),
+    "seven numbers, no header": (b"1,2,3,4,5,6,7\n", "no column names"),
+    "slash in a name": (b"a/b,c,productive\n1,2,1\n", "'a/b'"),
+    "only blank lines": (b"\n\n\n", "line 1 is empty"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_BYTES)
+def test_bad_files_are_refused(tmp_path, case):
+    content, message = BAD_BYTES[case]
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_not_a_file(tmp_path):
+    with pytest.raises(UserError, match="is a directory"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        read(tmp_path / "absent.csv")
+
+
+def test_bad_rows_can_be_left_out(tmp_path):
+    lines = rows(60)
+    lines[5], lines[10], lines[20] = "1,2,3,1", "1,many,3,4,1", "1,2,3,4,maybe"
+    table = read(write(tmp_path / "a.csv", lines), "--skip-bad-rows")
+    assert (len(table.label), table.read, table.skipped) == (57, 60, 3)
+    assert table.notes == ["line 7: wrong number of fields, left out", "lines 12, 22: unusable values, left out"]
+
+
+def test_split_is_stratified_seeded_and_whole():
+    label = np.array([0] * 70 + [1] * 30, np.float32)
+    split = modern.split_rows(label, "random", 7)
+    assert sorted(np.concatenate(split).tolist()) == list(range(100))
+    assert [len(part) for part in split] == [60, 20, 20]
+    assert [label[part].sum() for part in split] == [18, 6, 6]
+    assert all((one == other).all() for one, other in zip(split, modern.split_rows(label, "random", 7), strict=True))
+    assert (split.training != modern.split_rows(label, "random", 8).training).any()
+    by_time = modern.split_rows(label, "time", 7)
+    assert by_time.training.max() < by_time.validation.min() and by_time.validation.max() < by_time.test.min()
+
+
+def test_encoder_learns_from_training_rows_only(tmp_path):
+    table = read(write(tmp_path / "a.csv", rows()))
+    training = np.arange(20, dtype=np.int32)
+    before = modern.fit_encoder(table, training)
+    table.numbers[20:] = 1e6
+    table.codes[20:] = 0
+    after = modern.fit_encoder(table, training)
+    np.testing.assert_array_equal(before.center, after.center)
+    np.testing.assert_array_equal(before.scale, after.scale)
+    np.testing.assert_array_equal(before.places[0], after.places[0])
+
+
+def test_unseen_and_sparse_categories_share_a_place(tmp_path):
+    lines = rows()
+    lines[0], lines[39] = "-555,1,1,1,0", "-777,1,1,1,1"
+    table = read(write(tmp_path / "a.csv", lines))
+    encoder = modern.fit_encoder(table, np.arange(39, dtype=np.int32))
+    encoded = modern.encode(table, encoder, np.array([0, 39, 1]))
+    places = encoded[:, 3:].argmax(axis=1)
+    assert places[0] == places[1] == 0 and places[2] > 0
+    assert (encoded[:, 3:].sum(axis=1) == 1).all()
+
+
+def test_large_files_are_read_in_pieces(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.csv", rows(500))
+    whole = read(path)
+    monkeypatch.setattr(modern, "CHUNK_ROWS", 64)
+    monkeypatch.setattr(modern, "BLOCK_BYTES", 100)
+    pieces = read(path)
+    np.testing.assert_array_equal(whole.numbers, pieces.numbers)
+    np.testing.assert_array_equal(whole.codes, pieces.codes)
+    np.testing.assert_array_equal(whole.label, pieces.label)

@@ -1,0 +1,2067 @@
+# /// script
+# requires-python = ">=3.11,<3.14"
+# dependencies = [
+#   "tensorflow-cpu>=2.21,<3; (sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32'",
+#   "tensorflow>=2.21,<3; not ((sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32')",
+#   "keras>=3.15.1,<4",
+#   "tensorboard>=2.21,<3",
+#   "numpy>=2,<3",
+#   "pandas>=2.2,<4",
+# ]
+# ///
+"""Train a small Keras network on HARVEST.CSV and say how far it can be trusted.
+
+    python train_model_modern.py /tmp/HARVEST.CSV
+    python train_model_modern.py /tmp/HARVEST.CSV --architecture deep
+    python train_model_modern.py /tmp/HARVEST.CSV --folds 10
+    python train_model_modern.py --sample
+    tensorboard --logdir model/logs
+
+The model, its metrics, checkpoints and logs are written to --model-dir (default: model). Nothing leaves the machine.
+The file reads from top to bottom in the order things happen: settings, data, model, training, logging, evaluation,
+export, main. pandas is imported once the command line is understood, TensorFlow once the data is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import platform
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+STARTED = time.perf_counter()
+VERSION = "1.0.0"
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Settings
+
+
+class UserError(Exception):
+    """The command line or the data is wrong: told in one line, exit code 2."""
+
+
+class Architecture(NamedTuple):
+    units: tuple[int, ...]
+    dropout: float
+
+
+ARCHITECTURES = {
+    "lightweight": Architecture((8,), 0.2),
+    "standard": Architecture((10, 10), 0.2),
+    "deep": Architecture((16, 12, 8), 0.3),
+}
+MODEL_FILE = "productivity_model.keras"
+METRICS_FILE = "metrics.json"
+MINIMUM_LEARNING_RATE = 0.00001
+WEIGHT_DECAY = 0.004  # the default of keras.optimizers.AdamW
+BATCH_NORMALIZATION_EPSILON = 0.001  # the default of keras.layers.BatchNormalization
+MAXIMUM_CATEGORIES = 256  # a column; the most frequent are kept, the others share the place of the unseen
+SPARSE = 2  # a category seen in fewer training rows than this shares the place of the unseen, which so gets trained
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; --help lists the flags")
+
+
+def positive_integer(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def positive_number(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def seed_number(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0 to 2147483647")
+    return value
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="train_model_modern.py",
+        description="Train a small Keras network on HARVEST.CSV and say how far it can be trusted.",
+        allow_abbrev=False,
+    )
+    switch = argparse.BooleanOptionalAction
+    default_csv = os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
+    parser.add_argument("csv", nargs="?", metavar="CSV", help=f"the table to learn from (default: {default_csv})")
+    group = parser.add_argument_group("model")
+    group.add_argument("--architecture", choices=ARCHITECTURES, default="standard", help="hidden units 8 / 10, 10 / 16, 12, 8 (default: standard)")
+    group.add_argument("--model-dir", type=Path, default=Path("model"), metavar="DIR", help="where everything is written (default: model)")
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--sample",
+        nargs="?",
+        type=positive_integer,
+        const=500,
+        metavar="N",
+        help="train on N generated rows, for a first try without data (500 when N is left out)",
+    )
+    group.add_argument("--label", default="productive", metavar="COLUMN", help="the column to predict, 0 or 1 (default: productive)")
+    group.add_argument("--categorical", nargs="+", default=[], metavar="COLUMN", help="columns to read as categories")
+    group.add_argument("--numeric", nargs="+", default=[], metavar="COLUMN", help="columns to read as numbers")
+    group.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
+    group.add_argument(
+        "--split", choices=("random", "time"), default="random", help="stratified at random, or train on the past and test on the last rows (default: random)"
+    )
+    group.add_argument("--skip-bad-rows", action=switch, default=False, help="leave out the rows that would be refused, and say how many")
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=positive_integer, default=150, metavar="N", help="at most (default: 150)")
+    group.add_argument("--batch-size", type=positive_integer, metavar="N", help="rows a step (default: from the number of rows)")
+    group.add_argument("--learning-rate", type=positive_number, default=0.001, metavar="X", help="at the start (default: 0.001)")
+    group.add_argument("--seed", type=seed_number, default=42, metavar="N", help="of split, weights, order and dropout (default: 42)")
+    group.add_argument("--adamw", action=switch, default=True, help="AdamW; off: Adam (default: on)")
+    group.add_argument("--reduce-lr", action=switch, default=True, help="halve the learning rate when the validation loss stalls (default: on)")
+    group.add_argument("--early-stopping", action=switch, default=True, help="stop when the validation loss has stalled, keep the best weights (default: on)")
+    group = parser.add_argument_group("speed")
+    group.add_argument("--cpu-only", action=switch, default=False, help="hide every accelerator (default: off)")
+    group.add_argument("--mixed-precision", action=switch, default=None, help="16-bit matrix products (default: where it pays)")
+    group.add_argument("--xla", action=switch, default=None, help="one compiled program for the epochs (default: where it pays)")
+    group = parser.add_argument_group("output")
+    group.add_argument("--checkpoints", action=switch, default=True, help="save the model at each new best epoch (default: on)")
+    group.add_argument("--keep-checkpoints", type=int, default=5, metavar="N", help="the newest N are kept, 0 keeps all (default: 5)")
+    group.add_argument("--tensorboard", action=switch, default=True, help="write logs for TensorBoard (default: on)")
+    group.add_argument("--quiet", action=switch, default=False, help="print nothing but errors")
+    group.add_argument("--version", action="version", version=VERSION)
+    return parser
+
+
+def parse_options(arguments: list[str] | None) -> argparse.Namespace:
+    options = build_parser().parse_args(arguments)
+    if options.csv and options.sample:
+        raise UserError("a CSV and --sample were both given; leave one of them out")
+    if options.keep_checkpoints < 0:
+        raise UserError(f"--keep-checkpoints {options.keep_checkpoints} is below 0; give 0 to keep all")
+    if options.learning_rate < MINIMUM_LEARNING_RATE:
+        raise UserError(f"--learning-rate {options.learning_rate:g} is below {MINIMUM_LEARNING_RATE:g}, the smallest rate used")
+    options.csv = options.csv or os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
+    return options
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data: lines
+
+V0_COLUMNS = ["foreground_app", "keyboard_activity", "mouse_activity", "time_last_request", "productive"]
+LABELS = {"0": 0, "0.0": 0, "false": 0, "no": 0, "1": 1, "1.0": 1, "true": 1, "yes": 1}
+SAMPLE_ROWS = 20_000  # rows from which the kind of a column is told
+CHUNK_ROWS = 1_000_000  # rows read at once: bounds the memory on large files
+BLOCK_BYTES = 1 << 24
+INTEGER = re.compile(r"[+-]?\d{1,18}(\.0*)?")
+DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What pandas is given, and how its rows map to lines of the file."""
+
+    path: str
+    names: list[str]
+    content: str | None  # None: pandas reads the file itself; otherwise quoted text, put right by the csv module
+    skip: list[int]  # lines of the file, from 0, that pandas leaves out
+    lines: Any  # int array: the line number, from 1, of each data row
+    notes: list[str]
+    skipped: int
+    torn: bool  # the file ends without a line end: its last line may be cut off
+
+
+def name_some(lines: list[int]) -> str:
+    shown = ", ".join(str(line) for line in lines[:5])
+    return ("line " if len(lines) == 1 else "lines ") + shown + (f" and {len(lines) - 5} more" if len(lines) > 5 else "")
+
+
+def count_fields(path: str) -> tuple[Any, bool, bool]:
+    """Count the fields of each line: (int32 array, 0 for an empty line; are there quotes; does the last line end)."""
+    import numpy as np
+
+    counts, rest, quotes, line = [], b"", False, 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            quotes = quotes or b'"' in block
+            if (place := block.find(b"\0")) >= 0:
+                number = line + block.count(b"\n", 0, place) + 1
+                raise UserError(f"{path}: line {number} holds a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV")
+            cut = block.rfind(b"\n") + 1
+            if not cut:
+                rest += block
+                if len(rest) > 1 << 26:
+                    raise UserError(f"{path}: line {line + 1} is longer than 64 MB; this is not a HARVEST.CSV")
+                continue
+            text = np.frombuffer(rest + block[:cut], np.uint8)
+            rest = block[cut:]
+            ends = np.flatnonzero(text == 10)
+            fields = np.diff(np.searchsorted(np.flatnonzero(text == 44), ends), prepend=0) + 1
+            length = np.diff(ends, prepend=-1) - 1
+            length -= (text[np.maximum(ends - 1, 0)] == 13) & (length > 0)
+            fields[length == 0] = 0
+            counts.append(fields.astype(np.int32))
+            line += len(fields)
+    if rest:
+        counts.append(np.array([rest.count(b",") + 1], np.int32))
+    return np.concatenate(counts), quotes, not rest
+
+
+def check_file(path: str) -> str:
+    """Refuse what is not a readable CSV and return its first line, without the byte-order mark."""
+    if os.path.isdir(path):
+        raise UserError(f"{path}: is a directory; give the CSV file in it")
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file; give the path of your HARVEST.CSV, or --sample to try without data")
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: is not a regular file; save its contents to a file first")
+    with open(path, "rb") as file:
+        start = file.readline(1 << 20)
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{path}: line 1 starts as UTF-16 text; save the file as UTF-8")
+    if start[:2] == b"\x1f\x8b" or start[:4] == b"PK\x03\x04":
+        raise UserError(f"{path}: is compressed; unpack it first")
+    first = start.decode("utf-8-sig", errors="replace").rstrip("\r\n")
+    if not start:
+        raise UserError(f"{path}: the file is empty; let the harvester write some rows first")
+    if not first.strip():
+        raise UserError(f"{path}: line 1 is empty; it must hold the column names")
+    if "\r" in first:
+        raise UserError(f"{path}: line 1 ends with a carriage return alone; save the file with line feeds")
+    for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if first.count(sign) > first.count(","):
+            raise UserError(f"{path}: line 1 is separated by {name}; save the file with commas")
+    return first
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def column_names(path: str, first: str) -> tuple[list[str], bool]:
+    """The names of the columns and whether the first line holds them; the 2017 generation has no header."""
+    cells = [cell.strip() for cell in next(csv.reader([first]), [])]
+    if cells and all(is_number(cell) or not cell for cell in cells):
+        if len(cells) != len(V0_COLUMNS):
+            raise UserError(f"{path}: line 1 has {len(cells)} numbers and no column names; add a header line (only five columns are known without)")
+        return V0_COLUMNS, False
+    names = [cell or f"unnamed_{place}" for place, cell in enumerate(cells, 1)]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path}: line 1 names the column {repeated[0]} twice; rename one of them")
+    unusable = [name for name in names if "/" in name or not name.isprintable()]
+    if unusable:
+        raise UserError(f"{path}: line 1, column {unusable[0]!r}: the name holds a slash or an unprintable character; rename it")
+    return names, True
+
+
+def find_source(path: str, skip_bad_rows: bool) -> Source:
+    """Check the structure of a CSV file, every line of it, before anything is read from it.
+
+    Raises UserError for rows with too many or too few fields, unless they are to be skipped.
+    """
+    import numpy as np
+
+    first = check_file(path)
+    names, header = column_names(path, first)
+    fields, quotes, ended = count_fields(path)
+    content, lines = None, np.arange(1, len(fields) + 1)
+    if quotes:
+        content, fields, lines = read_quoted(path)
+    data = np.arange(len(fields)) >= (1 if header else 0)
+    kept = data & (fields > 0)
+    notes, bad = [], np.flatnonzero(kept & (fields != len(names)))
+    if not ended and len(bad) and bad[-1] == len(fields) - 1:
+        notes.append(f"line {lines[-1]}, the last, is cut off and left out")
+        kept[bad[-1]] = False
+        bad = bad[:-1]
+    if header:
+        repeated = [place for place in find_line(path, content, first) if place and kept[place]]
+        if repeated:
+            notes.append(f"{name_some([int(lines[place]) for place in repeated])}: the header again, left out")
+            kept[repeated] = False
+            bad = np.setdiff1d(bad, repeated)
+    if len(bad):
+        where = name_some([int(lines[place]) for place in bad])
+        if not skip_bad_rows:
+            raise UserError(f"{path}: {where}: {fields[bad[0]]} fields where {len(names)} are expected; mend the rows or leave them out with --skip-bad-rows")
+        notes.append(f"{where}: wrong number of fields, left out")
+        kept[bad] = False
+    return Source(path, names, content, np.flatnonzero(~kept).tolist(), lines[kept], notes, len(bad), not ended)
+
+
+def read_quoted(path: str) -> tuple[str, Any, Any]:
+    """Take quoted text apart with the csv module: (one line a record, fields of each, first line number of each)."""
+    import numpy as np
+
+    out, fields, lines, line = io.StringIO(), [], [], 1
+    writer = csv.writer(out, lineterminator="\n")
+    with open(path, encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
+        reader = csv.reader(file, skipinitialspace=True, strict=True)
+        try:
+            for record in reader:
+                writer.writerow([cell.replace("\n", " ").replace("\r", " ") for cell in record] or [""])
+                fields.append(len(record))
+                lines.append(line)
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise UserError(f"{path}: line {line}: {error}; close the quotes or remove them") from None
+    return out.getvalue(), np.array(fields, np.int32), np.array(lines)
+
+
+def find_line(path: str, content: str | None, wanted: str) -> list[int]:
+    """The places, from 0, of the lines that equal a wanted line."""
+    if content is not None:
+        return [place for place, line in enumerate(content.split("\n")) if line == wanted]
+    target, places, line = wanted.encode(), [], 0
+    with open(path, "rb") as file:
+        rest = b""
+        while block := file.read(BLOCK_BYTES):
+            block = rest + block
+            cut = block.rfind(b"\n") + 1
+            rest, block = block[cut:], block[:cut]
+            if target in block:
+                places += [line + place for place, text in enumerate(block.splitlines()) if text == target]
+            line += block.count(b"\n")
+    return places + ([line] if rest == target else [])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data: columns
+
+CATEGORY_WORDS = {"app", "apps", "domain", "domains", "hash", "id"}
+QUANTITY_WORDS = {"count", "flag", "rate", "share", "distinct", "ms", "60s", "300s", "number", "age", "score"}
+TIME_NAMES = {"timestamp", "datetime", "date", "time", "created_at", "updated_at"}
+
+
+@dataclass
+class Column:
+    name: str
+    kind: str  # number, category or dropped
+    reason: str = ""
+    missing: int = 0
+    distinct: int = 0
+    vocabulary: list = field(default_factory=list)  # of a category: integers, or text; "" or MISSING for no value
+    hint: str = ""
+
+
+@dataclass
+class Table:
+    """The rows of a file. N rows, D numbers, C categories."""
+
+    columns: list[Column]
+    numbers: Any  # [N, D] float32: sign(x) log1p(|x|), NaN where the cell is empty
+    codes: Any  # [N, C] int32: places in the vocabularies
+    label: Any  # [N] float32, 0 or 1
+    notes: list[str]
+    read: int
+    skipped: int
+
+    def of_kind(self, kind: str) -> list[Column]:
+        return [column for column in self.columns if column.kind == kind]
+
+
+MISSING = -(2**63)  # an empty cell among integer categories
+
+
+def column_kind(name: str, cells: Any, options: argparse.Namespace) -> tuple[str, str]:
+    """Tell the kind of a column from its name and a sample of its cells (text): (kind, reason)."""
+    import pandas as pd
+
+    if name in options.drop:
+        return "dropped", "--drop"
+    if name in options.categorical:
+        return "category", "--categorical"
+    if name in options.numeric:
+        return "number", "--numeric"
+    if name.lower() in TIME_NAMES:
+        return "dropped", "a timestamp"
+    cells = cells[cells != ""]
+    if not len(cells):
+        return "category", "unknown"  # decided when the whole column has been read
+    numeric = pd.to_numeric(cells, errors="coerce")
+    if numeric.notna().mean() < 0.5:
+        if cells.head(50).map(lambda cell: bool(DATE.match(cell))).all():
+            return "dropped", "a timestamp"
+        return nearly_distinct(cells.nunique(), len(cells)) or ("category", "text")
+    words = set(re.split(r"[^a-z0-9]+", name.lower()))
+    if words & CATEGORY_WORDS and not words & QUANTITY_WORDS and cells.map(lambda cell: bool(INTEGER.fullmatch(cell))).all():
+        return nearly_distinct(cells.nunique(), len(cells)) or ("category", "an id by its name")
+    if name not in V0_COLUMNS and len(cells) > 20 and (numeric.diff().iloc[1:] == 1).all():
+        return "dropped", "a row number"
+    return "number", ""
+
+
+def nearly_distinct(distinct: int, count: int) -> tuple[str, str] | None:
+    return ("dropped", "nearly all values distinct") if count > 20 and distinct > 0.9 * count else None
+
+
+def read_chunks(source: Source, columns: list[str], kinds: dict[str, Any], rows: int | None = None) -> Any:
+    """Iterate over data frames of the named columns; kinds are pandas dtypes. Raises UserError for undecodable text."""
+    import pandas as pd
+
+    header = 0 if source.lines[0] > 1 or 0 in source.skip else None
+    skip = [line for line in source.skip if line] if header == 0 else source.skip
+    try:
+        yield from pd.read_csv(
+            io.StringIO(source.content) if source.content is not None else source.path,
+            header=header,
+            names=source.names,
+            usecols=columns,
+            dtype=kinds,
+            skiprows=skip,
+            nrows=rows,
+            chunksize=CHUNK_ROWS,
+            keep_default_na=False,
+            na_values=[""],
+            skipinitialspace=True,
+            encoding="utf-8-sig",
+            index_col=False,
+            engine="c",
+        )
+    except UnicodeDecodeError:
+        raise UserError(f"{source.path}: {undecodable_line(source.path)} is not UTF-8 text; save the file as UTF-8") from None
+
+
+def undecodable_line(path: str) -> str:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f"line {number}"
+    return "a line"
+
+
+def read_numbers(source: Source, columns: list[str], start: int, chunk: Any, bad: Any) -> Any:
+    """Turn a data frame of text into float64; cells that are not numbers are told, or marked in bad [rows]."""
+    import numpy as np
+    import pandas as pd
+
+    values = np.empty((len(chunk), len(columns)))
+    for place, name in enumerate(columns):
+        numeric = pd.to_numeric(chunk[name], errors="coerce").to_numpy(float)
+        wrong = (np.isnan(numeric) & chunk[name].notna().to_numpy()) | np.isinf(numeric)
+        values[:, place] = numeric
+        if wrong.any():
+            bad[start + np.flatnonzero(wrong)] = place + 1
+    return values
+
+
+def read_table(options: argparse.Namespace) -> Table:
+    """Read a CSV of any generation into a Table, or raise UserError saying what is wrong, where and what to do."""
+    import numpy as np
+
+    source = find_source(options.csv, options.skip_bad_rows)
+    check_columns(source, options)
+    rows = len(source.lines)
+    if not rows:
+        raise UserError(f"{options.csv}: no rows after the header; let the harvester write some first")
+    sample = next(read_chunks(source, source.names, str, SAMPLE_ROWS)).fillna("")
+    columns = []
+    for name in source.names:
+        if name != options.label:
+            kind, reason = column_kind(name, sample[name], options)
+            columns.append(Column(name, kind, reason, int((sample[name] == "").sum()), sample[name].nunique()))
+    del sample
+    number_names = [column.name for column in columns if column.kind == "number"]
+    category_names = [column.name for column in columns if column.kind == "category"]
+    numbers = np.empty((rows, len(number_names)), np.float32)
+    codes = np.empty((rows, len(category_names)), np.int32)
+    label = np.empty(rows, np.float32)
+    bad = np.zeros(rows, np.int16)  # 0 right, -1 the label, otherwise 1 + the place among the numbers
+    vocabularies: list[dict[str, int]] = [{} for _ in category_names]
+    kinds = dict.fromkeys(number_names, "float64") | dict.fromkeys([*category_names, options.label], "category")
+    start = 0
+    for numeric, chunk in read_typed(source, number_names, kinds):
+        stop = start + len(chunk)
+        values = chunk[number_names].to_numpy(float) if numeric else read_numbers(source, number_names, start, chunk, bad)
+        infinite = np.isinf(values)
+        if infinite.any():
+            bad[start + np.flatnonzero(infinite.any(axis=1))] = infinite[infinite.any(axis=1)].argmax(axis=1) + 1
+        with np.errstate(invalid="ignore"):
+            numbers[start:stop] = np.sign(values) * np.log1p(np.abs(values))
+        for place, name in enumerate(category_names):
+            codes[start:stop, place] = code_chunk(chunk[name], vocabularies[place])
+        cells = chunk[options.label].cat
+        meaning = np.array([LABELS.get(str(cell).strip().lower(), -1) for cell in cells.categories] + [-1], np.float32)
+        label[start:stop] = meaning[cells.codes]
+        start = stop
+    bad[label < 0] = -1
+    skipped = handle_bad_rows(source, options, number_names, bad)
+    if bad.any():
+        keep = bad == 0
+        numbers, codes, label = numbers[keep], codes[keep], label[keep]
+    table = Table(columns, numbers, codes, label, source.notes, rows + source.skipped, source.skipped + skipped)
+    finish_columns(table, vocabularies, options)
+    check_rows(options.csv, table)
+    return table
+
+
+def read_typed(source: Source, number_names: list[str], kinds: dict[str, str]) -> Any:
+    """Iterate over (are the numbers parsed, data frame); a file with text among its numbers is read again as text."""
+    columns = list(kinds)
+    done = 0
+    try:
+        for chunk in read_chunks(source, columns, kinds):
+            yield True, chunk
+            done += 1
+    except ValueError:
+        slow = kinds | dict.fromkeys(number_names, str)
+        for place, chunk in enumerate(read_chunks(source, columns, slow)):
+            if place >= done:
+                yield False, chunk
+
+
+def code_chunk(cells: Any, vocabulary: dict[str, int]) -> Any:
+    """Places of a categorical series in a vocabulary that grows as new values are met; an empty cell is ''."""
+    import numpy as np
+
+    if cells.isna().any():
+        vocabulary.setdefault("", len(vocabulary))
+    places = [vocabulary.setdefault(str(value).strip(), len(vocabulary)) for value in cells.cat.categories]
+    return np.array([*places, vocabulary.get("", 0)], np.int32)[cells.cat.codes]
+
+
+def check_columns(source: Source, options: argparse.Namespace) -> None:
+    if options.label not in source.names:
+        shown = ", ".join(source.names[:12]) + (", ..." if len(source.names) > 12 else "")
+        raise UserError(f"{options.csv}: line 1 has no column {options.label}; name the label with --label (columns: {shown})")
+    for flag in ("categorical", "numeric", "drop"):
+        for name in getattr(options, flag):
+            if name not in source.names:
+                raise UserError(f"--{flag} {name}: {options.csv} has no such column")
+            if name == options.label:
+                raise UserError(f"--{flag} {name}: this is the label")
+
+
+def handle_bad_rows(source: Source, options: argparse.Namespace, number_names: list[str], bad: Any) -> int:
+    """Leave out a cut last line and, when asked, bad rows; otherwise raise UserError naming the first ones."""
+    import numpy as np
+
+    places = np.flatnonzero(bad)
+    if len(places) and source.torn and places[-1] == len(bad) - 1:
+        source.notes.append(f"line {source.lines[-1]}, the last, is cut off and left out")
+        places = places[:-1]
+    if not len(places):
+        return 0
+    kind = bad[places[0]]
+    same = places[bad[places] == kind]
+    where = name_some([int(source.lines[place]) for place in same])
+    name = options.label if kind < 0 else number_names[kind - 1]
+    wrong = "the label is missing or not 0 or 1" if kind < 0 else "text or infinity in a column of numbers"
+    if not options.skip_bad_rows:
+        other = "" if kind < 0 else f", read it with --categorical {name}, leave it out with --drop {name}"
+        raise UserError(f"{options.csv}: {where}, column {name}: {wrong}; mend the rows{other} or use --skip-bad-rows")
+    source.notes.append(f"{name_some([int(source.lines[place]) for place in places])}: unusable values, left out")
+    return len(places)
+
+
+def finish_columns(table: Table, vocabularies: list[dict[str, int]], options: argparse.Namespace) -> None:
+    """Decide what only whole columns can tell: types of categories, and columns that can teach nothing."""
+    import numpy as np
+
+    keep_numbers, keep_codes = [], []
+    for place, column in enumerate(table.of_kind("number")):
+        values = table.numbers[:, place]
+        column.missing = int(np.isnan(values).sum())
+        column.distinct = len(np.unique(values[~np.isnan(values)][:1_000_000]))
+        if column.distinct < 2 and not (column.distinct and column.missing):
+            column.kind, column.reason = "dropped", "constant" if column.distinct else "empty"
+        else:
+            keep_numbers.append(place)
+            counted = set(re.split(r"[^a-z0-9]+", column.name.lower())) & QUANTITY_WORDS
+            if not counted and 2 < column.distinct <= 10 and len(values) > 200 and np.all(np.expm1(values[:1000]) % 1 < 0.01):
+                column.hint = f"few whole numbers: --categorical {column.name} if they are names for something"
+    late = []
+    for place, column in enumerate(table.of_kind("category")):
+        vocabulary, counts = list(vocabularies[place]), np.bincount(table.codes[:, place], minlength=len(vocabularies[place]))
+        column.missing = int(counts[vocabulary.index("")]) if "" in vocabulary else 0
+        values = [value for value in vocabulary if value]
+        column.distinct = int(np.sum(counts > 0)) - bool(column.missing)
+        if np.sum(counts > 0) < 2:
+            column.kind, column.reason = "dropped", "constant" if column.distinct else "empty"
+        elif column.reason != "--categorical" and (verdict := nearly_distinct(column.distinct, len(table.label) - column.missing)):
+            column.kind, column.reason = verdict
+        elif column.reason == "unknown" and all(is_number(value) for value in values):
+            late.append((column, np.array([float(value or "nan") for value in vocabulary])[table.codes[:, place]]))
+        else:
+            integers = all(INTEGER.fullmatch(value) for value in values)
+            mend = (lambda value: int(value.split(".")[0]) if value else MISSING) if integers else str
+            column.vocabulary = [mend(value) for value in vocabulary]
+            keep_codes.append(place)
+    table.numbers, table.codes = keep_columns(table.numbers, keep_numbers), keep_columns(table.codes, keep_codes)
+    for column, values in late:  # empty in the first rows, numbers in later ones
+        column.kind, column.reason = "number", ""
+        table.columns.remove(column)
+        table.columns.append(column)
+        logarithm = (np.sign(values) * np.log1p(np.abs(values))).astype(np.float32)
+        table.numbers = np.concatenate([table.numbers, logarithm[:, None]], axis=1)
+
+
+def keep_columns(array: Any, places: list[int]) -> Any:
+    return array if len(places) == array.shape[1] else array[:, places]
+
+
+def check_rows(path: str, table: Table) -> None:
+    rows, positive = len(table.label), int(table.label.sum())
+    if rows < 20:
+        raise UserError(f"{path}: {rows} usable rows, 20 are needed; label some more")
+    rarer, count = ("productive", positive) if positive <= rows - positive else ("unproductive", rows - positive)
+    if count < 5:
+        raise UserError(f"{path}: only {count} of {rows} rows {'is' if count == 1 else 'are'} {rarer}, 5 of each class are needed; label some more of them")
+    if not table.of_kind("number") and not table.of_kind("category"):
+        raise UserError(f"{path}: no column is left to learn from: all are empty, constant, timestamps or row numbers")
+
+
+def write_sample(path: str | Path, rows: int, seed: int) -> Any:
+    """Write a v0 HARVEST.CSV of simulated rows; return the probability [rows] that each row is productive.
+
+    Twelve applications of unequal frequency and usefulness; recent typing speaks for work, a long absence against it.
+    """
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    world = np.random.default_rng(seed + 1_000_003)
+    apps = world.integers(-(2**31), 2**31, 12)
+    frequency = 1 / np.arange(1, 13)
+    app = generator.choice(12, rows, p=frequency / frequency.sum())
+    keyboard = generator.lognormal(8 + 0.5 * world.normal(size=12)[app], 2)
+    mouse = np.minimum(keyboard * generator.lognormal(-0.5, 1.5, rows), 3_600_000)
+    stay = generator.lognormal(10, 1.5, rows)
+    usefulness, pull = world.normal(0.6, 1.8, 12), world.normal(1, 0.5, 12)
+    activity = 1.2 * (8.5 - np.log1p(np.minimum(keyboard, mouse * 3))) / 2
+    logit = usefulness[app] + pull[app] * activity + 0.5 * np.sin(np.log1p(stay) - 9) * usefulness[app]
+    probability = 1 / (1 + np.exp(-1.3 * logit))
+    label = generator.random(rows) < probability
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(",".join(V0_COLUMNS) + "\n")
+        for row in zip(apps[app], keyboard.astype(int), mouse.astype(int), stay.astype(int), label.astype(int), strict=True):
+            file.write(",".join(map(str, row)) + "\n")
+    return probability
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data: split and encoding
+
+
+class Split(NamedTuple):
+    """Row numbers, int32, of the rows trained on, stopped by and tested on."""
+
+    training: Any
+    validation: Any
+    test: Any
+
+
+def split_rows(label: Any, method: str, seed: int) -> Split:
+    """Split 60/20/20: at random within each class, or in the order of time."""
+    import numpy as np
+
+    if method == "time":
+        order = np.arange(len(label), dtype=np.int32)
+        return Split(*np.split(order, [round(0.6 * len(order)), round(0.8 * len(order))]))
+    generator = np.random.default_rng([seed, 0])
+    parts: list[list] = [[], [], []]
+    for value in (0, 1):
+        rows = generator.permutation(np.flatnonzero(label == value).astype(np.int32))
+        for part, piece in zip(parts, np.split(rows, [round(0.6 * len(rows)), round(0.8 * len(rows))]), strict=True):
+            part.append(piece)
+    return Split(*(np.sort(np.concatenate(part)) for part in parts))
+
+
+class Encoder(NamedTuple):
+    """How a row becomes E inputs of the network, learned from training rows only. D numbers, C categories.
+
+    The inputs are: D numbers, centred on the median, divided by the interquartile range, clipped smoothly to +-3 (the
+    preprocessing of RealMLP: Holzmueller, Grinsztajn, Steinwart, 2024), 0 where missing; an indicator for each number
+    that was ever missing; for each category a place for what is unseen or sparse and one for each other value.
+    """
+
+    center: Any  # [D] float32
+    scale: Any  # [D] float32
+    gaps: list[int]  # the numbers that have an indicator
+    places: list[Any]  # for each category: int32, from the code to its place, 0 for unseen
+    depths: list[int]  # for each category: its number of places
+
+    @property
+    def width(self) -> int:
+        return len(self.center) + len(self.gaps) + sum(self.depths)
+
+
+def fit_encoder(table: Table, rows: Any) -> Encoder:
+    import numpy as np
+
+    values = table.numbers[rows[:: max(1, len(rows) // 200_000)]]
+    center, scale = np.zeros(values.shape[1], np.float32), np.zeros(values.shape[1], np.float32)
+    for place in range(values.shape[1]):
+        known = values[~np.isnan(values[:, place]), place]
+        if len(known):
+            low, center[place], high = np.percentile(known, [25, 50, 75])
+            spread = high - low or (known.max() - known.min()) / 2
+            scale[place] = 1 / spread if spread > 1e-6 else 0
+    gaps = [place for place in range(values.shape[1]) if np.isnan(table.numbers[:, place]).any()]
+    places, depths = [], []
+    for place, column in enumerate(table.of_kind("category")):
+        counts = np.bincount(table.codes[rows, place], minlength=len(column.vocabulary))
+        frequent = np.argsort(-counts, kind="stable")[:MAXIMUM_CATEGORIES]
+        frequent = np.sort(frequent[counts[frequent] >= SPARSE])
+        of_code = np.zeros(len(counts), np.int32)
+        of_code[frequent] = np.arange(1, len(frequent) + 1)
+        places.append(of_code)
+        depths.append(len(frequent) + 1)
+    return Encoder(center, scale, gaps, places, depths)
+
+
+def encode(table: Table, encoder: Encoder, rows: Any) -> Any:
+    """The inputs [rows, E] float32 of the network, in numpy: for the baselines and as a reference for the rest."""
+    import numpy as np
+
+    raw = table.numbers[rows]
+    missing = np.isnan(raw)
+    values = (np.where(missing, 0, raw) - encoder.center) * encoder.scale
+    values = np.where(missing, 0, values / np.sqrt(1 + np.square(values / 3)))
+    parts = [values, missing[:, encoder.gaps]]
+    for place, (of_code, depth) in enumerate(zip(encoder.places, encoder.depths, strict=True)):
+        parts.append(np.arange(depth) == of_code[table.codes[rows, place]][:, None])
+    return np.concatenate([part.astype(np.float32) for part in parts], axis=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decisions taken for the user, each with its reason
+
+
+class Choice(NamedTuple):
+    value: Any
+    reason: str
+
+
+XLA_COMPILE_SECONDS = 1.3  # beyond tracing; measured by benchmarks/speed.py, as are the two step times
+STEP_SECONDS_WITHOUT_XLA = 0.00016
+STEP_SECONDS_WITH_XLA = 0.00001
+HOISTED_BATCH = 64  # up to here XLA runs a whole epoch as one function; above, separate kernels measured faster
+
+
+def choose_batch_size(asked: int | None, rows: int) -> Choice:
+    if asked:
+        return Choice(min(asked, rows), "as asked" if asked <= rows else f"no more than the {rows} training rows")
+    size = 8 if rows < 1_000 else 16 if rows < 4_000 else 32
+    return Choice(size, f"{rows} training rows: enough steps an epoch to learn, no fewer rows than a mean needs")
+
+
+def choose_patience(steps: int) -> Choice:
+    """Epochs without a better validation loss before stopping; the learning rate is halved after a third of it."""
+    patience = min(50, max(10, math.ceil(2_000 / steps)))
+    return Choice(patience, f"{patience * steps:,} steps without a better validation loss")
+
+
+def choose_momentum(steps: int) -> Choice:
+    slow = steps >= 10_000
+    return Choice(0.99 if slow else 0.9, f"{steps:,} steps to run: running means {'have time to settle' if slow else 'must settle soon'}")
+
+
+def choose_xla(asked: bool | None, steps: int) -> Choice:
+    if asked is not None:
+        return Choice(asked, "as asked")
+    saved = steps * (STEP_SECONDS_WITHOUT_XLA - STEP_SECONDS_WITH_XLA)
+    words = f"{steps:,} steps to run would save {saved:.1f} s, compiling costs {XLA_COMPILE_SECONDS} s"
+    return Choice(saved > XLA_COMPILE_SECONDS, words)
+
+
+class Device(NamedTuple):
+    kind: str  # cpu or gpu
+    name: str
+    capability: tuple[int, int] = (0, 0)  # of a GPU
+    flags: frozenset[str] = frozenset()  # of a CPU
+
+
+def choose_precision(asked: bool | None, device: Device) -> Choice:
+    """The type of matrix products: float16 on GPUs from Volta on, bfloat16 on a CPU that has it, when asked."""
+    if asked is False:
+        return Choice("float32", "as asked")
+    if device.kind == "gpu":
+        if device.capability >= (7, 0):
+            return Choice("float16", f"{device.name} has 16-bit units (compute capability {device.capability[0]}.{device.capability[1]})")
+        return Choice("float32", f"{device.name} has no 16-bit units (compute capability {device.capability[0]}.{device.capability[1]} is below 7.0)")
+    if asked is None:
+        return Choice("float32", "layers this narrow gain nothing from 16 bits on a CPU")
+    if device.flags & {"avx512_bf16", "amx_bf16"}:
+        return Choice("bfloat16", "as asked; on a CPU it measures slower than float32 for layers this narrow")
+    return Choice("float32", f"asked for 16 bits, but {device.name} has neither avx512_bf16 nor amx_bf16")
+
+
+def cpu_description(path: str = "/proc/cpuinfo") -> tuple[str, frozenset[str]]:
+    name, flags = platform.processor() or platform.machine(), frozenset()
+    with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = value.strip()
+            if key.strip() == "flags":
+                return name, frozenset(value.split())
+    return name, flags
+
+
+def prepare_environment(cpu_only: bool, xla: bool, batch_size: int) -> None:
+    """Set what TensorFlow reads once, at its import."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its kernels gain nothing at these widths and print a notice
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if cpu_only:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    # An unknown XLA flag ends the process, so they are set only for the version they were measured with.
+    if xla and "XLA_FLAGS" not in os.environ and metadata_version("tensorflow").startswith("2.21."):
+        hoist = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
+        shape = hoist if batch_size <= HOISTED_BATCH else "--xla_cpu_prefer_vector_width=512"
+        os.environ["XLA_FLAGS"] = f"--xla_cpu_enable_fast_math=true --xla_cpu_experimental_ynn_fusion_type= {shape}"
+
+
+def metadata_version(package: str) -> str:
+    for name in (package, f"{package}-cpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return ""
+
+
+def import_tensorflow() -> Any:
+    """Import TensorFlow without scikit-learn, which Keras would import (0.7 s) and which nothing here uses."""
+    absent = "sklearn" not in sys.modules
+    if absent:
+        sys.modules["sklearn"] = None
+    try:
+        import tensorflow
+    finally:
+        if absent:
+            del sys.modules["sklearn"]
+    return tensorflow
+
+
+def find_device(tf: Any, cpu_only: bool) -> Device:
+    gpus = [] if cpu_only else tf.config.list_physical_devices("GPU")
+    if cpu_only:
+        tf.config.set_visible_devices([], "GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return Device("gpu", details.get("device_name", "GPU"), tuple(details.get("compute_capability", (0, 0))))
+    name, flags = cpu_description()
+    return Device("cpu", name, flags=flags)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Model
+
+
+def layer_shapes(units: tuple[int, ...], width: int) -> list[tuple[int, ...]]:
+    """Shapes of the trainable weights, in Keras' order: kernel, bias, gamma, beta of each layer; kernel, bias."""
+    shapes: list[tuple[int, ...]] = []
+    for below, count in zip((width, *units), units, strict=False):
+        shapes += [(below, count), (count,), (count,), (count,)]
+    return [*shapes, (units[-1] + width, 1), (1,)]
+
+
+def initial_weights(units: tuple[int, ...], width: int, lit: Any, seed: list[int]) -> Any:
+    """The flat vector [P] float32 of initial weights, as Keras draws them (Glorot and Bengio, 2010).
+
+    Kernel rows of inputs that are 0 in every training row start at 0, and so stay there.
+    """
+    import numpy as np
+
+    generator, parts = np.random.default_rng(seed), []
+    shapes = layer_shapes(units, width)
+    for place, shape in enumerate(shapes):
+        if len(shape) == 2:
+            limit = math.sqrt(6 / sum(shape))
+            kernel = generator.uniform(-limit, limit, shape)
+            if place == 0:
+                kernel[~lit] = 0
+            if place == len(shapes) - 2:
+                kernel[units[-1] :][~lit] = 0
+            parts.append(kernel.ravel())
+        else:
+            gamma = place % 4 == 2 and place < 4 * len(units)
+            parts.append(np.full(shape, 1.0 if gamma else 0.0))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def lit_inputs(table: Table, encoder: Encoder, rows: Any) -> Any:
+    """Which of the E inputs are other than 0 in some training row: bool [E]."""
+    import numpy as np
+
+    parts = [encoder.scale > 0, [bool(np.isnan(table.numbers[rows, place]).any()) for place in encoder.gaps]]
+    for place, (of_code, depth) in enumerate(zip(encoder.places, encoder.depths, strict=True)):
+        parts.append(np.bincount(of_code[table.codes[rows, place]], minlength=depth) > 0)
+    return np.concatenate([np.asarray(part, bool) for part in parts])
+
+
+def build_model(table: Table, encoder: Encoder, architecture: Architecture, momentum: float) -> Any:
+    """The inference model: raw named columns in, probability out; stock Keras layers and operations only.
+
+    Integer categories come as int64 (MISSING where the cell is empty), text as strings (""), numbers as float32 (NaN).
+    """
+    import keras
+    import numpy as np
+    from keras import layers, ops
+
+    inputs, parts = {}, []
+    numbers = table.of_kind("number")
+    for column in numbers:
+        inputs[column.name] = keras.Input((1,), name=column.name, dtype="float32")
+    if numbers:
+        raw = [inputs[column.name] for column in numbers]
+        raw = layers.Concatenate(name="numbers")(raw) if len(raw) > 1 else raw[0]
+        missing = ops.isnan(raw)
+        logarithm = ops.sign(raw) * ops.log1p(ops.absolute(raw))
+        offset = -encoder.center * encoder.scale
+        values = layers.Rescaling(encoder.scale.tolist(), offset.tolist(), name="scaled")(logarithm)
+        values = values / ops.sqrt(1.0 + ops.square(values / 3.0))
+        parts.append(ops.where(missing, 0.0, values))
+        if encoder.gaps:
+            gaps = [missing[:, place : place + 1] for place in encoder.gaps]
+            gaps = layers.Concatenate(name="missing")(gaps) if len(gaps) > 1 else gaps[0]
+            parts.append(ops.cast(gaps, "float32"))
+    for place, column in enumerate(table.of_kind("category")):
+        of_code = encoder.places[place]
+        known = [column.vocabulary[code] for code in np.flatnonzero(of_code)]
+        integers = isinstance(column.vocabulary[0], int)
+        category = keras.Input((1,), name=column.name, dtype="int64" if integers else "string")
+        inputs[column.name] = category
+        # Lookup layers refuse an empty vocabulary: one value that cannot occur stands for it.
+        known = known or [MISSING + 2 if integers else "\x00"]
+        lookup = layers.IntegerLookup if integers else layers.StringLookup
+        unseen = {"oov_token": MISSING + 1} if integers else {"oov_token": "\x01"}
+        name = re.sub(r"\W", "_", f"{column.name}_place")
+        index = lookup(vocabulary=np.array(known, np.int64) if integers else known, name=name, **unseen)(category)
+        parts.append(ops.one_hot(ops.squeeze(index, -1), encoder.depths[place]))
+    encoded = layers.Concatenate(name="encoded")(parts) if len(parts) > 1 else parts[0]
+    hidden = encoded
+    for number, units in enumerate(architecture.units, 1):
+        hidden = layers.Dense(units, activation="relu", name=f"hidden_{number}")(hidden)
+        hidden = layers.BatchNormalization(momentum=momentum, epsilon=BATCH_NORMALIZATION_EPSILON, name=f"normalization_{number}")(hidden)
+        hidden = layers.Dropout(architecture.dropout, name=f"dropout_{number}")(hidden)
+    joined = layers.Concatenate(name="hidden_and_encoded")([hidden, encoded])
+    probability = layers.Dense(1, activation="sigmoid", dtype="float32", name="probability")(joined)
+    return keras.Model(inputs, probability, name="productivity")
+
+
+def set_weights(model: Any, units: tuple[int, ...], weights: Any, statistics: Any) -> None:
+    """Write a flat vector [P] of weights and one [2 S] of BatchNormalization statistics into the Keras model."""
+    import numpy as np
+
+    trainable = model.trainable_variables
+    ends = np.cumsum([math.prod(variable.shape) for variable in trainable])[:-1]
+    for variable, part in zip(trainable, np.split(weights, ends), strict=True):
+        variable.assign(part.reshape(variable.shape))
+    ends = np.cumsum([count for count in units for _ in (0, 1)])[:-1]
+    moving = [variable for variable in model.non_trainable_variables if "moving" in variable.name]
+    for variable, part in zip(moving, np.split(statistics, ends), strict=True):
+        variable.assign(part)
+
+
+def raw_inputs(table: Table, rows: Any) -> dict[str, Any]:
+    """Raw columns of a table as the saved model takes them: arrays [rows, 1]."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        values = {column.name: np.sign(part) * np.expm1(np.abs(part)) for column, part in zip(table.of_kind("number"), table.numbers[rows].T, strict=True)}
+    for place, column in enumerate(table.of_kind("category")):
+        kind = np.int64 if isinstance(column.vocabulary[0], int) else object
+        values[column.name] = np.array(column.vocabulary, kind)[table.codes[rows, place]]
+    return {name: part[:, None] for name, part in values.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+class Plan(NamedTuple):
+    """What the training program is specialised to."""
+
+    units: tuple[int, ...]
+    dropout: float
+    width: int  # E
+    batch_size: int
+    segments: int  # an epoch is cut into segments, so that only one at a time is gathered and encoded
+    steps: int  # a segment
+    epochs_per_call: int
+    validation_rows: int
+    momentum: float
+    weight_decay: float
+    patience: int  # epochs; 0: never stop
+    plateau: int  # epochs; 0: never reduce the learning rate
+    precision: str
+    xla: bool
+    seed: int
+
+    @property
+    def rows(self) -> int:
+        """Rows drawn in an epoch; the last batch is filled up with the first rows of the same epoch."""
+        return self.segments * self.steps * self.batch_size
+
+    @property
+    def outputs(self) -> int:
+        return sum(self.units)
+
+
+SEGMENT_ROWS = 65_536
+VALIDATION_SEGMENT = 4_096
+HISTORY = ["loss", "true_positive", "predicted", "positive", "val_loss", "val_true_positive", "val_predicted", "val_positive", "learning_rate"]
+
+
+def segment_steps(rows: int, batch_size: int) -> tuple[int, int]:
+    steps = math.ceil(rows / batch_size)
+    segments = math.ceil(steps * batch_size / SEGMENT_ROWS)
+    return segments, math.ceil(steps / segments)
+
+
+class Inputs(NamedTuple):
+    """The whole table as tensors, and how a fold encodes it."""
+
+    numbers: Any  # [N, D] float32, 0 where missing
+    missing: Any  # [N, M] float32: 1 where one of the M numbers with gaps is missing
+    codes: Any  # [N, C] int32
+    label: Any  # [N] float32
+
+
+class Code(NamedTuple):
+    center: Any  # [D]
+    scale: Any  # [D]
+    places: tuple  # of [V] int32, one for each category
+
+
+class State(NamedTuple):
+    """Everything that changes in training. P weights, S hidden outputs."""
+
+    weights: Any  # [P]
+    first_moment: Any  # [P]
+    second_moment: Any  # [P]
+    statistics: Any  # [2 S]: mean and variance of each BatchNormalization
+    step: Any
+    epoch: Any
+    learning_rate: Any
+    loss_scale: Any  # float16 only
+    good_steps: Any
+    best_loss: Any
+    best_epoch: Any
+    best_weights: Any  # [P]
+    best_statistics: Any  # [2 S]
+    wait: Any  # epochs since the best
+    plateau_loss: Any
+    plateau_wait: Any
+
+
+def table_inputs(tf: Any, table: Table) -> Inputs:
+    import numpy as np
+
+    missing = np.isnan(table.numbers)
+    gaps = missing.any(axis=0)
+    numbers = np.where(missing, np.float32(0), table.numbers) if gaps.any() else table.numbers
+    return Inputs(tf.constant(numbers), tf.constant(missing[:, gaps].astype(np.float32)), tf.constant(table.codes), tf.constant(table.label))
+
+
+def encoder_code(tf: Any, encoder: Encoder) -> Code:
+    return Code(tf.constant(encoder.center), tf.constant(encoder.scale), tuple(tf.constant(places) for places in encoder.places))
+
+
+def encode_rows(tf: Any, encoder: Encoder, inputs: Inputs, code: Code, rows: Any) -> Any:
+    """The same as encode(), in the training program: [rows] int32 to [rows, E]."""
+    import numpy as np
+
+    values = (tf.gather(inputs.numbers, rows) - code.center) * code.scale
+    values *= tf.math.rsqrt(1 + tf.square(values / 3))
+    parts = [values]
+    if encoder.gaps:
+        missing = tf.gather(inputs.missing, rows)
+        selector = np.zeros((len(encoder.gaps), len(encoder.center)), np.float32)
+        selector[np.arange(len(encoder.gaps)), encoder.gaps] = 1
+        parts = [values * (1 - missing @ selector), missing]
+    codes = tf.gather(inputs.codes, rows)
+    for place, depth in enumerate(encoder.depths):
+        parts.append(tf.one_hot(tf.gather(code.places[place], codes[:, place]), depth))
+    return tf.concat(parts, axis=1)
+
+
+def unflatten(tf: Any, plan: Plan, vector: Any) -> list[Any]:
+    shapes = layer_shapes(plan.units, plan.width)
+    parts = tf.split(vector, [math.prod(shape) for shape in shapes])
+    return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def forward(tf: Any, plan: Plan, vector: Any, inputs: Any, normalize: Any) -> Any:
+    """The network on encoded inputs [B, E]: logits [B]. normalize(layer, [B, U], gamma, beta) gives [B, U]."""
+    weights, hidden = unflatten(tf, plan, vector), inputs
+
+    def product(left: Any, right: Any) -> Any:
+        if plan.precision == "float32":
+            return left @ right
+        return tf.cast(tf.cast(left, plan.precision) @ tf.cast(right, plan.precision), tf.float32)
+
+    for layer in range(len(plan.units)):
+        kernel, bias, gamma, beta = weights[4 * layer : 4 * layer + 4]
+        hidden = normalize(layer, tf.nn.relu(product(hidden, kernel) + bias), gamma, beta)
+    kernel, bias = weights[-2:]
+    return (hidden @ kernel[: plan.units[-1]] + inputs @ kernel[plan.units[-1] :])[:, 0] + bias
+
+
+def by_statistics(tf: Any, plan: Plan, statistics: Any) -> Any:
+    """BatchNormalization as it predicts."""
+    parts = tf.split(statistics, [count for count in plan.units for _ in (0, 1)])
+
+    def normalize(layer: int, hidden: Any, gamma: Any, beta: Any) -> Any:
+        scale = gamma * tf.math.rsqrt(parts[2 * layer + 1] + BATCH_NORMALIZATION_EPSILON)
+        return hidden * scale + (beta - parts[2 * layer] * scale)
+
+    return normalize
+
+
+def by_batch(tf: Any, plan: Plan, mask: Any, moments: list[Any]) -> Any:
+    """BatchNormalization as it trains, then dropout by a mask [B, S]; the moments of the batch are appended."""
+    starts = [sum(plan.units[:layer]) for layer in range(len(plan.units))]
+
+    def normalize(layer: int, hidden: Any, gamma: Any, beta: Any) -> Any:
+        mean = tf.reduce_mean(hidden, axis=0)
+        variance = tf.maximum(tf.reduce_mean(tf.square(hidden), axis=0) - tf.square(mean), 0.0)
+        moments.extend([mean, variance])
+        scale = gamma * tf.math.rsqrt(variance + BATCH_NORMALIZATION_EPSILON)
+        start = starts[layer]
+        return (hidden * scale + (beta - mean * scale)) * mask[:, start : start + plan.units[layer]]
+
+    return normalize
+
+
+def dropout_mask(tf: Any, plan: Plan, seed: Any, step: Any) -> Any:
+    """One draw a step for all layers [B, S]: 0 or 1 / (1 - rate). Eight bits an output, so the rate is of 256 parts."""
+    words = math.ceil(plan.batch_size * plan.outputs / 4)
+    algorithm = "threefry" if plan.xla else "philox"  # threefry is XLA's fastest, and exists only there
+    bits = tf.random.stateless_uniform([words], [seed, step], minval=None, maxval=None, dtype=tf.uint32, alg=algorithm)
+    values = tf.reshape(tf.bitcast(bits, tf.uint8), [-1])[: plan.batch_size * plan.outputs]
+    dropped = round(plan.dropout * 256)
+    kept = tf.cast(tf.reshape(values, [plan.batch_size, plan.outputs]) >= tf.constant(dropped, tf.uint8), tf.float32)
+    return kept * (256 / (256 - dropped))
+
+
+def count(tf: Any, logits: Any, label: Any, valid: Any = 1.0) -> Any:
+    """Sum of log-losses, true positives, predicted positives and positives: [4]."""
+    loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=label, logits=logits)
+    predicted = tf.cast(logits > 0, tf.float32) * valid
+    sums = [loss * valid, predicted * label, predicted, label * valid]
+    return tf.stack([tf.reduce_sum(part) for part in sums])
+
+
+def update(tf: Any, plan: Plan, state: State, gradient: Any, decay: Any) -> State:
+    """One step of AdamW (Loshchilov and Hutter, 2019) on the flat vector, as keras.optimizers.AdamW takes it."""
+    step = tf.cast(state.step + 1, tf.float32)
+    rate = state.learning_rate
+    first = state.first_moment + (gradient - state.first_moment) * (1 - 0.9)
+    second = state.second_moment + (tf.square(gradient) - state.second_moment) * (1 - 0.999)
+    size = rate * tf.sqrt(1 - tf.pow(0.999, step)) / (1 - tf.pow(0.9, step))
+    weights = state.weights - state.weights * (rate * decay) - size * first / (tf.sqrt(second) + 1e-7)
+    return state._replace(weights=weights, first_moment=first, second_moment=second)
+
+
+def train_step(tf: Any, plan: Plan, state: State, inputs: Any, label: Any, mask: Any, decay: Any) -> tuple[State, Any]:
+    """One step on a batch [B, E] and [B]: the new state and the counts [4] of the batch as it was trained."""
+    moments: list[Any] = []
+    half = plan.precision == "float16"
+    with tf.GradientTape() as tape:
+        tape.watch(state.weights)
+        logits = forward(tf, plan, state.weights, inputs, by_batch(tf, plan, mask, moments))
+        loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=label, logits=logits))
+        scaled = loss * state.loss_scale if half else loss
+    gradient = tape.gradient(scaled, state.weights)
+    if half:
+        gradient /= state.loss_scale
+    blend = 1 - plan.momentum
+    statistics = state.statistics + (tf.concat(moments, 0) - state.statistics) * blend
+    after = update(tf, plan, state, gradient, decay)._replace(statistics=statistics, step=state.step + 1)
+    if half:
+        after = guard_overflow(tf, state, after, tf.reduce_all(tf.math.is_finite(gradient)))
+    return after, count(tf, logits, label)
+
+
+def guard_overflow(tf: Any, before: State, after: State, finite: Any) -> State:
+    """Dynamic loss scaling (Micikevicius et al., 2018): skip a step that overflowed and halve the scale."""
+    grown = before.good_steps >= 1_999
+    scale = tf.where(finite, tf.where(grown, before.loss_scale * 2, before.loss_scale), before.loss_scale / 2)
+    kept = {name: tf.where(finite, getattr(after, name), getattr(before, name)) for name in ("weights", "first_moment", "second_moment", "statistics", "step")}
+    good = tf.where(finite & ~grown, before.good_steps + 1, 0)
+    return after._replace(**kept, loss_scale=scale, good_steps=good)
+
+
+def end_epoch(tf: Any, plan: Plan, state: State, loss: Any) -> State:
+    """What EarlyStopping and ReduceLROnPlateau of Keras decide from the validation loss of an epoch."""
+    better = loss < state.best_loss
+    lower = loss < state.plateau_loss - 0.0001
+    plateau_wait = tf.where(lower, 0, state.plateau_wait + 1)
+    stalled = plateau_wait >= plan.plateau if plan.plateau else tf.constant(False)
+    reduced = tf.maximum(state.learning_rate * 0.5, MINIMUM_LEARNING_RATE)
+    return state._replace(
+        epoch=state.epoch + 1,
+        learning_rate=tf.where(stalled, reduced, state.learning_rate),
+        best_loss=tf.where(better, loss, state.best_loss),
+        best_epoch=tf.where(better, state.epoch + 1, state.best_epoch),
+        best_weights=tf.where(better, state.weights, state.best_weights),
+        best_statistics=tf.where(better, state.statistics, state.best_statistics),
+        wait=tf.where(better, 0, state.wait + 1),
+        plateau_loss=tf.where(lower, loss, state.plateau_loss),
+        plateau_wait=tf.where(stalled, 0, plateau_wait),
+    )
+
+
+def build_program(tf: Any, plan: Plan, encoder: Encoder) -> Any:
+    """The training program: a call runs up to plan.epochs_per_call whole epochs and their validation, in one go.
+
+    program(inputs, code, validation [rows, padded with -1], order [epochs, rows], state, seed, last epoch) gives the new
+    state, a history [epochs, 9] and the weights and statistics [epochs, P + 2 S] at the end of each epoch.
+    """
+    import numpy as np
+
+    shapes = layer_shapes(plan.units, plan.width)
+    parameters = sum(math.prod(shape) for shape in shapes)
+    decay = np.concatenate([np.full(math.prod(shape), plan.weight_decay if len(shape) == 2 else 0, np.float32) for shape in shapes])
+    size = plan.batch_size
+    validation_size = min(VALIDATION_SEGMENT, plan.validation_rows)
+    validation_segments = math.ceil(plan.validation_rows / validation_size)
+
+    def loop(condition: Any, body: Any, values: list[Any]) -> list[Any]:
+        return tf.while_loop(condition, body, values, parallel_iterations=1)
+
+    def validate(inputs: Inputs, code: Code, rows: Any, state: State) -> Any:
+        def segment(index: Any, total: Any) -> tuple:
+            chosen = tf.slice(rows, [index * validation_size], [validation_size])
+            valid, chosen = tf.cast(chosen >= 0, tf.float32), tf.maximum(chosen, 0)
+            encoded = encode_rows(tf, encoder, inputs, code, chosen)
+            logits = forward(tf, plan, state.weights, encoded, by_statistics(tf, plan, state.statistics))
+            return index + 1, total + count(tf, logits, tf.gather(inputs.label, chosen), valid)
+
+        return loop(lambda index, _: index < validation_segments, segment, [0, tf.zeros(4)])[1]
+
+    def train(inputs: Inputs, code: Code, order: Any, state: State, seed: Any) -> tuple[State, Any]:
+        def segment(index: Any, state: State, total: Any) -> tuple:
+            chosen = tf.slice(order, [index * plan.steps * size], [plan.steps * size])
+            encoded, label = encode_rows(tf, encoder, inputs, code, chosen), tf.gather(inputs.label, chosen)
+
+            def step(number: Any, state: State, part: Any) -> tuple:
+                batch = tf.slice(encoded, [number * size, 0], [size, plan.width])
+                mask = dropout_mask(tf, plan, seed, state.step)
+                state, counts = train_step(tf, plan, state, batch, tf.slice(label, [number * size], [size]), mask, decay)
+                return number + 1, state, part + counts
+
+            _, state, part = loop(lambda number, *_: number < plan.steps, step, [0, state, tf.zeros(4)])
+            return index + 1, state, total + part
+
+        _, state, total = loop(lambda index, *_: index < plan.segments, segment, [0, state, tf.zeros(4)])
+        return state, total
+
+    def program(inputs: Inputs, code: Code, validation: Any, orders: Any, state: State, seed: Any, last: Any) -> tuple:
+        def epoch(index: Any, state: State, history: Any, vectors: Any) -> tuple:
+            rate = state.learning_rate
+            state, counts = train(inputs, code, orders[index], state, seed)
+            validated = validate(inputs, code, validation, state)
+            loss = validated[0] / plan.validation_rows
+            row = tf.concat([counts, [loss], validated[1:], [rate]], 0)
+            history = tf.tensor_scatter_nd_update(history, [[index]], [row])
+            vectors = tf.tensor_scatter_nd_update(vectors, [[index]], [tf.concat([state.weights, state.statistics], 0)])
+            return index + 1, end_epoch(tf, plan, state, loss), history, vectors
+
+        def more(index: Any, state: State, history: Any, _: Any) -> Any:
+            going = (index < plan.epochs_per_call) & (state.epoch < last)
+            return going & (state.wait < plan.patience) if plan.patience else going
+
+        epochs, width = plan.epochs_per_call, parameters + 2 * plan.outputs
+        empty = [0, state, tf.zeros([epochs, len(HISTORY)]), tf.zeros([epochs, width])]
+        return tuple(loop(more, epoch, empty)[1:])
+
+    return tf.function(program, jit_compile=plan.xla, autograph=False)
+
+
+def first_state(tf: Any, plan: Plan, weights: Any, learning_rate: float) -> State:
+    import numpy as np
+
+    statistics = np.concatenate([np.full(count, value, np.float32) for count in plan.units for value in (0, 1)])
+    zero, whole = np.zeros_like(weights), np.int32(0)
+    infinite, rate = np.float32(np.inf), np.float32(learning_rate)
+    values = State(weights, zero, zero, statistics, whole, whole, rate, np.float32(2**15), whole, infinite, whole, weights, statistics, whole, infinite, whole)
+    return State(*map(tf.constant, values))
+
+
+class Fold(NamedTuple):
+    """One net: its number, its rows and how it sees them."""
+
+    number: int
+    split: Split
+    encoder: Encoder
+
+
+@dataclass
+class Live:
+    """What is known of a net while it trains. Read by progress, checkpoints and logs; weights as flat vectors."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    weights: Any = None  # [P] at the end of the last epoch
+    statistics: Any = None  # [2 S]
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    best_weights: Any = None
+    best_statistics: Any = None
+    reason: str = ""  # why training ended
+    compile_seconds: float = 0.0
+    train_seconds: float = 0.0
+    steps_run: int = 0
+
+
+class StopRequest:
+    """Whether a signal has asked training to stop, and which."""
+
+    signal: int = 0
+
+
+def epoch_logs(row: Any, rows: int, validation_rows: int) -> dict[str, float]:
+    """One row of the program's history as the logs of an epoch."""
+    values = dict(zip(HISTORY, (float(value) for value in row), strict=True))
+    logs = {}
+    for prefix, total in (("", rows), ("val_", validation_rows)):
+        hits, predicted, positive = (values[f"{prefix}{name}"] for name in ("true_positive", "predicted", "positive"))
+        logs[f"{prefix}loss"] = values[f"{prefix}loss"] / (1 if prefix else total)  # val_loss is a mean already
+        logs[f"{prefix}accuracy"] = 1 - (predicted + positive - 2 * hits) / total
+        logs[f"{prefix}precision"] = hits / predicted if predicted else 0.0
+        logs[f"{prefix}recall"] = hits / positive if positive else 0.0
+    return logs | {"learning_rate": values["learning_rate"]}
+
+
+def train_net(tf: Any, plan: Plan, program: Any, inputs: Inputs, fold: Fold, state: State, epochs: int, on_epoch: Any, stop: StopRequest) -> Live:
+    """Train one net to its end; on_epoch(live, logs) is called after each epoch and may return True to stop.
+
+    The order of rows in an epoch follows from (seed, fold, epoch), the dropout from (seed, fold, step).
+    """
+    import numpy as np
+
+    live, code = Live(), encoder_code(tf, fold.encoder)
+    size = min(VALIDATION_SEGMENT, plan.validation_rows)
+    padding = math.ceil(plan.validation_rows / size) * size - len(fold.split.validation)
+    validation = tf.constant(np.pad(fold.split.validation, (0, padding), constant_values=-1))
+    seed, last = tf.constant(plan.seed + 7_919 * fold.number, tf.int32), tf.constant(epochs)
+    outputs, epoch = 2 * plan.outputs, int(state.epoch)
+    started = time.perf_counter()
+    blank = tf.zeros([plan.epochs_per_call, plan.rows], tf.int32)
+    program(inputs, code, validation, blank, state, seed, tf.constant(0))  # compiles, and runs no epoch
+    live.compile_seconds, started = time.perf_counter() - started, time.perf_counter()
+    live.reason = f"{epochs} epochs are over"
+    while epoch < epochs and not stop.signal:
+        orders = [epoch_order(plan, fold, epoch + ahead) for ahead in range(plan.epochs_per_call)]
+        state, history, vectors = program(inputs, code, validation, tf.constant(np.stack(orders)), state, seed, last)
+        done, vectors = int(state.epoch) - epoch, vectors.numpy()
+        for row, vector in zip(history.numpy()[:done], vectors[:done], strict=True):
+            epoch += 1
+            live.weights, live.statistics = vector[:-outputs], vector[-outputs:]
+            logs = epoch_logs(row, plan.rows, plan.validation_rows)
+            live.history.append(logs)
+            if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
+                live.reason = f"the loss is not a number in epoch {epoch}"
+                return live
+            if logs["val_loss"] < live.best_loss:
+                live.best_loss, live.best_epoch = logs["val_loss"], epoch
+                live.best_weights, live.best_statistics = live.weights, live.statistics
+            if on_epoch and on_epoch(live, logs):
+                live.reason = "a callback asked for it"
+                return live
+        if plan.patience and int(state.wait) >= plan.patience:
+            live.reason = f"no better validation loss for {plan.patience} epochs"
+            break
+    live.steps_run = int(state.step)
+    live.train_seconds = time.perf_counter() - started
+    return live
+
+
+def epoch_order(plan: Plan, fold: Fold, epoch: int) -> Any:
+    """The rows of an epoch in the order they are drawn: int32 [plan.rows], every training row at least once."""
+    import numpy as np
+
+    order = np.random.default_rng([plan.seed, 1, fold.number, epoch]).permutation(fold.split.training)
+    return np.resize(order, plan.rows)
+
+
+def drive_callbacks(model: Any, plan: Plan, callbacks: list[Any], epochs: int) -> Any:
+    """An on_epoch for train_net that drives any Keras callbacks; the weights are written back into the model first.
+
+    Batches never reach the host, so that on_train_batch_* is not called. Train with epochs_per_call=1.
+    """
+    import keras
+
+    drivers = keras.callbacks.CallbackList(callbacks, model=model, epochs=epochs, steps=plan.steps * plan.segments)
+    model.stop_training = False
+    drivers.on_train_begin()
+
+    def on_epoch(live: Live, logs: dict[str, float]) -> bool:
+        epoch = len(live.history) - 1
+        drivers.on_epoch_begin(epoch)
+        set_weights(model, plan.units, live.weights, live.statistics)
+        drivers.on_epoch_end(epoch, logs)
+        if model.stop_training or epoch + 1 == epochs:
+            drivers.on_train_end(logs)
+        return model.stop_training
+
+    return on_epoch
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Logging
+
+
+class Progress:
+    """A live line on a terminal, a plain line every few epochs elsewhere."""
+
+    def __init__(self, epochs: int, quiet: bool) -> None:
+        self.epochs, self.quiet = epochs, quiet
+        self.live = sys.stdout.isatty()
+        self.started = self.shown = time.perf_counter()
+
+    def epoch(self, epoch: int, logs: dict[str, float]) -> None:
+        now = time.perf_counter()
+        if self.quiet or (self.live and now - self.shown < 0.05 and epoch > 1):
+            return
+        if not self.live and not (epoch in (1, 2, 5) or epoch % 10 == 0):
+            return
+        self.shown = now
+        left = (now - self.started) / epoch * (self.epochs - epoch)
+        words = f"epoch {epoch:3d}/{self.epochs}  loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}  val_accuracy {logs['val_accuracy']:.3f}"
+        if self.live:
+            bar = ("#" * round(20 * epoch / self.epochs)).ljust(20, ".")
+            print(f"\r[{bar}] {words}  at most {left:.0f} s left ", end="", flush=True)
+        else:
+            print(words, flush=True)
+
+    def close(self) -> None:
+        if self.live and not self.quiet:
+            print("\r" + " " * 110 + "\r", end="", flush=True)
+
+
+class EventLog:
+    """TensorBoard's event files of a run, built as protobufs: logs/<run>/train and logs/<run>/validation."""
+
+    NAMES = ("loss", "accuracy", "precision", "recall")
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self.train = EventFileWriter(str(folder / "train"), flush_secs=1)
+        self.validation = EventFileWriter(str(folder / "validation"), flush_secs=1)
+
+    def epoch(self, epoch: int, logs: dict[str, float], extra: dict[str, float]) -> None:
+        values = {f"epoch/{name}": logs[name] for name in self.NAMES}
+        values["epoch/learning_rate"] = logs["learning_rate"]
+        self.add(self.train, epoch, values | extra)
+        self.add(self.validation, epoch, {f"epoch/{name}": logs[f"val_{name}"] for name in self.NAMES})
+
+    def add(self, writer: Any, step: int, values: dict[str, float]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def close(self) -> None:
+        self.train.close()
+        self.validation.close()
+
+
+def run_folder(logs: Path, architecture: str) -> Path:
+    """A folder of its own for this run, also when two start in one second."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{architecture}"
+    for number in range(1, 1_000):
+        folder = logs / (name if number == 1 else f"{name}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise OSError(f"{logs}: a thousand runs in one second")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluation
+
+RESAMPLES = 1_000
+BOOTSTRAP_ROWS = 5_000  # more rows than this are resampled in part, and the interval narrowed accordingly
+
+
+def sigmoid(logits: Any) -> Any:
+    import numpy as np
+
+    return 0.5 * (1 + np.tanh(0.5 * logits))
+
+
+def wilson(successes: float, trials: float) -> list[float]:
+    """95 % interval of a proportion (Wilson, 1927)."""
+    if not trials:
+        return [0.0, 1.0]
+    z, share = 1.959964, successes / trials
+    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return [max(0.0, middle - half), min(1.0, middle + half)]
+
+
+def ranking(label: Any, probability: Any, weights: Any) -> tuple[Any, Any]:
+    """ROC AUC and PR AUC (average precision) of weighted rows: label, probability [N], weights [R, N] give [R], [R]."""
+    import numpy as np
+
+    values, place = np.unique(probability, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(len(values)))
+    positive = np.add.reduceat((weights * label)[:, order], starts, axis=1)
+    negative = np.add.reduceat((weights * (1 - label))[:, order], starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative
+    positives, negatives = positive.sum(axis=1), negative.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        roc = (positive * (below + negative / 2)).sum(axis=1) / (positives * negatives)
+        hits, predicted = np.cumsum(positive[:, ::-1], axis=1), np.cumsum((positive + negative)[:, ::-1], axis=1)
+        precision = np.where(predicted > 0, hits / predicted, 0)
+        pr = (positive[:, ::-1] * precision).sum(axis=1) / positives
+    return roc, pr
+
+
+def log_losses(label: Any, probability: Any) -> Any:
+    import numpy as np
+
+    probability = np.clip(probability.astype(float), 1e-7, 1 - 1e-7)
+    return -np.where(label > 0.5, np.log(probability), np.log1p(-probability))
+
+
+def bootstrap(label: Any, probability: Any, seed: int) -> dict[str, list[float]]:
+    """95 % percentile intervals of ROC AUC, PR AUC and log-loss over resampled rows (Efron, 1979)."""
+    import numpy as np
+
+    generator = np.random.default_rng([seed, 2])
+    rows = len(label)
+    narrower = math.sqrt(min(1, BOOTSTRAP_ROWS / rows))
+    if rows > BOOTSTRAP_ROWS:
+        chosen = generator.choice(rows, BOOTSTRAP_ROWS, replace=False)
+        label, probability, rows = label[chosen], probability[chosen], BOOTSTRAP_ROWS
+    resamples = min(RESAMPLES, 1_000_000 // rows)
+    weights = generator.multinomial(rows, np.full(rows, 1 / rows), resamples).astype(np.float32)
+    roc, pr = ranking(label, probability, weights)
+    losses = weights @ log_losses(label, probability) / rows
+    whole = [part[0] for part in ranking(label, probability, np.ones((1, rows)))] + [log_losses(label, probability).mean()]
+    intervals = {}
+    for name, values, centre in zip(("roc_auc", "pr_auc", "log_loss"), (roc, pr, losses), whole, strict=True):
+        values = values[np.isfinite(values)]
+        low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (centre, centre)
+        intervals[name] = [float((low - centre) * narrower), float((high - centre) * narrower)]
+    return intervals
+
+
+def calibration_error(label: Any, probability: Any, bins: int = 10) -> float:
+    """Expected calibration error over ten bins of equal width (Naeini et al., 2015)."""
+    import numpy as np
+
+    place = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, probability - label, minlength=bins)
+    return float(np.abs(gaps).sum() / len(label))
+
+
+def measure(label: Any, probability: Any, threshold: float, seed: int) -> dict[str, Any]:
+    """Everything metrics.json says of predictions [N] against labels [N]."""
+    import numpy as np
+
+    predicted, actual = probability >= threshold, label > 0.5
+    hits, false = int(np.sum(predicted & actual)), int(np.sum(predicted & ~actual))
+    missed = int(np.sum(~predicted & actual))
+    right, rows = len(label) - false - missed, len(label)
+    roc, pr = (float(part[0]) for part in ranking(label, probability, np.ones((1, rows))))
+    result = {
+        "accuracy": right / rows,
+        "accuracy_ci95": wilson(right, rows),
+        "precision": hits / (hits + false) if hits + false else 0.0,
+        "precision_ci95": wilson(hits, hits + false),
+        "recall": hits / (hits + missed) if hits + missed else 0.0,
+        "recall_ci95": wilson(hits, hits + missed),
+        "f1": 2 * hits / (2 * hits + false + missed) if hits else 0.0,
+        "roc_auc": roc,
+        "pr_auc": pr,
+        "log_loss": float(log_losses(label, probability).mean()),
+        "brier": float(np.mean(np.square(probability - label))),
+        "ece": calibration_error(label, probability),
+        "confusion": [[rows - hits - false - missed, false], [missed, hits]],
+    }
+    for name, (low, high) in bootstrap(label, probability, seed).items():
+        result[f"{name}_ci95"] = [result[name] + low, result[name] + high]
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in result.items()}
+
+
+def fit_logistic_regression(inputs: Any, label: Any, penalty: float = 1.0) -> Any:
+    """Weights [E + 1], the intercept last, of an L2-penalised logistic regression, by Newton's method."""
+    import numpy as np
+
+    rows = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1).astype(float)
+    ridge = np.full(rows.shape[1], penalty)
+    ridge[-1] = 1e-6
+    weights = np.zeros(rows.shape[1])
+
+    def objective(weights: Any) -> float:
+        logits = rows @ weights
+        return float(np.sum(np.logaddexp(0, logits) - label * logits) + ridge @ weights**2 / 2)
+
+    value = objective(weights)
+    for _ in range(50):
+        probability = sigmoid(rows @ weights)
+        curvature = (rows * (probability * (1 - probability))[:, None]).T @ rows + np.diag(ridge)
+        change = np.linalg.solve(curvature, rows.T @ (probability - label) + ridge * weights)
+        size = 1.0
+        while (now := objective(weights - size * change)) > value and size > 1e-4:
+            size /= 2
+        weights, gain, value = weights - size * change, value - now, now
+        if gain < 1e-6 * max(1, abs(value)):
+            break
+    return weights
+
+
+BASELINE_ROWS = 50_000  # a linear model learns nothing more from more rows
+
+
+def baselines(table: Table, fold: Fold) -> dict[str, Any]:
+    """Probabilities on the test rows of what anyone could do without a network: always the majority, a linear model."""
+    import numpy as np
+
+    rows, test = fold.split.training, fold.split.test
+    rows = rows[:: max(1, len(rows) // BASELINE_ROWS)]
+    weights = fit_logistic_regression(encode(table, fold.encoder, rows), table.label[rows])
+    parts = [encode(table, fold.encoder, part) @ weights[:-1] + weights[-1] for part in np.array_split(test, max(1, len(test) // 100_000))]
+    share = float(table.label[fold.split.training].mean())
+    return {"majority": np.full(len(test), share), "logistic_regression": sigmoid(np.concatenate(parts))}
+
+
+def net_logits(table: Table, fold: Fold, units: tuple[int, ...], weights: Any, statistics: Any, rows: Any) -> Any:
+    """Logits [rows] of a trained net, in numpy."""
+    import numpy as np
+
+    shapes = layer_shapes(units, fold.encoder.width)
+    parts = np.split(weights, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+    parts = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    moving = np.split(statistics, np.cumsum([count for count in units for _ in (0, 1)])[:-1])
+    logits = []
+    for chosen in np.array_split(rows, max(1, len(rows) // 100_000)):
+        inputs = hidden = encode(table, fold.encoder, chosen)
+        for layer in range(len(units)):
+            kernel, bias, gamma, beta = parts[4 * layer : 4 * layer + 4]
+            scale = gamma / np.sqrt(moving[2 * layer + 1] + BATCH_NORMALIZATION_EPSILON)
+            hidden = np.maximum(hidden @ kernel + bias, 0) * scale + (beta - moving[2 * layer] * scale)
+        logits.append((np.concatenate([hidden, inputs], axis=1) @ parts[-2])[:, 0] + parts[-1])
+    return np.concatenate(logits)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Export
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside the place, flush to the disk, move over it: a failure leaves the previous file as it was."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def model_archive(model: Any, details: dict[str, Any]) -> bytes:
+    """The .keras archive of a model, with details of ours beside Keras' own files."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / MODEL_FILE
+        model.save(path)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("training.json", json.dumps(details))
+        return path.read_bytes()
+
+
+def archive_with_weights(template: bytes, units: tuple[int, ...], weights: Any, statistics: Any) -> bytes:
+    """The archive with other weights in it: 5 ms where saving the model anew takes 60 ms."""
+    import h5py
+    import numpy as np
+
+    moving = iter(np.split(statistics, np.cumsum([count for count in units for _ in (0, 1)])[:-1]))
+    out, rest = io.BytesIO(), weights
+    with zipfile.ZipFile(io.BytesIO(template)) as source, zipfile.ZipFile(out, "w") as target:
+        for entry in source.infolist():
+            content = source.read(entry)
+            if entry.filename == "model.weights.h5":
+                buffer = io.BytesIO(content)
+                with h5py.File(buffer, "r+") as file:
+                    for number in range(len(units) + 1):
+                        suffix = f"_{number}" if number else ""
+                        names = [f"dense{suffix}/vars/0", f"dense{suffix}/vars/1"]
+                        if number < len(units):
+                            names += [f"batch_normalization{suffix}/vars/{part}" for part in range(4)]
+                        for place, name in enumerate(names):
+                            values = file[f"layers/{name}"]
+                            if place < 4:  # trained weights; the last two of a BatchNormalization are its statistics
+                                part, rest = rest[: values.size], rest[values.size :]
+                            else:
+                                part = next(moving)
+                            values[...] = part.reshape(values.shape)
+                content = buffer.getvalue()
+            target.writestr(entry, content)
+    return out.getvalue()
+
+
+class Checkpoints:
+    """Writes a model file at each new best epoch, in a thread of its own, and keeps the newest ones."""
+
+    def __init__(self, folder: Path, keep: int, archive: Any) -> None:
+        self.folder, self.keep, self.archive = folder, keep, archive
+        self.waiting: list[tuple] = []
+        self.files: list[Path] = []
+        self.failure = ""
+        self.changed = threading.Condition()
+        self.closed = False
+        folder.mkdir(parents=True, exist_ok=True)
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
+
+    def offer(self, epoch: int, accuracy: float, weights: Any, statistics: Any) -> None:
+        with self.changed:
+            self.waiting.append((f"model_{epoch:02d}_{accuracy:.4f}.keras", weights, statistics))
+            if self.keep:  # what would be deleted again need not be written
+                del self.waiting[: -self.keep]
+            self.changed.notify()
+
+    def work(self) -> None:
+        while True:
+            with self.changed:
+                while not self.waiting and not self.closed:
+                    self.changed.wait()
+                if not self.waiting:
+                    return
+                name, weights, statistics = self.waiting.pop(0)
+            try:
+                write_atomically(self.folder / name, self.archive(weights, statistics))
+                self.files.append(self.folder / name)
+                while self.keep and len(self.files) > self.keep:
+                    self.files.pop(0).unlink(missing_ok=True)
+            except OSError as error:
+                self.failure = str(error)
+
+    def close(self) -> None:
+        with self.changed:
+            self.closed = True
+            self.changed.notify()
+        self.thread.join()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the user reads
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def show_data(options: argparse.Namespace, table: Table, split: Split) -> list[str]:
+    rows, share = len(table.label), float(table.label.mean())
+    lines = [f"Data       {options.csv}: {rows:,} rows" + (f" ({table.skipped} left out)" if table.skipped else "")]
+    lines += [f"           note: {note}" for note in table.notes]
+    lines.append(f"Label      {options.label}: {percent(share)} are 1, {percent(1 - share)} are 0")
+    for kind, title in (("number", "Numbers"), ("category", "Categories"), ("dropped", "Left out")):
+        parts = []
+        for column in table.of_kind(kind):
+            more = {"number": "", "category": f" ({column.distinct} values)", "dropped": f" ({column.reason})"}[kind]
+            parts.append(column.name + more + (f" ({column.missing} missing)" if column.missing and kind != "dropped" else ""))
+        line = ""
+        for part in parts:
+            if line and len(line) + len(part) > 100:
+                lines.append(f"{title:<11}{line},")
+                line, title = "", ""
+            line += (", " if line else "") + part
+        if line:
+            lines.append(f"{title:<11}{line}")
+    lines += [f"           hint: {column.name}: {column.hint}" for column in table.columns if column.hint and column.kind != "dropped"]
+    how = "at random within each class" if options.split == "random" else "by time: the first rows train, the last rows test"
+    return [*lines, f"Split      {len(split.training):,} training, {len(split.validation):,} validation, {len(split.test):,} test rows, {how}"]
+
+
+def interval(values: list[float], scale: float = 100, digits: int = 1) -> str:
+    return f"{scale * values[0]:.{digits}f} to {scale * values[1]:.{digits}f}"
+
+
+def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: float) -> list[str]:
+    (true_negative, false_positive), (false_negative, true_positive) = test["confusion"]
+    rows = sum(map(sum, test["confusion"]))
+    lines = [f"Test, {rows:,} rows the model never saw (95 % intervals)"]
+    title = f"{'':<24}{'accuracy':>10}{'':>16}{'ROC AUC':>9}{'log-loss':>10}"
+    lines.append(title)
+    for name, result in (("this model", test), ("logistic regression", bases["logistic_regression"]), ("always the majority", bases["majority"])):
+        auc = "-" if result["roc_auc"] is None else f"{result['roc_auc']:.3f}"
+        lines.append(f"  {name:<22}{percent(result['accuracy']):>10}{interval(result['accuracy_ci95']):>16}{auc:>9}{result['log_loss']:>10.3f}")
+    lines.append(f"  precision {percent(test['precision'])}, recall {percent(test['recall'])}, F1 {test['f1']:.3f} at threshold {threshold:g}")
+    productive, others = true_positive + false_negative, true_negative + false_positive
+    lines.append(f"  of {productive:,} productive rows {true_positive:,} found; of {others:,} others {false_positive:,} mistaken for productive")
+    majority = bases["majority"]
+    if test["accuracy_ci95"][0] <= majority["accuracy"]:
+        lines.append("No gain over always answering with the majority class is shown: the interval includes it. More labelled rows would help most.")
+    elif test["accuracy_ci95"][0] <= bases["logistic_regression"]["accuracy"]:
+        lines.append("No gain over a logistic regression is shown on these rows.")
+    width = test["accuracy_ci95"][1] - test["accuracy_ci95"][0]
+    if width > 0.15:
+        lines.append(f"The interval is {100 * width:.0f} points wide because only {rows} rows could be tested: read one run as a hint, not as a measurement.")
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Main
+
+
+class Decisions(NamedTuple):
+    batch_size: Choice
+    xla: Choice
+    patience: Choice
+    momentum: Choice
+
+
+def decide(options: argparse.Namespace, split: Split) -> Decisions:
+    batch_size = choose_batch_size(options.batch_size, len(split.training))
+    segments, steps = segment_steps(len(split.training), batch_size.value)
+    total = segments * steps * options.epochs
+    return Decisions(batch_size, choose_xla(options.xla, total), choose_patience(segments * steps), choose_momentum(total))
+
+
+def make_plan(options: argparse.Namespace, split: Split, width: int, decisions: Decisions, precision: str) -> Plan:
+    architecture = ARCHITECTURES[options.architecture]
+    segments, steps = segment_steps(len(split.training), decisions.batch_size.value)
+    epoch_rows = segments * steps * decisions.batch_size.value
+    patience = decisions.patience.value
+    return Plan(
+        units=architecture.units,
+        dropout=architecture.dropout,
+        width=width,
+        batch_size=decisions.batch_size.value,
+        segments=segments,
+        steps=steps,
+        epochs_per_call=min(options.epochs, max(1, min(25, 100_000 // epoch_rows))),
+        validation_rows=len(split.validation),
+        momentum=decisions.momentum.value,
+        weight_decay=WEIGHT_DECAY if options.adamw else 0.0,
+        patience=patience if options.early_stopping else 0,
+        plateau=max(3, patience // 3) if options.reduce_lr else 0,
+        precision=precision,
+        xla=decisions.xla.value,
+        seed=options.seed,
+    )
+
+
+def prepare_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--model-dir {folder}: is a file; name a directory")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for litter in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
+            litter.unlink()
+        probe = folder / f".probe.{os.getpid()}.tmp"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--model-dir {folder}: {error.strerror}; name a directory that can be written to") from None
+
+
+def load_data(options: argparse.Namespace) -> Table:
+    if not options.sample:
+        return read_table(options)
+    with tempfile.TemporaryDirectory() as folder:
+        options.csv = os.path.join(folder, "HARVEST.CSV")
+        write_sample(options.csv, options.sample, options.seed)
+        table = read_table(options)
+    options.csv = f"{options.sample} generated rows"
+    return table
+
+
+def run(options: argparse.Namespace) -> int:
+    def say(*lines: str) -> None:
+        if not options.quiet:
+            print("\n".join(lines), flush=True)
+
+    load_started = time.perf_counter()
+    table = load_data(options)
+    split = split_rows(table.label, options.split, options.seed)
+    for name, part in split._asdict().items():
+        if len({*table.label[part].tolist()}) < 2:
+            raise UserError(f"{options.csv}: the {name} rows are all of one class; label more rows or use --split random")
+    prepare_folder(options.model_dir)
+    load_seconds = time.perf_counter() - load_started
+    decisions = decide(options, split)
+    say(*show_data(options, table, split))
+    stop = StopRequest()
+    with stop_on_signals(stop):
+        return train_and_save(options, table, split, decisions, load_seconds, stop, say)
+
+
+@contextlib.contextmanager
+def stop_on_signals(stop: StopRequest) -> Any:
+    """The first Ctrl-C or SIGTERM asks training to stop after the epoch; the second stops at once."""
+
+    def handle(number: int, _: Any) -> None:
+        if stop.signal:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train_and_save(options: argparse.Namespace, table: Table, split: Split, decisions: Decisions, load_seconds: float, stop: StopRequest, say: Any) -> int:
+
+    prepare_environment(options.cpu_only, decisions.xla.value, decisions.batch_size.value)
+    import_started = time.perf_counter()
+    tf = import_tensorflow()
+    device = find_device(tf, options.cpu_only)
+    import_seconds = time.perf_counter() - import_started
+    precision = choose_precision(options.mixed_precision, device)
+    encoder = fit_encoder(table, split.training)
+    fold = Fold(0, split, encoder)
+    plan = make_plan(options, split, encoder.width, decisions, precision.value)
+    xla = "on" if plan.xla else "off"
+    say(
+        f"Device     {device.name}",
+        f"Model      {options.architecture}: {encoder.width} inputs, hidden units {', '.join(map(str, plan.units))}",
+        f"Batch      {plan.batch_size} rows ({decisions.batch_size.reason})",
+        f"Patience   {decisions.patience.value} epochs ({decisions.patience.reason})",
+        f"XLA        {xla}: {decisions.xla.reason}",
+        f"Precision  {precision.value}: {precision.reason}",
+    )
+    model = build_model(table, encoder, ARCHITECTURES[options.architecture], plan.momentum)
+    template = model_archive(
+        model, {"threshold": 0.5, "label": options.label, "columns": [asdict(replace(c, vocabulary=[])) for c in table.columns if c.kind != "dropped"]}
+    )
+
+    def archive(weights: Any, statistics: Any) -> bytes:
+        return archive_with_weights(template, plan.units, weights, statistics)
+
+    checkpoints = Checkpoints(options.model_dir / "checkpoints", options.keep_checkpoints, archive) if options.checkpoints else None
+    events = open_events(options, say)
+    progress = Progress(options.epochs, options.quiet)
+
+    def on_epoch(live: Live, logs: dict[str, float]) -> None:
+        epoch = len(live.history)
+        progress.epoch(epoch, logs)
+        if checkpoints and live.best_epoch == epoch:
+            checkpoints.offer(epoch, logs["val_accuracy"], live.weights, live.statistics)
+        if events:
+            events.epoch(epoch, logs, {})
+
+    inputs = table_inputs(tf, table)
+    weights = initial_weights(plan.units, plan.width, lit_inputs(table, encoder, split.training), [options.seed, 3, 0])
+    try:
+        program = build_program(tf, plan, encoder)
+        live = train_net(tf, plan, program, inputs, fold, first_state(tf, plan, weights, options.learning_rate), options.epochs, on_epoch, stop)
+    finally:
+        progress.close()
+        if checkpoints:
+            checkpoints.close()
+        if events:
+            events.close()
+    if live.best_weights is None:
+        print(f"error: {live.reason}; no model was saved. Try a smaller --learning-rate", file=sys.stderr)
+        return 128 + stop.signal if stop.signal else 1
+    failed = "not a number" in live.reason
+    best = plan.patience or failed or stop.signal
+    final = (live.best_weights, live.best_statistics) if best else (live.weights, live.statistics)
+    with contextlib.suppress(FileNotFoundError):
+        (options.model_dir / METRICS_FILE).unlink()
+    write_atomically(options.model_dir / MODEL_FILE, archive(*final))
+    say(f"Trained    {len(live.history)} epochs, the best was {live.best_epoch}: {live.reason}")
+    if stop.signal or failed:
+        print(
+            f"stopped: {live.reason if failed else signal.Signals(stop.signal).name}; the best model so far is {options.model_dir / MODEL_FILE}",
+            file=sys.stderr,
+        )
+        return 1 if failed else 128 + stop.signal
+    label = table.label[split.test]
+    probability = sigmoid(net_logits(table, fold, plan.units, *final, split.test).astype(float))
+    test = measure(label, probability, 0.5, options.seed)
+    bases = {name: measure(label, values, 0.5, options.seed) for name, values in baselines(table, fold).items()}
+    say("", *show_result(test, bases, 0.5))
+    timing = {
+        "import_s": import_seconds,
+        "load_s": load_seconds,
+        "compile_s": live.compile_seconds,
+        "train_s": live.train_seconds,
+        "total_s": time.perf_counter() - STARTED,
+        "rows_per_s": len(live.history) * plan.rows / live.train_seconds,
+        "steps_per_s": live.steps_run / live.train_seconds,
+    }
+    chosen = decisions._asdict() | {"precision": precision}
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    settings |= {name: choice.value for name, choice in chosen.items()} | {"device": device.name, "columns": {c.name: c.kind for c in table.columns}}
+    settings["reasons"] = {name: choice.reason for name, choice in chosen.items()}
+    metrics = {
+        "rows": {"read": table.read, "used": len(table.label), "skipped": table.skipped, **{name: len(part) for name, part in split._asdict().items()}},
+        "test": test,
+        "baselines": bases,
+        "threshold": 0.5,
+        "epochs": len(live.history),
+        "best_epoch": live.best_epoch,
+        "settings": settings,
+        "timing": timing,
+        "versions": {
+            "python": platform.python_version(),
+            "script": VERSION,
+            **{name: metadata_version(name) for name in ("tensorflow", "keras", "numpy", "pandas", "tensorboard")},
+        },
+    }
+    write_atomically(options.model_dir / METRICS_FILE, json.dumps(metrics, indent=2).encode())
+    say("", f"Model      {options.model_dir / MODEL_FILE}", f"Metrics    {options.model_dir / METRICS_FILE}")
+    if events:
+        say(f"Logs       tensorboard --logdir {options.model_dir / 'logs'}")
+    say(f"Time       {timing['total_s']:.1f} s, of which training {live.train_seconds:.2f} s ({timing['rows_per_s']:,.0f} rows/s)")
+    return 0
+
+
+def open_events(options: argparse.Namespace, say: Any) -> EventLog | None:
+    if not options.tensorboard:
+        return None
+    if not metadata_version("tensorboard"):
+        say("TensorBoard: the package tensorboard is not installed (pip install tensorboard); going on without logs")
+        return None
+    return EventLog(run_folder(options.model_dir / "logs", options.architecture))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        return run(parse_options(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: Ctrl-C; nothing was changed", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
