@@ -2,7 +2,7 @@
 # requires-python = ">=3.11,<3.14"
 # dependencies = [
 #   "tensorflow-cpu>=2.21,<3; (sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32'",
-#   "tensorflow>=2.21,<3; not ((sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32')",
+#   "tensorflow>=2.21,<3; (sys_platform != 'linux' or platform_machine != 'x86_64') and sys_platform != 'win32'",
 #   "keras>=3.15.1,<4",
 #   "tensorboard>=2.21,<3",
 #   "numpy>=2,<3",
