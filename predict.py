@@ -91,12 +91,13 @@ def model_inputs(model: Any, path: str, line: int, chunk: Any) -> dict[str, Any]
     """Turn text cells into what the model takes: numbers float32, integer categories int64, text as it is; [B, 1]."""
     import numpy as np
     import pandas as pd
+    import tensorflow
 
     inputs = {}
     for name, tensor in model.input.items():
         cells = chunk[name].str.strip()
         if tensor.dtype == "string":
-            inputs[name] = cells.to_numpy(object)[:, None]
+            inputs[name] = tensorflow.constant(cells.to_numpy(object)[:, None])
             continue
         numbers = pd.to_numeric(cells.where(cells != ""), errors="coerce")
         wrong = np.flatnonzero((cells != "") & ~np.isfinite(numbers.astype(float)))

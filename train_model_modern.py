@@ -39,6 +39,7 @@ import tempfile
 import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -72,6 +73,25 @@ WEIGHT_DECAY = 0.004  # the default of keras.optimizers.AdamW
 BATCH_NORMALIZATION_EPSILON = 0.001  # the default of keras.layers.BatchNormalization
 MAXIMUM_CATEGORIES = 256  # a column; the most frequent are kept, the others share the place of the unseen
 SPARSE = 2  # a category seen in fewer training rows than this shares the place of the unseen, which so gets trained
+
+
+def threshold_rule(text: str) -> tuple[str, float | None]:
+    """A way to choose the threshold: (name, its number)."""
+    if text in ("f1", "balanced"):
+        return text, None
+    name, _, value = text.partition("=")
+    try:
+        if name == "cost":
+            false_positive, false_negative = (float(part) for part in value.split(":"))
+            number = false_positive / (false_positive + false_negative) if min(false_positive, false_negative) > 0 else 0
+        else:
+            number = float(value if name in ("precision", "recall") else text)
+            name = name if value else "fixed"
+    except ValueError:
+        number = 0
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is none of: a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9, cost=FP:FN")
+    return name, number
 
 
 class Parser(argparse.ArgumentParser):
@@ -126,6 +146,9 @@ def build_parser() -> Parser:
     group.add_argument("--numeric", nargs="+", default=[], metavar="COLUMN", help="columns to read as numbers")
     group.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
     group.add_argument(
+        "--folds", type=positive_integer, default=1, metavar="K", help="K nets on K cross-validation folds, averaged; tested on all rows (default: 1)"
+    )
+    group.add_argument(
         "--split", choices=("random", "time"), default="random", help="stratified at random, or train on the past and test on the last rows (default: random)"
     )
     group.add_argument("--skip-bad-rows", action=switch, default=False, help="leave out the rows that would be refused, and say how many")
@@ -137,6 +160,14 @@ def build_parser() -> Parser:
     group.add_argument("--adamw", action=switch, default=True, help="AdamW; off: Adam (default: on)")
     group.add_argument("--reduce-lr", action=switch, default=True, help="halve the learning rate when the validation loss stalls (default: on)")
     group.add_argument("--early-stopping", action=switch, default=True, help="stop when the validation loss has stalled, keep the best weights (default: on)")
+    group.add_argument("--class-weight", choices=("none", "balanced"), default="none", help="balanced: weight the rarer class up (default: none)")
+    group.add_argument(
+        "--threshold",
+        type=threshold_rule,
+        default=("fixed", 0.5),
+        metavar="RULE",
+        help="a number, f1, balanced, precision=X, recall=X or cost=FP:FN (default: 0.5)",
+    )
     group = parser.add_argument_group("speed")
     group.add_argument("--cpu-only", action=switch, default=False, help="hide every accelerator (default: off)")
     group.add_argument("--mixed-precision", action=switch, default=None, help="16-bit matrix products (default: where it pays)")
@@ -158,6 +189,10 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         raise UserError(f"--keep-checkpoints {options.keep_checkpoints} is below 0; give 0 to keep all")
     if options.learning_rate < MINIMUM_LEARNING_RATE:
         raise UserError(f"--learning-rate {options.learning_rate:g} is below {MINIMUM_LEARNING_RATE:g}, the smallest rate used")
+    if options.folds == 2:
+        raise UserError("--folds 2 leaves no rows to train on beside those to stop by and to test on; give 3 or more")
+    if options.folds > 1 and options.split == "time":
+        raise UserError("--folds and --split time exclude each other: folds are drawn at random")
     options.csv = options.csv or os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
     return options
 
@@ -690,6 +725,25 @@ def split_rows(label: Any, method: str, seed: int) -> Split:
     return Split(*(np.sort(np.concatenate(part)) for part in parts))
 
 
+def split_folds(label: Any, folds: int, seed: int) -> list[Split]:
+    """Cut the rows, at random within each class, into K parts: net k tests on part k, stops by part k + 1."""
+    import numpy as np
+
+    generator = np.random.default_rng([seed, 0])
+    part = np.empty(len(label), np.int32)
+    start = 0
+    for value in (0, 1):
+        rows = generator.permutation(np.flatnonzero(label == value))
+        part[rows] = (np.arange(len(rows)) + start) % folds
+        start += len(rows)
+    splits = []
+    for test in range(folds):
+        validation = (test + 1) % folds
+        members = [(part != test) & (part != validation), part == validation, part == test]
+        splits.append(Split(*(np.flatnonzero(member).astype(np.int32) for member in members)))
+    return splits
+
+
 class Encoder(NamedTuple):
     """How a row becomes E inputs of the network, learned from training rows only. D numbers, C categories.
 
@@ -709,10 +763,30 @@ class Encoder(NamedTuple):
         return len(self.center) + len(self.gaps) + sum(self.depths)
 
 
-def fit_encoder(table: Table, rows: Any) -> Encoder:
+def fit_encoders(table: Table, splits: list[Split]) -> list[Encoder]:
+    """One encoder a fold, from its training rows; all have the same width, so that one program trains every net."""
     import numpy as np
 
-    values = table.numbers[rows[:: max(1, len(rows) // 200_000)]]
+    gaps = np.flatnonzero(np.isnan(table.numbers).any(axis=0)).tolist()
+    scalings = [fit_scaling(table.numbers, split.training) for split in splits]
+    places: list[list] = [[] for _ in splits]
+    depths = []
+    for number, column in enumerate(table.of_kind("category")):
+        frequent = [frequent_codes(table.codes[split.training, number], len(column.vocabulary)) for split in splits]
+        shared = np.unique(np.concatenate(frequent))
+        depths.append(len(shared) + 1)
+        for fold, codes in enumerate(frequent):
+            of_code = np.zeros(len(column.vocabulary), np.int32)
+            of_code[codes] = 1 + np.searchsorted(shared, codes)
+            places[fold].append(of_code)
+    return [Encoder(*scaling, gaps, of_code, depths) for scaling, of_code in zip(scalings, places, strict=True)]
+
+
+def fit_scaling(numbers: Any, rows: Any) -> tuple[Any, Any]:
+    """Median and inverse interquartile range of each number [D], [D]; inverse 0 where training rows do not differ."""
+    import numpy as np
+
+    values = numbers[rows[:: max(1, len(rows) // 200_000)]]
     center, scale = np.zeros(values.shape[1], np.float32), np.zeros(values.shape[1], np.float32)
     for place in range(values.shape[1]):
         known = values[~np.isnan(values[:, place]), place]
@@ -720,17 +794,15 @@ def fit_encoder(table: Table, rows: Any) -> Encoder:
             low, center[place], high = np.percentile(known, [25, 50, 75])
             spread = high - low or (known.max() - known.min()) / 2
             scale[place] = 1 / spread if spread > 1e-6 else 0
-    gaps = [place for place in range(values.shape[1]) if np.isnan(table.numbers[:, place]).any()]
-    places, depths = [], []
-    for place, column in enumerate(table.of_kind("category")):
-        counts = np.bincount(table.codes[rows, place], minlength=len(column.vocabulary))
-        frequent = np.argsort(-counts, kind="stable")[:MAXIMUM_CATEGORIES]
-        frequent = np.sort(frequent[counts[frequent] >= SPARSE])
-        of_code = np.zeros(len(counts), np.int32)
-        of_code[frequent] = np.arange(1, len(frequent) + 1)
-        places.append(of_code)
-        depths.append(len(frequent) + 1)
-    return Encoder(center, scale, gaps, places, depths)
+    return center, scale
+
+
+def frequent_codes(codes: Any, size: int) -> Any:
+    import numpy as np
+
+    counts = np.bincount(codes, minlength=size)
+    most = np.argsort(-counts, kind="stable")[:MAXIMUM_CATEGORIES]
+    return np.sort(most[counts[most] >= SPARSE])
 
 
 def encode(table: Table, encoder: Encoder, rows: Any) -> Any:
@@ -745,6 +817,18 @@ def encode(table: Table, encoder: Encoder, rows: Any) -> Any:
     for place, (of_code, depth) in enumerate(zip(encoder.places, encoder.depths, strict=True)):
         parts.append(np.arange(depth) == of_code[table.codes[rows, place]][:, None])
     return np.concatenate([part.astype(np.float32) for part in parts], axis=1)
+
+
+def column_inputs(encoder: Encoder) -> list[list[int]]:
+    """The places among the E inputs of each number, then of each category."""
+    numbers, parts = len(encoder.center), []
+    for number in range(numbers):
+        parts.append([number] + [numbers + gap for gap, place in enumerate(encoder.gaps) if place == number])
+    start = numbers + len(encoder.gaps)
+    for depth in encoder.depths:
+        parts.append(list(range(start, start + depth)))
+        start += depth
+    return parts
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -915,16 +999,50 @@ def lit_inputs(table: Table, encoder: Encoder, rows: Any) -> Any:
     return np.concatenate([np.asarray(part, bool) for part in parts])
 
 
-def build_model(table: Table, encoder: Encoder, architecture: Architecture, momentum: float) -> Any:
+def build_model(table: Table, encoders: list[Encoder], architecture: Architecture, momentum: float) -> Any:
     """The inference model: raw named columns in, probability out; stock Keras layers and operations only.
 
     Integer categories come as int64 (MISSING where the cell is empty), text as strings (""), numbers as float32 (NaN).
+    Several encoders make several nets side by side, [B, K, ...], whose probabilities are averaged.
     """
+    import keras
+    from keras import layers
+
+    folds, inputs = len(encoders), {}
+    encoded = encode_in_model(table, encoders, inputs)
+    hidden = encoded
+    for number, units in enumerate(architecture.units, 1):
+        name = f"hidden_{number}"
+        if folds == 1:
+            hidden = layers.Dense(units, activation="relu", name=name)(hidden)
+        else:
+            hidden = layers.EinsumDense("bki,kio->bko", (folds, units), activation="relu", bias_axes="ko", name=name)(hidden)
+            hidden = layers.Reshape((folds * units,))(hidden)
+        hidden = layers.BatchNormalization(momentum=momentum, epsilon=BATCH_NORMALIZATION_EPSILON, name=f"normalization_{number}")(hidden)
+        hidden = layers.Dropout(architecture.dropout, name=f"dropout_{number}")(hidden)
+        if folds > 1:
+            hidden = layers.Reshape((folds, units))(hidden)
+    joined = layers.Concatenate(name="hidden_and_encoded")([hidden, encoded])
+    output = {"activation": "sigmoid", "dtype": "float32", "name": "probability"}
+    if folds == 1:
+        probability = layers.Dense(1, **output)(joined)
+    else:
+        probability = layers.EinsumDense("bki,kio->bko", (folds, 1), bias_axes="ko", **output)(joined)
+        probability = layers.GlobalAveragePooling1D(name="average")(probability)
+    return keras.Model(inputs, probability, name="productivity")
+
+
+def encode_in_model(table: Table, encoders: list[Encoder], inputs: dict[str, Any]) -> Any:
+    """The same as encode() in Keras layers: [B, E], or [B, K, E] for K encoders. The inputs made are added to inputs."""
     import keras
     import numpy as np
     from keras import layers, ops
 
-    inputs, parts = {}, []
+    first, parts = encoders[0], []
+
+    def for_each_net(tensor: Any) -> Any:
+        return tensor if len(encoders) == 1 else layers.RepeatVector(len(encoders))(tensor)
+
     numbers = table.of_kind("number")
     for column in numbers:
         inputs[column.name] = keras.Input((1,), name=column.name, dtype="float32")
@@ -932,18 +1050,19 @@ def build_model(table: Table, encoder: Encoder, architecture: Architecture, mome
         raw = [inputs[column.name] for column in numbers]
         raw = layers.Concatenate(name="numbers")(raw) if len(raw) > 1 else raw[0]
         missing = ops.isnan(raw)
-        logarithm = ops.sign(raw) * ops.log1p(ops.absolute(raw))
-        offset = -encoder.center * encoder.scale
-        values = layers.Rescaling(encoder.scale.tolist(), offset.tolist(), name="scaled")(logarithm)
+        logarithm = for_each_net(ops.sign(raw) * ops.log1p(ops.absolute(raw)))
+        center, scale = (np.squeeze(np.stack([part[place] for part in encoders]), 0 if len(encoders) == 1 else ()) for place in (0, 1))
+        values = (logarithm - center) * scale
         values = values / ops.sqrt(1.0 + ops.square(values / 3.0))
-        parts.append(ops.where(missing, 0.0, values))
-        if encoder.gaps:
-            gaps = [missing[:, place : place + 1] for place in encoder.gaps]
+        # A cell is finite or missing: NaN is the one value that is not equal to itself, and where() leaves none behind.
+        parts.append(ops.where(ops.isnan(values), 0.0, values))
+        if first.gaps:
+            gaps = [missing[:, place : place + 1] for place in first.gaps]
             gaps = layers.Concatenate(name="missing")(gaps) if len(gaps) > 1 else gaps[0]
-            parts.append(ops.cast(gaps, "float32"))
+            parts.append(for_each_net(ops.cast(gaps, "float32")))
     for place, column in enumerate(table.of_kind("category")):
-        of_code = encoder.places[place]
-        known = [column.vocabulary[code] for code in np.flatnonzero(of_code)]
+        order = np.max([encoder.places[place] for encoder in encoders], axis=0)  # a code has one place, or 0
+        known = [column.vocabulary[code] for code in np.argsort(order, kind="stable")[np.sum(order == 0) :]]
         integers = isinstance(column.vocabulary[0], int)
         category = keras.Input((1,), name=column.name, dtype="int64" if integers else "string")
         inputs[column.name] = category
@@ -953,30 +1072,74 @@ def build_model(table: Table, encoder: Encoder, architecture: Architecture, mome
         unseen = {"oov_token": MISSING + 1} if integers else {"oov_token": "\x01"}
         name = re.sub(r"\W", "_", f"{column.name}_place")
         index = lookup(vocabulary=np.array(known, np.int64) if integers else known, name=name, **unseen)(category)
-        parts.append(ops.one_hot(ops.squeeze(index, -1), encoder.depths[place]))
-    encoded = layers.Concatenate(name="encoded")(parts) if len(parts) > 1 else parts[0]
-    hidden = encoded
-    for number, units in enumerate(architecture.units, 1):
-        hidden = layers.Dense(units, activation="relu", name=f"hidden_{number}")(hidden)
-        hidden = layers.BatchNormalization(momentum=momentum, epsilon=BATCH_NORMALIZATION_EPSILON, name=f"normalization_{number}")(hidden)
-        hidden = layers.Dropout(architecture.dropout, name=f"dropout_{number}")(hidden)
-    joined = layers.Concatenate(name="hidden_and_encoded")([hidden, encoded])
-    probability = layers.Dense(1, activation="sigmoid", dtype="float32", name="probability")(joined)
-    return keras.Model(inputs, probability, name="productivity")
+        parts.append(for_each_net(ops.one_hot(ops.squeeze(index, -1), first.depths[place])))
+    return layers.Concatenate(name="encoded")(parts) if len(parts) > 1 else parts[0]
 
 
-def set_weights(model: Any, units: tuple[int, ...], weights: Any, statistics: Any) -> None:
-    """Write a flat vector [P] of weights and one [2 S] of BatchNormalization statistics into the Keras model."""
+class Net(NamedTuple):
+    """A trained net as flat vectors: weights [P] and BatchNormalization statistics [2 S]."""
+
+    weights: Any
+    statistics: Any
+
+
+def unflatten_net(units: tuple[int, ...], width: int, net: Net) -> tuple[list[Any], list[Any]]:
+    """The trainable weights in Keras' order, and mean and variance of each BatchNormalization, as arrays."""
     import numpy as np
 
-    trainable = model.trainable_variables
-    ends = np.cumsum([math.prod(variable.shape) for variable in trainable])[:-1]
-    for variable, part in zip(trainable, np.split(weights, ends), strict=True):
-        variable.assign(part.reshape(variable.shape))
-    ends = np.cumsum([count for count in units for _ in (0, 1)])[:-1]
-    moving = [variable for variable in model.non_trainable_variables if "moving" in variable.name]
-    for variable, part in zip(moving, np.split(statistics, ends), strict=True):
-        variable.assign(part)
+    shapes = layer_shapes(units, width)
+    parts = np.split(net.weights, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+    moving = np.split(net.statistics, np.cumsum([count for count in units for _ in (0, 1)])[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)], moving
+
+
+def model_variables(units: tuple[int, ...], encoders: list[Encoder], nets: list[Net]) -> dict[str, Any]:
+    """Values of the saved model's variables, by their names in its weights file."""
+    import numpy as np
+
+    kind = "dense" if len(nets) == 1 else "einsum_dense"
+    stacked: dict[str, list] = {}
+    for encoder, net in zip(encoders, nets, strict=True):
+        weights, moving = unflatten_net(units, encoder.width, net)
+        for place in (0, -2):  # a category this net did not know shares a place in the model with nets that did
+            weights[place] = share_unseen(weights[place].copy(), encoder)
+        for layer in range(len(units) + 1):
+            suffix = f"_{layer}" if layer else ""
+            names = [f"{kind}{suffix}/vars/{part}" for part in (0, 1)]
+            values = weights[4 * layer : 4 * layer + 2]
+            if layer < len(units):
+                names += [f"batch_normalization{suffix}/vars/{part}" for part in range(4)]
+                values += [*weights[4 * layer + 2 : 4 * layer + 4], *moving[2 * layer : 2 * layer + 2]]
+            for name, value in zip(names, values, strict=True):
+                stacked.setdefault(f"layers/{name}", []).append(value)
+    join = {True: lambda parts: parts[0], False: np.stack}[len(nets) == 1]
+    return {name: np.concatenate(parts) if "batch" in name else join(parts) for name, parts in stacked.items()}
+
+
+def share_unseen(kernel: Any, encoder: Encoder) -> Any:
+    """Give every place no code of this encoder leads to the kernel row of the unseen; inputs are the last E rows."""
+    import numpy as np
+
+    start = len(kernel) - sum(encoder.depths)
+    for of_code, depth in zip(encoder.places, encoder.depths, strict=True):
+        unknown = np.setdiff1d(np.arange(1, depth), of_code)
+        kernel[start + unknown] = kernel[start]
+        start += depth
+    return kernel
+
+
+def set_weights(model: Any, values: dict[str, Any]) -> None:
+    """Write what model_variables gives into a Keras model."""
+    import keras
+
+    kinds = {keras.layers.Dense: "dense", keras.layers.EinsumDense: "einsum_dense", keras.layers.BatchNormalization: "batch_normalization"}
+    seen = dict.fromkeys(kinds.values(), 0)
+    for layer in model.layers:
+        if name := kinds.get(type(layer)):
+            suffix = f"_{seen[name]}" if seen[name] else ""
+            for number, variable in enumerate(layer.variables):
+                variable.assign(values[f"layers/{name}{suffix}/vars/{number}"])
+            seen[name] += 1
 
 
 def raw_inputs(table: Table, rows: Any) -> dict[str, Any]:
@@ -1005,7 +1168,7 @@ class Plan(NamedTuple):
     segments: int  # an epoch is cut into segments, so that only one at a time is gathered and encoded
     steps: int  # a segment
     epochs_per_call: int
-    validation_rows: int
+    validation_rows: int  # the most any net has
     momentum: float
     weight_decay: float
     patience: int  # epochs; 0: never stop
@@ -1013,6 +1176,7 @@ class Plan(NamedTuple):
     precision: str
     xla: bool
     seed: int
+    class_weights: tuple[float, float] = (1.0, 1.0)  # of 0 and of 1
 
     @property
     def rows(self) -> int:
@@ -1161,9 +1325,16 @@ def dropout_mask(tf: Any, plan: Plan, seed: Any, step: Any) -> Any:
     return kept * (256 / (256 - dropped))
 
 
-def count(tf: Any, logits: Any, label: Any, valid: Any = 1.0) -> Any:
+def row_losses(tf: Any, plan: Plan, logits: Any, label: Any) -> Any:
+    """The log-loss of each row [B], weighted by its class."""
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=label, logits=logits)
+    zero, one = plan.class_weights
+    return losses if zero == one == 1 else losses * (zero + (one - zero) * label)
+
+
+def count(tf: Any, plan: Plan, logits: Any, label: Any, valid: Any = 1.0) -> Any:
     """Sum of log-losses, true positives, predicted positives and positives: [4]."""
-    loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=label, logits=logits)
+    loss = row_losses(tf, plan, logits, label)
     predicted = tf.cast(logits > 0, tf.float32) * valid
     sums = [loss * valid, predicted * label, predicted, label * valid]
     return tf.stack([tf.reduce_sum(part) for part in sums])
@@ -1187,7 +1358,7 @@ def train_step(tf: Any, plan: Plan, state: State, inputs: Any, label: Any, mask:
     with tf.GradientTape() as tape:
         tape.watch(state.weights)
         logits = forward(tf, plan, state.weights, inputs, by_batch(tf, plan, mask, moments))
-        loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=label, logits=logits))
+        loss = tf.reduce_mean(row_losses(tf, plan, logits, label))
         scaled = loss * state.loss_scale if half else loss
     gradient = tape.gradient(scaled, state.weights)
     if half:
@@ -1197,7 +1368,7 @@ def train_step(tf: Any, plan: Plan, state: State, inputs: Any, label: Any, mask:
     after = update(tf, plan, state, gradient, decay)._replace(statistics=statistics, step=state.step + 1)
     if half:
         after = guard_overflow(tf, state, after, tf.reduce_all(tf.math.is_finite(gradient)))
-    return after, count(tf, logits, label)
+    return after, count(tf, plan, logits, label)
 
 
 def guard_overflow(tf: Any, before: State, after: State, finite: Any) -> State:
@@ -1253,7 +1424,7 @@ def build_program(tf: Any, plan: Plan, encoder: Encoder) -> Any:
             valid, chosen = tf.cast(chosen >= 0, tf.float32), tf.maximum(chosen, 0)
             encoded = encode_rows(tf, encoder, inputs, code, chosen)
             logits = forward(tf, plan, state.weights, encoded, by_statistics(tf, plan, state.statistics))
-            return index + 1, total + count(tf, logits, tf.gather(inputs.label, chosen), valid)
+            return index + 1, total + count(tf, plan, logits, tf.gather(inputs.label, chosen), valid)
 
         return loop(lambda index, _: index < validation_segments, segment, [0, tf.zeros(4)])[1]
 
@@ -1279,7 +1450,7 @@ def build_program(tf: Any, plan: Plan, encoder: Encoder) -> Any:
             rate = state.learning_rate
             state, counts = train(inputs, code, orders[index], state, seed)
             validated = validate(inputs, code, validation, state)
-            loss = validated[0] / plan.validation_rows
+            loss = validated[0] / tf.reduce_sum(tf.cast(validation >= 0, tf.float32))
             row = tf.concat([counts, [loss], validated[1:], [rate]], 0)
             history = tf.tensor_scatter_nd_update(history, [[index]], [row])
             vectors = tf.tensor_scatter_nd_update(vectors, [[index]], [tf.concat([state.weights, state.statistics], 0)])
@@ -1316,19 +1487,23 @@ class Fold(NamedTuple):
 
 @dataclass
 class Live:
-    """What is known of a net while it trains. Read by progress, checkpoints and logs; weights as flat vectors."""
+    """A net in training: what the program needs, and what is known of the net so far."""
 
+    fold: Fold
+    state: State
+    code: Code
+    validation: Any  # [rows] int32, padded with -1
+    seed: Any
     history: list[dict[str, float]] = field(default_factory=list)
-    weights: Any = None  # [P] at the end of the last epoch
-    statistics: Any = None  # [2 S]
+    now: Net | None = None  # at the end of the last epoch
+    best: Net | None = None
     best_loss: float = math.inf
     best_epoch: int = 0
-    best_weights: Any = None
-    best_statistics: Any = None
-    reason: str = ""  # why training ended
-    compile_seconds: float = 0.0
-    train_seconds: float = 0.0
-    steps_run: int = 0
+    reason: str = ""  # why training ended; empty while it goes on
+
+    @property
+    def failed(self) -> bool:
+        return "not a number" in self.reason
 
 
 class StopRequest:
@@ -1350,48 +1525,73 @@ def epoch_logs(row: Any, rows: int, validation_rows: int) -> dict[str, float]:
     return logs | {"learning_rate": values["learning_rate"]}
 
 
-def train_net(tf: Any, plan: Plan, program: Any, inputs: Inputs, fold: Fold, state: State, epochs: int, on_epoch: Any, stop: StopRequest) -> Live:
-    """Train one net to its end; on_epoch(live, logs) is called after each epoch and may return True to stop.
-
-    The order of rows in an epoch follows from (seed, fold, epoch), the dropout from (seed, fold, step).
-    """
+def start_net(tf: Any, plan: Plan, fold: Fold, state: State) -> Live:
     import numpy as np
 
-    live, code = Live(), encoder_code(tf, fold.encoder)
     size = min(VALIDATION_SEGMENT, plan.validation_rows)
     padding = math.ceil(plan.validation_rows / size) * size - len(fold.split.validation)
     validation = tf.constant(np.pad(fold.split.validation, (0, padding), constant_values=-1))
-    seed, last = tf.constant(plan.seed + 7_919 * fold.number, tf.int32), tf.constant(epochs)
-    outputs, epoch = 2 * plan.outputs, int(state.epoch)
-    started = time.perf_counter()
+    return Live(fold, state, encoder_code(tf, fold.encoder), validation, tf.constant(plan.seed + 7_919 * fold.number, tf.int32))
+
+
+def compile_program(tf: Any, plan: Plan, program: Any, inputs: Inputs, net: Live) -> None:
+    """Trace and compile the program by a call that runs no epoch."""
     blank = tf.zeros([plan.epochs_per_call, plan.rows], tf.int32)
-    program(inputs, code, validation, blank, state, seed, tf.constant(0))  # compiles, and runs no epoch
-    live.compile_seconds, started = time.perf_counter() - started, time.perf_counter()
-    live.reason = f"{epochs} epochs are over"
-    while epoch < epochs and not stop.signal:
-        orders = [epoch_order(plan, fold, epoch + ahead) for ahead in range(plan.epochs_per_call)]
-        state, history, vectors = program(inputs, code, validation, tf.constant(np.stack(orders)), state, seed, last)
-        done, vectors = int(state.epoch) - epoch, vectors.numpy()
-        for row, vector in zip(history.numpy()[:done], vectors[:done], strict=True):
-            epoch += 1
-            live.weights, live.statistics = vector[:-outputs], vector[-outputs:]
-            logs = epoch_logs(row, plan.rows, plan.validation_rows)
-            live.history.append(logs)
-            if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
-                live.reason = f"the loss is not a number in epoch {epoch}"
-                return live
-            if logs["val_loss"] < live.best_loss:
-                live.best_loss, live.best_epoch = logs["val_loss"], epoch
-                live.best_weights, live.best_statistics = live.weights, live.statistics
-            if on_epoch and on_epoch(live, logs):
-                live.reason = "a callback asked for it"
-                return live
-        if plan.patience and int(state.wait) >= plan.patience:
-            live.reason = f"no better validation loss for {plan.patience} epochs"
-            break
-    live.steps_run = int(state.step)
-    live.train_seconds = time.perf_counter() - started
-    return live
+    program(inputs, net.code, net.validation, blank, net.state, net.seed, tf.constant(0))
+
+
+def train_nets(tf: Any, plan: Plan, program: Any, inputs: Inputs, nets: list[Live], epochs: int, on_epoch: Any, stop: StopRequest) -> None:
+    """Train all nets to their ends, side by side on as many threads as there are cores.
+
+    Every net is trained by its own calls of the one program, and so gets the same bits as when trained alone: the order
+    of rows in an epoch follows from (seed, fold, epoch), the dropout from (seed, fold, step). After each epoch
+    on_epoch(epoch, nets) is called, which may return True to stop.
+    """
+    last = tf.constant(epochs)
+
+    def call(net: Live) -> tuple[Any, Any]:
+        import numpy as np
+
+        epoch = len(net.history)
+        orders = np.stack([epoch_order(plan, net.fold, epoch + ahead) for ahead in range(plan.epochs_per_call)])
+        net.state, history, vectors = program(inputs, net.code, net.validation, tf.constant(orders), net.state, net.seed, last)
+        done = int(net.state.epoch) - epoch
+        return history.numpy()[:done], vectors.numpy()[:done]
+
+    with ThreadPoolExecutor(max_workers=min(len(nets), os.cpu_count() or 1)) as pool:
+        while (active := [net for net in nets if not net.reason]) and not stop.signal:
+            results = list(pool.map(call, active))
+            epoch = len(active[0].history)
+            for ahead in range(plan.epochs_per_call):
+                going = [(net, result) for net, result in zip(active, results, strict=True) if ahead < len(result[0]) and not net.failed]
+                for net, (history, vectors) in going:
+                    record_epoch(plan, net, history[ahead], vectors[ahead])
+                if going and on_epoch and on_epoch(epoch + ahead + 1, nets):
+                    for net in active:
+                        net.reason = net.reason or "a callback asked for it"
+                    break
+            for net in active:
+                if not net.reason and plan.patience and int(net.state.wait) >= plan.patience:
+                    net.reason = f"no better validation loss for {plan.patience} epochs"
+                elif not net.reason and len(net.history) >= epochs:
+                    net.reason = f"{epochs} epochs are over"
+
+
+def record_epoch(plan: Plan, net: Live, row: Any, vector: Any) -> None:
+    logs = epoch_logs(row, plan.rows, len(net.fold.split.validation))
+    net.history.append(logs)
+    if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
+        net.reason = f"the loss is not a number in epoch {len(net.history)}"
+        return
+    net.now = Net(vector[: -2 * plan.outputs], vector[-2 * plan.outputs :])
+    if logs["val_loss"] < net.best_loss:
+        net.best_loss, net.best_epoch, net.best = logs["val_loss"], len(net.history), net.now
+
+
+def mean_logs(nets: list[Live], epoch: int) -> dict[str, float]:
+    """The logs of an epoch, a mean over nets; a net that has stopped counts with its best epoch."""
+    logs = [net.history[epoch - 1 if epoch <= len(net.history) else net.best_epoch - 1] for net in nets if net.history]
+    return {name: sum(entry[name] for entry in logs) / len(logs) for name in logs[0]}
 
 
 def epoch_order(plan: Plan, fold: Fold, epoch: int) -> Any:
@@ -1403,7 +1603,7 @@ def epoch_order(plan: Plan, fold: Fold, epoch: int) -> Any:
 
 
 def drive_callbacks(model: Any, plan: Plan, callbacks: list[Any], epochs: int) -> Any:
-    """An on_epoch for train_net that drives any Keras callbacks; the weights are written back into the model first.
+    """An on_epoch for train_nets that drives any Keras callbacks; the weights are written back into the model first.
 
     Batches never reach the host, so that on_train_batch_* is not called. Train with epochs_per_call=1.
     """
@@ -1413,12 +1613,12 @@ def drive_callbacks(model: Any, plan: Plan, callbacks: list[Any], epochs: int) -
     model.stop_training = False
     drivers.on_train_begin()
 
-    def on_epoch(live: Live, logs: dict[str, float]) -> bool:
-        epoch = len(live.history) - 1
-        drivers.on_epoch_begin(epoch)
-        set_weights(model, plan.units, live.weights, live.statistics)
-        drivers.on_epoch_end(epoch, logs)
-        if model.stop_training or epoch + 1 == epochs:
+    def on_epoch(epoch: int, nets: list[Live]) -> bool:
+        logs = mean_logs(nets, epoch)
+        drivers.on_epoch_begin(epoch - 1)
+        set_weights(model, model_variables(plan.units, [net.fold.encoder for net in nets], [net.now for net in nets]))
+        drivers.on_epoch_end(epoch - 1, logs)
+        if model.stop_training or epoch == epochs:
             drivers.on_train_end(logs)
         return model.stop_training
 
@@ -1468,10 +1668,12 @@ class EventLog:
         self.train = EventFileWriter(str(folder / "train"), flush_secs=1)
         self.validation = EventFileWriter(str(folder / "validation"), flush_secs=1)
 
-    def epoch(self, epoch: int, logs: dict[str, float], extra: dict[str, float]) -> None:
-        values = {f"epoch/{name}": logs[name] for name in self.NAMES}
-        values["epoch/learning_rate"] = logs["learning_rate"]
-        self.add(self.train, epoch, values | extra)
+    def epoch(self, epoch: int, logs: dict[str, float], losses: list[float]) -> None:
+        """Add an epoch: logs are a mean over nets, losses the validation loss of each net still in training."""
+        values = {f"epoch/{name}": logs[name] for name in (*self.NAMES, "learning_rate")}
+        self.add(self.train, epoch, values)
+        if len(losses) > 1:
+            self.add(self.validation, epoch, {"folds/lowest_loss": min(losses), "folds/highest_loss": max(losses)})
         self.add(self.validation, epoch, {f"epoch/{name}": logs[f"val_{name}"] for name in self.NAMES})
 
     def add(self, writer: Any, step: int, values: dict[str, float]) -> None:
@@ -1609,6 +1811,46 @@ def measure(label: Any, probability: Any, threshold: float, seed: int) -> dict[s
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in result.items()}
 
 
+def choose_threshold(rule: tuple[str, float | None], label: Any, probability: Any) -> Choice:
+    """The threshold that serves a rule best on rows that were not trained on: [N], [N]."""
+    import numpy as np
+
+    name, number = rule
+    if name == "fixed":
+        return Choice(number, "as asked" if number != 0.5 else "the more likely class")
+    if name == "cost":
+        return Choice(number, "the expected cost of both mistakes is equal there")
+    order = np.argsort(-probability, kind="stable")
+    hits, predicted = np.cumsum(label[order]), np.arange(1, len(label) + 1)
+    positives = label.sum()
+    last = np.append(np.diff(probability[order]) != 0, True)  # between equal probabilities there is no threshold
+    precision, recall = hits / predicted, hits / positives
+    if name == "f1":
+        score = 2 * hits / (predicted + positives)
+    elif name == "balanced":
+        score = recall + 1 - (predicted - hits) / max(1, len(label) - positives)
+    elif name == "precision":
+        score = np.where(precision >= number, 1 + recall, precision)
+    else:
+        score = np.where(recall >= number, 1 + precision, recall)
+    best = int(np.argmax(np.where(last, score, -1)))
+    following = probability[order][best + 1] if best + 1 < len(label) else 0.0
+    middle = float((probability[order][best] + following) / 2)
+    met = "" if name in ("f1", "balanced") or score[best] >= 1 else f"; {name} {number:g} was not reached"
+    return Choice(middle, f"best for {name}{'' if number is None else f' {number:g}'} on {len(label):,} validation rows{met}")
+
+
+def fit_temperature(label: Any, logits: Any) -> float:
+    """The divisor of logits that lowers their log-loss most (Guo et al., 2017), held near 1 when rows are few."""
+    import numpy as np
+
+    step = max(1, len(label) // 20_000)
+    label, logits = label[::step], logits[::step]
+    logarithms = np.linspace(-0.7, 1.1, 91)
+    losses = [log_losses(label, sigmoid(logits / math.exp(value))).sum() + 10 * value**2 for value in logarithms]
+    return math.exp(logarithms[int(np.argmin(losses))])
+
+
 def fit_logistic_regression(inputs: Any, label: Any, penalty: float = 1.0) -> Any:
     """Weights [E + 1], the intercept last, of an L2-penalised logistic regression, by Newton's method."""
     import numpy as np
@@ -1639,35 +1881,62 @@ def fit_logistic_regression(inputs: Any, label: Any, penalty: float = 1.0) -> An
 BASELINE_ROWS = 50_000  # a linear model learns nothing more from more rows
 
 
-def baselines(table: Table, fold: Fold) -> dict[str, Any]:
+def baselines(table: Table, folds: list[Fold]) -> dict[str, Any]:
     """Probabilities on the test rows of what anyone could do without a network: always the majority, a linear model."""
     import numpy as np
 
-    rows, test = fold.split.training, fold.split.test
-    rows = rows[:: max(1, len(rows) // BASELINE_ROWS)]
-    weights = fit_logistic_regression(encode(table, fold.encoder, rows), table.label[rows])
-    parts = [encode(table, fold.encoder, part) @ weights[:-1] + weights[-1] for part in np.array_split(test, max(1, len(test) // 100_000))]
-    share = float(table.label[fold.split.training].mean())
-    return {"majority": np.full(len(test), share), "logistic_regression": sigmoid(np.concatenate(parts))}
+    majority, linear = [], []
+    for fold in folds:
+        rows, test = fold.split.training, fold.split.test
+        rows = rows[:: max(1, len(rows) * len(folds) // BASELINE_ROWS)]
+        weights = fit_logistic_regression(encode(table, fold.encoder, rows), table.label[rows])
+        for piece in np.array_split(test, max(1, len(test) // 100_000)):
+            linear.append(sigmoid(encode(table, fold.encoder, piece) @ weights[:-1] + weights[-1]))
+        majority.append(np.full(len(test), float(table.label[fold.split.training].mean())))
+    return {"majority": np.concatenate(majority), "logistic_regression": np.concatenate(linear)}
 
 
-def net_logits(table: Table, fold: Fold, units: tuple[int, ...], weights: Any, statistics: Any, rows: Any) -> Any:
-    """Logits [rows] of a trained net, in numpy."""
+IMPORTANCE_ROWS = 5_000
+
+
+def importance(table: Table, folds: list[Fold], units: tuple[int, ...], nets: list[Net], seed: int) -> dict[str, float]:
+    """How much the log-loss of test rows rises when a column's cells are shuffled among them (Breiman, 2001)."""
     import numpy as np
 
-    shapes = layer_shapes(units, fold.encoder.width)
-    parts = np.split(weights, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
-    parts = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-    moving = np.split(statistics, np.cumsum([count for count in units for _ in (0, 1)])[:-1])
-    logits = []
-    for chosen in np.array_split(rows, max(1, len(rows) // 100_000)):
-        inputs = hidden = encode(table, fold.encoder, chosen)
-        for layer in range(len(units)):
-            kernel, bias, gamma, beta = parts[4 * layer : 4 * layer + 4]
-            scale = gamma / np.sqrt(moving[2 * layer + 1] + BATCH_NORMALIZATION_EPSILON)
-            hidden = np.maximum(hidden @ kernel + bias, 0) * scale + (beta - moving[2 * layer] * scale)
-        logits.append((np.concatenate([hidden, inputs], axis=1) @ parts[-2])[:, 0] + parts[-1])
-    return np.concatenate(logits)
+    generator = np.random.default_rng([seed, 4])
+    names = [column.name for kind in ("number", "category") for column in table.of_kind(kind)]
+    rises, total = np.zeros(len(names)), 0
+    for fold, net in zip(folds, nets, strict=True):
+        rows = fold.split.test[:: max(1, len(fold.split.test) * len(folds) // IMPORTANCE_ROWS)]
+        inputs, label = encode(table, fold.encoder, rows), table.label[rows]
+        before = log_losses(label, sigmoid(network(units, net, inputs))).sum()
+        for number, places in enumerate(column_inputs(fold.encoder)):
+            shuffled = inputs.copy()
+            shuffled[:, places] = inputs[generator.permutation(len(rows))][:, places]
+            rises[number] += log_losses(label, sigmoid(network(units, net, shuffled))).sum() - before
+        total += len(rows)
+    order = np.argsort(-rises)
+    return {names[number]: float(rises[number] / total) for number in order}
+
+
+def network(units: tuple[int, ...], net: Net, inputs: Any) -> Any:
+    """Logits [B] of a trained net on encoded inputs [B, E], in numpy."""
+    import numpy as np
+
+    weights, moving = unflatten_net(units, inputs.shape[1], net)
+    hidden = inputs
+    for layer in range(len(units)):
+        kernel, bias, gamma, beta = weights[4 * layer : 4 * layer + 4]
+        scale = gamma / np.sqrt(moving[2 * layer + 1] + BATCH_NORMALIZATION_EPSILON)
+        hidden = np.maximum(hidden @ kernel + bias, 0) * scale + (beta - moving[2 * layer] * scale)
+    return (np.concatenate([hidden, inputs], axis=1) @ weights[-2])[:, 0] + weights[-1]
+
+
+def net_logits(table: Table, encoder: Encoder, units: tuple[int, ...], net: Net, rows: Any) -> Any:
+    import numpy as np
+
+    pieces = np.array_split(rows, max(1, len(rows) // 100_000))
+    return np.concatenate([network(units, net, encode(table, encoder, piece)) for piece in pieces]).astype(float)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1689,41 +1958,34 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def model_archive(model: Any, details: dict[str, Any]) -> bytes:
-    """The .keras archive of a model, with details of ours beside Keras' own files."""
+def model_archive(model: Any) -> bytes:
+    """The .keras archive of a model."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MODEL_FILE
         model.save(path)
-        with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr("training.json", json.dumps(details))
         return path.read_bytes()
 
 
-def archive_with_weights(template: bytes, units: tuple[int, ...], weights: Any, statistics: Any) -> bytes:
-    """The archive with other weights in it: 5 ms where saving the model anew takes 60 ms."""
-    import h5py
-    import numpy as np
+def add_to_archive(archive: bytes, name: str, content: str) -> bytes:
+    out = io.BytesIO(archive)
+    with zipfile.ZipFile(out, "a") as file:
+        file.writestr(name, content)
+    return out.getvalue()
 
-    moving = iter(np.split(statistics, np.cumsum([count for count in units for _ in (0, 1)])[:-1]))
-    out, rest = io.BytesIO(), weights
+
+def archive_with_weights(template: bytes, values: dict[str, Any]) -> bytes:
+    """The archive with other values of its variables: 5 ms where saving the model anew takes 60 ms."""
+    import h5py
+
+    out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(template)) as source, zipfile.ZipFile(out, "w") as target:
         for entry in source.infolist():
             content = source.read(entry)
             if entry.filename == "model.weights.h5":
                 buffer = io.BytesIO(content)
                 with h5py.File(buffer, "r+") as file:
-                    for number in range(len(units) + 1):
-                        suffix = f"_{number}" if number else ""
-                        names = [f"dense{suffix}/vars/0", f"dense{suffix}/vars/1"]
-                        if number < len(units):
-                            names += [f"batch_normalization{suffix}/vars/{part}" for part in range(4)]
-                        for place, name in enumerate(names):
-                            values = file[f"layers/{name}"]
-                            if place < 4:  # trained weights; the last two of a BatchNormalization are its statistics
-                                part, rest = rest[: values.size], rest[values.size :]
-                            else:
-                                part = next(moving)
-                            values[...] = part.reshape(values.shape)
+                    for name, value in values.items():
+                        file[name][...] = value
                 content = buffer.getvalue()
             target.writestr(entry, content)
     return out.getvalue()
@@ -1743,9 +2005,9 @@ class Checkpoints:
         self.thread = threading.Thread(target=self.work, daemon=True)
         self.thread.start()
 
-    def offer(self, epoch: int, accuracy: float, weights: Any, statistics: Any) -> None:
+    def offer(self, epoch: int, accuracy: float, nets: list[Net]) -> None:
         with self.changed:
-            self.waiting.append((f"model_{epoch:02d}_{accuracy:.4f}.keras", weights, statistics))
+            self.waiting.append((f"model_{epoch:02d}_{accuracy:.4f}.keras", nets))
             if self.keep:  # what would be deleted again need not be written
                 del self.waiting[: -self.keep]
             self.changed.notify()
@@ -1757,9 +2019,9 @@ class Checkpoints:
                     self.changed.wait()
                 if not self.waiting:
                     return
-                name, weights, statistics = self.waiting.pop(0)
+                name, nets = self.waiting.pop(0)
             try:
-                write_atomically(self.folder / name, self.archive(weights, statistics))
+                write_atomically(self.folder / name, self.archive(nets))
                 self.files.append(self.folder / name)
                 while self.keep and len(self.files) > self.keep:
                     self.files.pop(0).unlink(missing_ok=True)
@@ -1781,7 +2043,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def show_data(options: argparse.Namespace, table: Table, split: Split) -> list[str]:
+def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
     rows, share = len(table.label), float(table.label.mean())
     lines = [f"Data       {options.csv}: {rows:,} rows" + (f" ({table.skipped} left out)" if table.skipped else "")]
     lines += [f"           note: {note}" for note in table.notes]
@@ -1800,34 +2062,67 @@ def show_data(options: argparse.Namespace, table: Table, split: Split) -> list[s
         if line:
             lines.append(f"{title:<11}{line}")
     lines += [f"           hint: {column.name}: {column.hint}" for column in table.columns if column.hint and column.kind != "dropped"]
-    how = "at random within each class" if options.split == "random" else "by time: the first rows train, the last rows test"
-    return [*lines, f"Split      {len(split.training):,} training, {len(split.validation):,} validation, {len(split.test):,} test rows, {how}"]
+    split = splits[0]
+    if len(splits) > 1:
+        rows = f"trains on about {len(split.training):,} rows, stops by {len(split.validation):,}, is tested on {len(split.test):,}"
+        words = f"{len(splits)} folds at random within each class: each net {rows}"
+    else:
+        how = "at random within each class" if options.split == "random" else "by time: the first rows train, the last rows test"
+        words = f"{len(split.training):,} training, {len(split.validation):,} validation, {len(split.test):,} test rows, {how}"
+    return [*lines, f"Split      {words}"]
 
 
 def interval(values: list[float], scale: float = 100, digits: int = 1) -> str:
     return f"{scale * values[0]:.{digits}f} to {scale * values[1]:.{digits}f}"
 
 
-def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: float) -> list[str]:
+def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, folds: int) -> list[str]:
     (true_negative, false_positive), (false_negative, true_positive) = test["confusion"]
     rows = sum(map(sum, test["confusion"]))
-    lines = [f"Test, {rows:,} rows the model never saw (95 % intervals)"]
-    title = f"{'':<24}{'accuracy':>10}{'':>16}{'ROC AUC':>9}{'log-loss':>10}"
-    lines.append(title)
+    how = "the model never saw" if folds == 1 else f"each tested by the one of {folds} nets that never saw it"
+    lines = [f"Test, {rows:,} rows {how} (95 % intervals)", f"{'':<24}{'accuracy':>10}{'':>16}{'ROC AUC':>9}{'log-loss':>10}{'':>17}"]
     for name, result in (("this model", test), ("logistic regression", bases["logistic_regression"]), ("always the majority", bases["majority"])):
         auc = "-" if result["roc_auc"] is None else f"{result['roc_auc']:.3f}"
-        lines.append(f"  {name:<22}{percent(result['accuracy']):>10}{interval(result['accuracy_ci95']):>16}{auc:>9}{result['log_loss']:>10.3f}")
-    lines.append(f"  precision {percent(test['precision'])}, recall {percent(test['recall'])}, F1 {test['f1']:.3f} at threshold {threshold:g}")
+        accuracy = f"{percent(result['accuracy']):>10}{interval(result['accuracy_ci95']):>16}"
+        lines.append(f"  {name:<22}{accuracy}{auc:>9}{result['log_loss']:>10.3f}{interval(result['log_loss_ci95'], 1, 3):>17}")
+    for name in ("precision", "recall"):
+        lines.append(f"  {name:<22}{percent(test[name]):>10}{interval(test[f'{name}_ci95']):>16}")
+    lines.append(f"  F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}, at threshold {threshold.value:.3g} ({threshold.reason})")
     productive, others = true_positive + false_negative, true_negative + false_positive
-    lines.append(f"  of {productive:,} productive rows {true_positive:,} found; of {others:,} others {false_positive:,} mistaken for productive")
-    majority = bases["majority"]
-    if test["accuracy_ci95"][0] <= majority["accuracy"]:
-        lines.append("No gain over always answering with the majority class is shown: the interval includes it. More labelled rows would help most.")
-    elif test["accuracy_ci95"][0] <= bases["logistic_regression"]["accuracy"]:
-        lines.append("No gain over a logistic regression is shown on these rows.")
+    lines.append(f"  of {productive:,} rows of 1 {true_positive:,} were found; of {others:,} rows of 0 {false_positive:,} were taken for 1")
+    majority, linear = bases["majority"], bases["logistic_regression"]
+    if test["accuracy_ci95"][0] <= majority["accuracy_ci95"][1]:
+        lines.append("No gain over always answering with the majority class is shown: the intervals overlap. More labelled rows would help most.")
+    elif test["accuracy_ci95"][0] <= linear["accuracy_ci95"][1]:
+        lines.append("Better than the majority class; no gain over a logistic regression is shown: the intervals overlap.")
     width = test["accuracy_ci95"][1] - test["accuracy_ci95"][0]
     if width > 0.15:
         lines.append(f"The interval is {100 * width:.0f} points wide because only {rows} rows could be tested: read one run as a hint, not as a measurement.")
+    return lines
+
+
+def show_importance(values: dict[str, float]) -> list[str]:
+    """A list of bars for the columns that matter most."""
+    most = max(values.values(), default=0)
+    if most <= 0:
+        return []
+    shown = [(name, value) for name, value in values.items() if value > 0.01 * most][:10]
+    width = max(len(name) for name, _ in shown)
+    lines = ["Columns, by how much the log-loss rises without them"]
+    return lines + [f"  {name:<{width}}  {value:6.3f}  {'#' * max(1, round(30 * value / most))}" for name, value in shown]
+
+
+def show_thresholds(label: Any, probability: Any) -> list[str]:
+    """When one class is rare: what other thresholds would give, on validation rows."""
+    if min(label.mean(), 1 - label.mean()) >= 0.2:
+        return []
+    lines = ["One class is rare; on validation rows other thresholds would give"]
+    for text in ("0.5", "f1", "balanced"):
+        choice = choose_threshold(threshold_rule(text), label, probability)
+        predicted = probability >= choice.value
+        hits = float((predicted * label).sum())
+        precision, recall = hits / max(1, predicted.sum()), hits / label.sum()
+        lines.append(f"  --threshold {text:<9} {choice.value:.3f}: precision {percent(precision)}, recall {percent(recall)}")
     return lines
 
 
@@ -1842,18 +2137,20 @@ class Decisions(NamedTuple):
     momentum: Choice
 
 
-def decide(options: argparse.Namespace, split: Split) -> Decisions:
-    batch_size = choose_batch_size(options.batch_size, len(split.training))
-    segments, steps = segment_steps(len(split.training), batch_size.value)
+def decide(options: argparse.Namespace, splits: list[Split]) -> Decisions:
+    rows = max(len(split.training) for split in splits)
+    batch_size = choose_batch_size(options.batch_size, rows)
+    segments, steps = segment_steps(rows, batch_size.value)
     total = segments * steps * options.epochs
-    return Decisions(batch_size, choose_xla(options.xla, total), choose_patience(segments * steps), choose_momentum(total))
+    xla = choose_xla(options.xla, total * len(splits))
+    return Decisions(batch_size, xla, choose_patience(segments * steps), choose_momentum(total))
 
 
-def make_plan(options: argparse.Namespace, split: Split, width: int, decisions: Decisions, precision: str) -> Plan:
+def make_plan(options: argparse.Namespace, splits: list[Split], label: Any, width: int, decisions: Decisions, precision: str) -> Plan:
     architecture = ARCHITECTURES[options.architecture]
-    segments, steps = segment_steps(len(split.training), decisions.batch_size.value)
+    segments, steps = segment_steps(max(len(split.training) for split in splits), decisions.batch_size.value)
     epoch_rows = segments * steps * decisions.batch_size.value
-    patience = decisions.patience.value
+    patience, share = decisions.patience.value, float(label.mean())
     return Plan(
         units=architecture.units,
         dropout=architecture.dropout,
@@ -1862,7 +2159,7 @@ def make_plan(options: argparse.Namespace, split: Split, width: int, decisions: 
         segments=segments,
         steps=steps,
         epochs_per_call=min(options.epochs, max(1, min(25, 100_000 // epoch_rows))),
-        validation_rows=len(split.validation),
+        validation_rows=max(len(split.validation) for split in splits),
         momentum=decisions.momentum.value,
         weight_decay=WEIGHT_DECAY if options.adamw else 0.0,
         patience=patience if options.early_stopping else 0,
@@ -1870,10 +2167,12 @@ def make_plan(options: argparse.Namespace, split: Split, width: int, decisions: 
         precision=precision,
         xla=decisions.xla.value,
         seed=options.seed,
+        class_weights=(0.5 / (1 - share), 0.5 / share) if options.class_weight == "balanced" else (1.0, 1.0),
     )
 
 
 def prepare_folder(folder: Path) -> None:
+    """Make the model directory, and clear away what a run that was killed left half-written."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--model-dir {folder}: is a file; name a directory")
     try:
@@ -1898,24 +2197,19 @@ def load_data(options: argparse.Namespace) -> Table:
     return table
 
 
-def run(options: argparse.Namespace) -> int:
-    def say(*lines: str) -> None:
-        if not options.quiet:
-            print("\n".join(lines), flush=True)
-
-    load_started = time.perf_counter()
-    table = load_data(options)
+def split_table(options: argparse.Namespace, table: Table) -> list[Split]:
+    """One split, or one for each fold."""
+    rarer = int(min(table.label.sum(), len(table.label) - table.label.sum()))
+    if options.folds > rarer:
+        table.notes.append(f"--folds {options.folds} lowered to {rarer}: the rarer class has {rarer} rows, and every fold needs one")
+        options.folds = rarer
+    if options.folds > 1:
+        return split_folds(table.label, options.folds, options.seed)
     split = split_rows(table.label, options.split, options.seed)
     for name, part in split._asdict().items():
         if len({*table.label[part].tolist()}) < 2:
             raise UserError(f"{options.csv}: the {name} rows are all of one class; label more rows or use --split random")
-    prepare_folder(options.model_dir)
-    load_seconds = time.perf_counter() - load_started
-    decisions = decide(options, split)
-    say(*show_data(options, table, split))
-    stop = StopRequest()
-    with stop_on_signals(stop):
-        return train_and_save(options, table, split, decisions, load_seconds, stop, say)
+    return [split]
 
 
 @contextlib.contextmanager
@@ -1935,126 +2229,230 @@ def stop_on_signals(stop: StopRequest) -> Any:
             signal.signal(number, handler)
 
 
-def train_and_save(options: argparse.Namespace, table: Table, split: Split, decisions: Decisions, load_seconds: float, stop: StopRequest, say: Any) -> int:
+@dataclass
+class Run:
+    """What the parts of main share."""
 
-    prepare_environment(options.cpu_only, decisions.xla.value, decisions.batch_size.value)
-    import_started = time.perf_counter()
-    tf = import_tensorflow()
-    device = find_device(tf, options.cpu_only)
-    import_seconds = time.perf_counter() - import_started
-    precision = choose_precision(options.mixed_precision, device)
-    encoder = fit_encoder(table, split.training)
-    fold = Fold(0, split, encoder)
-    plan = make_plan(options, split, encoder.width, decisions, precision.value)
-    xla = "on" if plan.xla else "off"
-    say(
-        f"Device     {device.name}",
-        f"Model      {options.architecture}: {encoder.width} inputs, hidden units {', '.join(map(str, plan.units))}",
+    options: argparse.Namespace
+    table: Table
+    splits: list[Split]
+    decisions: Decisions
+    timing: dict[str, float]
+    tf: Any = None
+    device: Device | None = None
+    precision: Choice | None = None
+    folds: list[Fold] = field(default_factory=list)
+    plan: Plan | None = None
+    template: bytes = b""  # the saved model, before its weights
+
+    def say(self, *lines: str) -> None:
+        if not self.options.quiet:
+            print("\n".join(lines), flush=True)
+
+    @property
+    def encoders(self) -> list[Encoder]:
+        return [fold.encoder for fold in self.folds]
+
+    def archive(self, nets: list[Net], threshold: float = 0.5) -> bytes:
+        """A model file that holds these nets, and what predict.py needs beside them."""
+        columns = [asdict(replace(column, vocabulary=[])) for column in self.table.columns if column.kind != "dropped"]
+        details = {"threshold": threshold, "label": self.options.label, "columns": columns}
+        archive = archive_with_weights(self.template, model_variables(self.plan.units, self.encoders, nets))
+        return add_to_archive(archive, "training.json", json.dumps(details))
+
+
+def prepare(run: Run) -> None:
+    """Import TensorFlow, take the decisions that need the device, and build the model."""
+    options, table = run.options, run.table
+    prepare_environment(options.cpu_only, run.decisions.xla.value, run.decisions.batch_size.value)
+    started = time.perf_counter()
+    run.tf = import_tensorflow()
+    run.device = find_device(run.tf, options.cpu_only)
+    run.timing["import_s"] = time.perf_counter() - started
+    run.precision = choose_precision(options.mixed_precision, run.device)
+    encoders = fit_encoders(table, run.splits)
+    run.folds = [Fold(number, split, encoder) for number, (split, encoder) in enumerate(zip(run.splits, encoders, strict=True))]
+    run.plan = make_plan(options, run.splits, table.label, encoders[0].width, run.decisions, run.precision.value)
+    plan, decisions = run.plan, run.decisions
+    nets = f", {len(encoders)} nets" if len(encoders) > 1 else ""
+    run.say(
+        f"Device     {run.device.name}",
+        f"Model      {options.architecture}: {plan.width} inputs, hidden units {', '.join(map(str, plan.units))}{nets}",
         f"Batch      {plan.batch_size} rows ({decisions.batch_size.reason})",
         f"Patience   {decisions.patience.value} epochs ({decisions.patience.reason})",
-        f"XLA        {xla}: {decisions.xla.reason}",
-        f"Precision  {precision.value}: {precision.reason}",
+        f"XLA        {'on' if plan.xla else 'off'}: {decisions.xla.reason}",
+        f"Precision  {run.precision.value}: {run.precision.reason}",
     )
-    model = build_model(table, encoder, ARCHITECTURES[options.architecture], plan.momentum)
-    template = model_archive(
-        model, {"threshold": 0.5, "label": options.label, "columns": [asdict(replace(c, vocabulary=[])) for c in table.columns if c.kind != "dropped"]}
-    )
+    if options.class_weight == "balanced":
+        run.say("Weights    classes are balanced: probabilities are those of a world in which both are equally frequent")
+    run.template = model_archive(build_model(table, encoders, ARCHITECTURES[options.architecture], plan.momentum))
 
-    def archive(weights: Any, statistics: Any) -> bytes:
-        return archive_with_weights(template, plan.units, weights, statistics)
 
-    checkpoints = Checkpoints(options.model_dir / "checkpoints", options.keep_checkpoints, archive) if options.checkpoints else None
-    events = open_events(options, say)
+def train(run: Run, stop: StopRequest) -> list[Live]:
+    """Train all nets, with progress, checkpoints and logs."""
+    options, tf, plan = run.options, run.tf, run.plan
+    inputs = table_inputs(tf, run.table)
+    nets = []
+    for fold in run.folds:
+        weights = initial_weights(plan.units, plan.width, lit_inputs(run.table, fold.encoder, fold.split.training), [options.seed, 3, fold.number])
+        nets.append(start_net(tf, plan, fold, first_state(tf, plan, weights, options.learning_rate)))
+    program = build_program(tf, plan, run.folds[0].encoder)
+    started = time.perf_counter()
+    compile_program(tf, plan, program, inputs, nets[0])
+    run.timing["compile_s"] = time.perf_counter() - started
     progress = Progress(options.epochs, options.quiet)
+    checkpoints = Checkpoints(options.model_dir / "checkpoints", options.keep_checkpoints, run.archive) if options.checkpoints else None
+    events = open_events(run)
 
-    def on_epoch(live: Live, logs: dict[str, float]) -> None:
-        epoch = len(live.history)
+    def on_epoch(epoch: int, nets: list[Live]) -> None:
+        logs = mean_logs(nets, epoch)
         progress.epoch(epoch, logs)
-        if checkpoints and live.best_epoch == epoch:
-            checkpoints.offer(epoch, logs["val_accuracy"], live.weights, live.statistics)
+        if checkpoints and all(net.best for net in nets) and any(net.best_epoch == epoch for net in nets):
+            accuracy = sum(net.history[net.best_epoch - 1]["val_accuracy"] for net in nets) / len(nets)
+            checkpoints.offer(epoch, accuracy, [net.best for net in nets])
         if events:
-            events.epoch(epoch, logs, {})
+            events.epoch(epoch, logs, [net.history[epoch - 1]["val_loss"] for net in nets if len(net.history) >= epoch])
 
-    inputs = table_inputs(tf, table)
-    weights = initial_weights(plan.units, plan.width, lit_inputs(table, encoder, split.training), [options.seed, 3, 0])
+    started = time.perf_counter()
     try:
-        program = build_program(tf, plan, encoder)
-        live = train_net(tf, plan, program, inputs, fold, first_state(tf, plan, weights, options.learning_rate), options.epochs, on_epoch, stop)
+        train_nets(tf, plan, program, inputs, nets, options.epochs, on_epoch, stop)
+        run.timing["train_s"] = time.perf_counter() - started
     finally:
         progress.close()
-        if checkpoints:
-            checkpoints.close()
         if events:
             events.close()
-    if live.best_weights is None:
-        print(f"error: {live.reason}; no model was saved. Try a smaller --learning-rate", file=sys.stderr)
-        return 128 + stop.signal if stop.signal else 1
-    failed = "not a number" in live.reason
-    best = plan.patience or failed or stop.signal
-    final = (live.best_weights, live.best_statistics) if best else (live.weights, live.statistics)
-    with contextlib.suppress(FileNotFoundError):
-        (options.model_dir / METRICS_FILE).unlink()
-    write_atomically(options.model_dir / MODEL_FILE, archive(*final))
-    say(f"Trained    {len(live.history)} epochs, the best was {live.best_epoch}: {live.reason}")
-    if stop.signal or failed:
+        if checkpoints:
+            checkpoints.close()
+    epochs = sum(len(net.history) for net in nets)
+    run.timing["rows_per_s"] = epochs * plan.rows / run.timing["train_s"]
+    run.timing["steps_per_s"] = run.timing["rows_per_s"] / plan.batch_size
+    return nets
+
+
+def open_events(run: Run) -> EventLog | None:
+    if not run.options.tensorboard:
+        return None
+    if not metadata_version("tensorboard"):
+        run.say("TensorBoard: the package tensorboard is not installed (pip install tensorboard); going on without logs")
+        return None
+    return EventLog(run_folder(run.options.model_dir / "logs", run.options.architecture))
+
+
+class Prediction(NamedTuple):
+    """Probabilities of rows that took no part in training or stopping the net that made them."""
+
+    label: Any
+    probability: Any
+
+
+def predict_part(run: Run, nets: list[Net], part: str) -> tuple[Any, Any]:
+    """Labels and logits of the validation or the test rows of all folds."""
+    import numpy as np
+
+    rows = [getattr(fold.split, part) for fold in run.folds]
+    logits = [net_logits(run.table, fold.encoder, run.plan.units, net, piece) for fold, net, piece in zip(run.folds, nets, rows, strict=True)]
+    return run.table.label[np.concatenate(rows)], np.concatenate(logits)
+
+
+def calibrate(run: Run, nets: list[Net]) -> tuple[list[Net], float]:
+    """Divide the logits of all nets by a temperature fitted on validation rows."""
+    temperature = fit_temperature(*predict_part(run, nets, "validation"))
+    size = run.plan.units[-1] + run.plan.width + 1  # the output layer's weights, the last of the vector
+    calibrated = []
+    for net in nets:
+        weights = net.weights.copy()
+        weights[-size:] /= temperature
+        calibrated.append(net._replace(weights=weights))
+    return calibrated, temperature
+
+
+def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
+    """Save the model, test it, and say what came of it."""
+    options, table, plan = run.options, run.table, run.plan
+    failed = next((net.reason for net in lives if net.failed), "")
+    if any(net.best is None for net in lives):
         print(
-            f"stopped: {live.reason if failed else signal.Signals(stop.signal).name}; the best model so far is {options.model_dir / MODEL_FILE}",
+            f"error: {failed or 'stopped before the first epoch was over'}; no model was saved{'. Try a smaller --learning-rate' if failed else ''}",
             file=sys.stderr,
         )
-        return 1 if failed else 128 + stop.signal
-    label = table.label[split.test]
-    probability = sigmoid(net_logits(table, fold, plan.units, *final, split.test).astype(float))
-    test = measure(label, probability, 0.5, options.seed)
-    bases = {name: measure(label, values, 0.5, options.seed) for name, values in baselines(table, fold).items()}
-    say("", *show_result(test, bases, 0.5))
-    timing = {
-        "import_s": import_seconds,
-        "load_s": load_seconds,
-        "compile_s": live.compile_seconds,
-        "train_s": live.train_seconds,
-        "total_s": time.perf_counter() - STARTED,
-        "rows_per_s": len(live.history) * plan.rows / live.train_seconds,
-        "steps_per_s": live.steps_run / live.train_seconds,
-    }
-    chosen = decisions._asdict() | {"precision": precision}
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    settings |= {name: choice.value for name, choice in chosen.items()} | {"device": device.name, "columns": {c.name: c.kind for c in table.columns}}
-    settings["reasons"] = {name: choice.reason for name, choice in chosen.items()}
+        return 128 + stop.signal if stop.signal else 1
+    best = plan.patience or failed or stop.signal
+    nets, temperature = calibrate(run, [net.best if best else net.now for net in lives])
+    label, logits = predict_part(run, nets, "validation")
+    threshold = choose_threshold(options.threshold, label, sigmoid(logits))
+    with contextlib.suppress(FileNotFoundError):
+        (options.model_dir / METRICS_FILE).unlink()
+    write_atomically(options.model_dir / MODEL_FILE, run.archive(nets, threshold.value))
+    longest = max(lives, key=lambda net: len(net.history))
+    if len(lives) == 1:
+        run.say(f"Trained    {len(longest.history)} epochs, the best was {longest.best_epoch}: {longest.reason}")
+    else:
+        epochs, bests = [len(net.history) for net in lives], [net.best_epoch for net in lives]
+        run.say(f"Trained    {len(lives)} nets for {min(epochs)} to {max(epochs)} epochs, the best were {min(bests)} to {max(bests)}")
+    if stop.signal or failed:
+        print(f"stopped: {failed or signal.Signals(stop.signal).name}; the best model so far is {options.model_dir / MODEL_FILE}", file=sys.stderr)
+        return 128 + stop.signal if stop.signal else 1
+    validation = Prediction(label, sigmoid(logits))
+    label, logits = predict_part(run, nets, "test")
+    test = measure(label, sigmoid(logits), threshold.value, options.seed)
+    bases = {name: measure(label, values, 0.5, options.seed) for name, values in baselines(table, run.folds).items()}
+    columns = importance(table, run.folds, plan.units, nets, options.seed)
+    run.say("", *show_result(test, bases, threshold, len(nets)), *show_thresholds(*validation), *show_importance(columns))
+    run.timing["total_s"] = time.perf_counter() - STARTED
+    parts = {name: len(part) for name, part in run.splits[0]._asdict().items()} | {"test": len(label)}
     metrics = {
-        "rows": {"read": table.read, "used": len(table.label), "skipped": table.skipped, **{name: len(part) for name, part in split._asdict().items()}},
+        "rows": {"read": table.read, "used": len(table.label), "skipped": table.skipped, **parts},
         "test": test,
         "baselines": bases,
-        "threshold": 0.5,
-        "epochs": len(live.history),
-        "best_epoch": live.best_epoch,
-        "settings": settings,
-        "timing": timing,
-        "versions": {
-            "python": platform.python_version(),
-            "script": VERSION,
-            **{name: metadata_version(name) for name in ("tensorflow", "keras", "numpy", "pandas", "tensorboard")},
-        },
+        "threshold": threshold.value,
+        "temperature": temperature,
+        "importance": columns,
+        "epochs": len(longest.history),
+        "best_epoch": longest.best_epoch,
+        "settings": resolved_settings(run, threshold),
+        "timing": run.timing,
+        "versions": {"python": platform.python_version(), "script": VERSION}
+        | {name: metadata_version(name) for name in ("tensorflow", "keras", "numpy", "pandas", "tensorboard")},
     }
     write_atomically(options.model_dir / METRICS_FILE, json.dumps(metrics, indent=2).encode())
-    say("", f"Model      {options.model_dir / MODEL_FILE}", f"Metrics    {options.model_dir / METRICS_FILE}")
-    if events:
-        say(f"Logs       tensorboard --logdir {options.model_dir / 'logs'}")
-    say(f"Time       {timing['total_s']:.1f} s, of which training {live.train_seconds:.2f} s ({timing['rows_per_s']:,.0f} rows/s)")
+    run.say("", f"Model      {options.model_dir / MODEL_FILE}", f"Metrics    {options.model_dir / METRICS_FILE}")
+    if (options.model_dir / "logs").exists() and options.tensorboard:
+        run.say(f"Logs       tensorboard --logdir {options.model_dir / 'logs'}")
+    if options.split == "time":
+        run.say("Split      by time: neighbouring rows are alike, so that the same model tested on rows drawn at random would look better than it is")
+    if len(nets) == 1 and options.split == "random" and len(table.label) < 2_000:
+        cost = f"about {max(0.1, 10 * (0.8 / 0.6) * run.timing['train_s'] / (os.cpu_count() or 1)):.1f} s of training"
+        run.say(f"Hint       --folds 10 would test on all {len(table.label):,} rows, cost {cost}, and usually gains accuracy at this size")
+    timing = run.timing
+    run.say(f"Time       {timing['total_s']:.1f} s, of which training {timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)")
     return 0
 
 
-def open_events(options: argparse.Namespace, say: Any) -> EventLog | None:
-    if not options.tensorboard:
-        return None
-    if not metadata_version("tensorboard"):
-        say("TensorBoard: the package tensorboard is not installed (pip install tensorboard); going on without logs")
-        return None
-    return EventLog(run_folder(options.model_dir / "logs", options.architecture))
+def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
+    """Every setting as it was used, and the reason where one was chosen for the user."""
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(run.options).items()}
+    chosen = run.decisions._asdict() | {"precision": run.precision, "threshold": threshold}
+    settings |= {name: choice.value for name, choice in chosen.items()}
+    settings |= {"device": run.device.name, "columns": {column.name: column.kind for column in run.table.columns}}
+    return settings | {"reasons": {name: choice.reason for name, choice in chosen.items()}}
+
+
+def train_command(options: argparse.Namespace) -> int:
+    started = time.perf_counter()
+    table = load_data(options)
+    splits = split_table(options, table)
+    prepare_folder(options.model_dir)
+    run = Run(options, table, splits, decide(options, splits), {"load_s": time.perf_counter() - started})
+    run.say(*show_data(options, table, splits))
+    stop = StopRequest()
+    with stop_on_signals(stop):
+        prepare(run)
+        return finish(run, train(run, stop), stop)
 
 
 def main(arguments: list[str] | None = None) -> int:
     try:
-        return run(parse_options(arguments))
+        return train_command(parse_options(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

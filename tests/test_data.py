@@ -231,10 +231,11 @@ def test_split_is_stratified_seeded_and_whole():
 def test_encoder_learns_from_training_rows_only(tmp_path):
     table = read(write(tmp_path / "a.csv", rows()))
     training = np.arange(20, dtype=np.int32)
-    before = modern.fit_encoder(table, training)
+    split = modern.Split(training, training[:0], training[:0])
+    (before,) = modern.fit_encoders(table, [split])
     table.numbers[20:] = 1e6
     table.codes[20:] = 0
-    after = modern.fit_encoder(table, training)
+    (after,) = modern.fit_encoders(table, [split])
     np.testing.assert_array_equal(before.center, after.center)
     np.testing.assert_array_equal(before.scale, after.scale)
     np.testing.assert_array_equal(before.places[0], after.places[0])
@@ -244,7 +245,8 @@ def test_unseen_and_sparse_categories_share_a_place(tmp_path):
     lines = rows()
     lines[0], lines[39] = "-555,1,1,1,0", "-777,1,1,1,1"
     table = read(write(tmp_path / "a.csv", lines))
-    encoder = modern.fit_encoder(table, np.arange(39, dtype=np.int32))
+    rows_trained = np.arange(39, dtype=np.int32)
+    (encoder,) = modern.fit_encoders(table, [modern.Split(rows_trained, rows_trained[:0], rows_trained[:0])])
     encoded = modern.encode(table, encoder, np.array([0, 39, 1]))
     places = encoded[:, 3:].argmax(axis=1)
     assert places[0] == places[1] == 0 and places[2] > 0
@@ -260,3 +262,22 @@ def test_large_files_are_read_in_pieces(tmp_path, monkeypatch):
     np.testing.assert_array_equal(whole.numbers, pieces.numbers)
     np.testing.assert_array_equal(whole.codes, pieces.codes)
     np.testing.assert_array_equal(whole.label, pieces.label)
+
+
+def test_folds_are_stratified_and_cover_all_rows():
+    label = np.array([0] * 73 + [1] * 31, np.float32)
+    splits = modern.split_folds(label, 10, 7)
+    assert sorted(np.concatenate([split.test for split in splits]).tolist()) == list(range(104))
+    for number, split in enumerate(splits):
+        assert sorted(np.concatenate(split).tolist()) == list(range(104))
+        np.testing.assert_array_equal(split.validation, splits[(number + 1) % 10].test)
+        assert 10 <= len(split.test) <= 11 and 3 <= label[split.test].sum() <= 4
+
+
+def test_folds_share_one_layout(tmp_path):
+    lines = [f"{index // 4},{index},{index},{index % 5},{index % 2}" for index in range(80)]
+    table = read(write(tmp_path / "a.csv", lines))
+    encoders = modern.fit_encoders(table, modern.split_folds(table.label, 5, 1))
+    assert len({encoder.width for encoder in encoders}) == 1
+    together = np.stack([encoder.places[0] for encoder in encoders])
+    assert all(len(set(column[column > 0])) <= 1 for column in together.T)

@@ -11,16 +11,22 @@ def make(path, architecture="standard", *flags):
     options = modern.parse_options([str(path), "--architecture", architecture, *flags])
     table = modern.read_table(options)
     split = modern.split_rows(table.label, "random", options.seed)
-    fold = modern.Fold(0, split, modern.fit_encoder(table, split.training))
-    plan = modern.make_plan(options, split, fold.encoder.width, modern.decide(options, split), "float32")
+    fold = modern.Fold(0, split, modern.fit_encoders(table, [split])[0])
+    plan = modern.make_plan(options, [split], table.label, fold.encoder.width, modern.decide(options, [split]), "float32")
     lit = modern.lit_inputs(table, fold.encoder, split.training)
     return options, table, fold, plan, modern.initial_weights(plan.units, plan.width, lit, [1])
 
 
 def train(tf, table, fold, plan, weights, epochs, rate=0.001, on_epoch=None):
     program = modern.build_program(tf, plan, fold.encoder)
-    state = modern.first_state(tf, plan, weights, rate)
-    return modern.train_net(tf, plan, program, modern.table_inputs(tf, table), fold, state, epochs, on_epoch, modern.StopRequest())
+    net = modern.start_net(tf, plan, fold, modern.first_state(tf, plan, weights, rate))
+    modern.train_nets(tf, plan, program, modern.table_inputs(tf, table), [net], epochs, on_epoch, modern.StopRequest())
+    return net
+
+
+def first_net(plan, weights):
+    statistics = np.concatenate([np.full(count, value, np.float32) for count in plan.units for value in (0, 1)])
+    return modern.Net(weights, statistics)
 
 
 def reference(tf, table, fold, plan, weights, epochs, rate=0.001, decay=modern.WEIGHT_DECAY):
@@ -29,9 +35,8 @@ def reference(tf, table, fold, plan, weights, epochs, rate=0.001, decay=modern.W
 
     split = fold.split
     architecture = modern.Architecture(plan.units, plan.dropout)
-    model = modern.build_model(table, fold.encoder, architecture, plan.momentum)
-    statistics = np.concatenate([np.full(count, value, np.float32) for count in plan.units for value in (0, 1)])
-    modern.set_weights(model, plan.units, weights, statistics)
+    model = modern.build_model(table, [fold.encoder], architecture, plan.momentum)
+    modern.set_weights(model, modern.model_variables(plan.units, [fold.encoder], [first_net(plan, weights)]))
     optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
     optimizer.exclude_from_weight_decay(var_list=[variable for variable in model.trainable_variables if len(variable.shape) < 2])
     number, logs = 0, []
@@ -76,8 +81,8 @@ def test_program_equals_eager_keras(tf, sample, architecture, xla):
     finally:
         modern.dropout_mask = draw
     assert abs(flat - weights).max() > 0.01
-    np.testing.assert_allclose(live.weights, flat, atol=2e-4)
-    np.testing.assert_allclose(live.statistics, moving, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(live.now.weights, flat, atol=2e-4)
+    np.testing.assert_allclose(live.now.statistics, moving, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose([entry["loss"] for entry in live.history], [entry[0] for entry in logs], rtol=1e-4)
     np.testing.assert_allclose([entry["accuracy"] for entry in live.history], [entry[1] for entry in logs], atol=0.01)
     np.testing.assert_allclose([entry["val_loss"] for entry in live.history], [entry[2] for entry in logs], rtol=1e-4)
@@ -140,11 +145,12 @@ def test_encoding_in_the_program_equals_numpy(tf, tmp_path):
     assert len(fold.encoder.gaps) == 3
     np.testing.assert_allclose(found, expected, atol=1e-5)
     architecture = modern.ARCHITECTURES["standard"]
-    model = modern.build_model(table, fold.encoder, architecture, 0.9)
+    model = modern.build_model(table, [fold.encoder], architecture, 0.9)
     weights = modern.initial_weights(architecture.units, fold.encoder.width, np.ones(fold.encoder.width, bool), [5])
     statistics = np.abs(np.random.default_rng(0).normal(size=2 * sum(architecture.units))).astype(np.float32)
-    modern.set_weights(model, architecture.units, weights, statistics)
-    logits = modern.net_logits(table, fold, architecture.units, weights, statistics, rows)
+    net = modern.Net(weights, statistics)
+    modern.set_weights(model, modern.model_variables(architecture.units, [fold.encoder], [net]))
+    logits = modern.net_logits(table, fold.encoder, architecture.units, net, rows)
     np.testing.assert_allclose(model(modern.raw_inputs(table, rows)).numpy()[:, 0], modern.sigmoid(logits), atol=1e-5)
 
 
@@ -153,15 +159,15 @@ def test_same_seed_same_bits_and_calls_of_any_length(tf, sample, xla):
     _, table, fold, plan, weights = make(sample(120))
     plan = plan._replace(xla=xla)
     first, second = (train(tf, table, fold, plan, weights, 12) for _ in range(2))
-    np.testing.assert_array_equal(first.weights, second.weights)
+    np.testing.assert_array_equal(first.now.weights, second.now.weights)
     assert first.history == second.history
     single = train(tf, table, fold, plan._replace(epochs_per_call=1), weights, 12)
     if xla:  # another program: compiled to other orders of addition
-        np.testing.assert_allclose(first.weights, single.weights, atol=1e-5)
+        np.testing.assert_allclose(first.now.weights, single.now.weights, atol=1e-5)
     else:
-        np.testing.assert_array_equal(first.weights, single.weights)
+        np.testing.assert_array_equal(first.now.weights, single.now.weights)
     other = train(tf, table, fold, plan._replace(seed=plan.seed + 1), weights, 12)
-    assert (other.weights != first.weights).any()
+    assert (other.now.weights != first.now.weights).any()
 
 
 def test_several_segments_equal_one(tf, sample, monkeypatch):
@@ -169,7 +175,7 @@ def test_several_segments_equal_one(tf, sample, monkeypatch):
     whole = train(tf, table, fold, plan._replace(segments=1, steps=30), weights, 2)
     monkeypatch.setattr(modern, "VALIDATION_SEGMENT", 32)
     parts = train(tf, table, fold, plan._replace(segments=5, steps=6), weights, 2)
-    np.testing.assert_allclose(whole.weights, parts.weights, atol=1e-5)
+    np.testing.assert_allclose(whole.now.weights, parts.now.weights, atol=1e-5)
     np.testing.assert_allclose(whole.history[-1]["val_loss"], parts.history[-1]["val_loss"], rtol=1e-5)
 
 
@@ -195,7 +201,7 @@ def test_best_weights_and_stop(tf, sample):
     live = train(tf, table, fold, plan._replace(patience=5, plateau=2), weights, 400, rate=0.05)
     losses = [entry["val_loss"] for entry in live.history]
     assert live.best_epoch == int(np.argmin(losses)) + 1 and len(losses) == live.best_epoch + 5
-    logits = modern.net_logits(table, fold, plan.units, live.best_weights, live.best_statistics, fold.split.validation)
+    logits = modern.net_logits(table, fold.encoder, plan.units, live.best, fold.split.validation)
     found = modern.log_losses(table.label[fold.split.validation], modern.sigmoid(logits)).mean()
     assert found == pytest.approx(min(losses), rel=1e-4)
     assert live.history[-1]["learning_rate"] < 0.05
@@ -216,9 +222,9 @@ def test_sixteen_bits_learn(tf, sample, precision, xla):
     _, table, fold, plan, weights = make(sample(200))
     live = train(tf, table, fold, plan._replace(precision=precision, xla=xla), weights, 30)
     wide = train(tf, table, fold, plan._replace(xla=xla), weights, 30)
-    assert live.weights.dtype == np.float32
+    assert live.now.weights.dtype == np.float32
     assert live.history[-1]["val_loss"] == pytest.approx(wide.history[-1]["val_loss"], abs=0.05)
-    assert (live.weights != wide.weights).any()
+    assert (live.now.weights != wide.now.weights).any()
 
 
 def test_an_overflow_skips_the_step_and_halves_the_scale(tf):
@@ -236,7 +242,7 @@ def test_architectures_layer_by_layer(tf, sample, architecture, units, rate):
     import keras
 
     _, table, fold, _, _ = make(sample(100))
-    model = modern.build_model(table, fold.encoder, modern.ARCHITECTURES[architecture], 0.9)
+    model = modern.build_model(table, [fold.encoder], modern.ARCHITECTURES[architecture], 0.9)
     assert type(model).__name__ == "Functional"
     kinds = (keras.layers.Dense, keras.layers.BatchNormalization, keras.layers.Dropout)
     core = [layer for layer in model.layers if isinstance(layer, kinds)]
@@ -280,7 +286,7 @@ def test_any_keras_callback_sees_the_model(tf, sample):
     import keras
 
     _, table, fold, plan, weights = make(sample(100))
-    model = modern.build_model(table, fold.encoder, modern.Architecture(plan.units, plan.dropout), 0.9)
+    model = modern.build_model(table, [fold.encoder], modern.Architecture(plan.units, plan.dropout), 0.9)
     seen = []
 
     class Watch(keras.callbacks.Callback):
@@ -294,4 +300,4 @@ def test_any_keras_callback_sees_the_model(tf, sample):
     assert [entry[0] for entry in seen] == [0, 1, 2, 3] and len(live.history) == 4
     assert len({entry[2] for entry in seen}) == 4
     size = plan.width * plan.units[0]
-    assert seen[-1][2] == pytest.approx(live.weights[:size].sum(), abs=1e-4)
+    assert seen[-1][2] == pytest.approx(live.now.weights[:size].sum(), abs=1e-4)

@@ -1,0 +1,145 @@
+"""The numbers a run reports, against plain definitions."""
+
+import json
+
+import numpy as np
+import pytest
+
+import train_model_modern as modern
+
+
+def pairs(rows=300, seed=0, digits=2):
+    generator = np.random.default_rng(seed)
+    probability = np.round(generator.random(rows), digits)
+    return (generator.random(rows) < probability).astype(np.float32), probability
+
+
+def test_ranking_counts_pairs():
+    label, probability = pairs(120, digits=1)
+    positive, negative = probability[label == 1], probability[label == 0]
+    wins = (positive[:, None] > negative).mean() + (positive[:, None] == negative).mean() / 2
+    roc, pr = modern.ranking(label, probability, np.ones((1, 120)))
+    assert roc[0] == pytest.approx(wins)
+    expected, before = 0.0, 0.0
+    for threshold in sorted(set(probability), reverse=True):
+        predicted = probability >= threshold
+        recall = label[predicted].sum() / label.sum()
+        expected += (recall - before) * label[predicted].mean()
+        before = recall
+    assert pr[0] == pytest.approx(expected)
+
+
+def test_weights_count_as_repeated_rows():
+    label, probability = pairs(60)
+    weights = np.random.default_rng(1).integers(0, 4, (3, 60))
+    for number, row in enumerate(weights):
+        repeated = np.repeat(np.arange(60), row)
+        alone = modern.ranking(label[repeated], probability[repeated], np.ones((1, len(repeated))))
+        together = modern.ranking(label, probability, weights)
+        assert (alone[0][0], alone[1][0]) == pytest.approx((together[0][number], together[1][number]))
+
+
+def test_wilson_covers_the_truth():
+    generator = np.random.default_rng(0)
+    inside = 0
+    for hits in generator.binomial(40, 0.85, 2_000):
+        low, high = modern.wilson(hits, 40)
+        inside += low <= 0.85 <= high
+    assert 0.93 < inside / 2_000 < 0.98
+    assert modern.wilson(0, 0) == [0.0, 1.0] and modern.wilson(0, 10)[0] == pytest.approx(0) and modern.wilson(10, 10)[1] == pytest.approx(1)
+
+
+def test_bootstrap_is_seeded_and_has_the_width_it_should():
+    label, probability = pairs(2_000, digits=6)
+    test = modern.measure(label, probability, 0.5, 3)
+    assert test == modern.measure(label, probability, 0.5, 3)
+    low, high = test["log_loss_ci95"]
+    assert low < test["log_loss"] < high
+    assert (high - low) / 2 == pytest.approx(1.96 * modern.log_losses(label, probability).std() / np.sqrt(2_000), rel=0.15)
+    label, probability = pairs(40_000, digits=6)
+    low, high = modern.measure(label, probability, 0.5, 3)["log_loss_ci95"]
+    assert (high - low) / 2 == pytest.approx(1.96 * modern.log_losses(label, probability).std() / np.sqrt(40_000), rel=0.2)
+
+
+def test_measure_by_hand():
+    test = modern.measure(np.array([1, 1, 0, 0, 0], np.float32), np.array([0.9, 0.4, 0.6, 0.2, 0.1]), 0.5, 0)
+    assert test["confusion"] == [[2, 1], [1, 1]]
+    assert (test["accuracy"], test["precision"], test["recall"], test["f1"]) == (0.6, 0.5, 0.5, 0.5)
+    assert test["brier"] == pytest.approx((0.01 + 0.36 + 0.36 + 0.04 + 0.01) / 5)
+    assert test["ece"] == pytest.approx((0.1 + 0.6 + 0.6 + 0.2 + 0.1) / 5)
+    json.dumps(test, allow_nan=False)
+
+
+def test_logistic_regression_is_at_its_optimum():
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(200, 4))
+    label = (inputs @ [1, -2, 0.5, 0] + generator.normal(size=200) > 0.3).astype(np.float32)
+    weights = modern.fit_logistic_regression(inputs, label)
+    gradient = inputs.T @ (modern.sigmoid(inputs @ weights[:-1] + weights[-1]) - label) + weights[:-1]
+    assert abs(gradient).max() < 1e-3
+    separable = modern.fit_logistic_regression(inputs, (inputs[:, 0] > 0).astype(np.float32))
+    assert np.isfinite(separable).all()
+
+
+@pytest.mark.parametrize("text", ["f1", "balanced"])
+def test_threshold_rules_reach_the_best(text):
+    label, probability = pairs(200)
+    chosen = modern.choose_threshold(modern.threshold_rule(text), label, probability).value
+
+    def score(threshold):
+        predicted = probability >= threshold
+        hits = (predicted * label).sum()
+        if text == "f1":
+            return 2 * hits / (predicted.sum() + label.sum())
+        return hits / label.sum() + 1 - (predicted * (1 - label)).sum() / (1 - label).sum()
+
+    assert score(chosen) == pytest.approx(max(score(value) for value in np.linspace(0, 1, 1001)))
+
+
+def test_threshold_precision_recall_and_cost():
+    label, probability = pairs(500)
+    chosen = modern.choose_threshold(modern.threshold_rule("precision=0.8"), label, probability).value
+    assert label[probability >= chosen].mean() >= 0.8
+    chosen = modern.choose_threshold(modern.threshold_rule("recall=0.9"), label, probability).value
+    assert label[probability >= chosen].sum() / label.sum() >= 0.9
+    assert modern.choose_threshold(modern.threshold_rule("cost=1:3"), label, probability).value == 0.25
+    assert modern.choose_threshold(modern.threshold_rule("0.3"), label, probability).value == 0.3
+    hopeless = modern.choose_threshold(modern.threshold_rule("precision=0.9"), label, 1 - probability)
+    assert "was not reached" in hopeless.reason
+
+
+def test_temperature_mends_overconfidence_and_leaves_the_rest():
+    label, probability = pairs(3_000, digits=6)
+    probability = np.clip(probability, 0.01, 0.99)
+    logits = np.log(probability / (1 - probability))
+    assert modern.fit_temperature(label, 2 * logits) == pytest.approx(2, rel=0.1)
+    assert modern.fit_temperature(label, logits) == pytest.approx(1, rel=0.1)
+    assert modern.fit_temperature(label[:5], 2 * logits[:5]) < 1.5
+
+
+def test_importance_finds_the_column_that_matters(tf, tmp_path):
+    generator = np.random.default_rng(0)
+    path = tmp_path / "a.csv"
+    lines = [",".join(modern.V0_COLUMNS)]
+    for _ in range(400):
+        key = generator.integers(0, 10_000)
+        lines.append(f"{generator.integers(0, 4)},{key},{generator.integers(0, 10_000)},{generator.integers(0, 10_000)},{int(key > 4_000)}")
+    path.write_text("\n".join(lines) + "\n")
+    assert modern.main([str(path), "--model-dir", str(tmp_path / "model"), "--quiet"]) == 0
+    found = json.loads((tmp_path / "model" / "metrics.json").read_text())["importance"]
+    assert next(iter(found)) == "keyboard_activity" and found["keyboard_activity"] > 5 * max(
+        value for name, value in found.items() if name != "keyboard_activity"
+    )
+
+
+def test_rules_reach_the_model_and_predict(run, sample, tmp_path):
+    path, folder = sample(150), tmp_path / "model"
+    assert modern.main([str(path), "--model-dir", str(folder), "--quiet", "--threshold", "recall=0.95", "--class-weight", "balanced", "--epochs", "20"]) == 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert 0 < metrics["threshold"] < 1 and metrics["threshold"] != 0.5
+    done = run("predict.py", path, "--model-dir", folder)
+    for line in done.stdout.splitlines()[1:]:
+        probability, predicted = line.split(",")[-2:]
+        assert int(predicted) == (float(probability) >= metrics["threshold"]) or abs(float(probability) - metrics["threshold"]) < 1e-5
+    for bad in ("1.5", "precision=2", "cost=1", "cost=0:1", "often"):
+        assert modern.main([str(path), "--model-dir", str(tmp_path / "other"), "--threshold", bad]) == 2
