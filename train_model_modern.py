@@ -72,7 +72,6 @@ MINIMUM_LEARNING_RATE = 0.00001
 WEIGHT_DECAY = 0.004  # the default of keras.optimizers.AdamW
 BATCH_NORMALIZATION_EPSILON = 0.001  # the default of keras.layers.BatchNormalization
 MAXIMUM_CATEGORIES = 256  # a column; the most frequent are kept, the others share the place of the unseen
-SPARSE = 2  # a category seen in fewer training rows than this shares the place of the unseen, which so gets trained
 
 
 def threshold_rule(text: str) -> tuple[str, float | None]:
@@ -749,7 +748,7 @@ class Encoder(NamedTuple):
 
     The inputs are: D numbers, centred on the median, divided by the interquartile range, clipped smoothly to +-3 (the
     preprocessing of RealMLP: Holzmueller, Grinsztajn, Steinwart, 2024), 0 where missing; an indicator for each number
-    that was ever missing; for each category a place for what is unseen or sparse and one for each other value.
+    that was ever missing; for each category a place for what is unseen and one for each other value.
     """
 
     center: Any  # [D] float32
@@ -802,7 +801,7 @@ def frequent_codes(codes: Any, size: int) -> Any:
 
     counts = np.bincount(codes, minlength=size)
     most = np.argsort(-counts, kind="stable")[:MAXIMUM_CATEGORIES]
-    return np.sort(most[counts[most] >= SPARSE])
+    return np.sort(most[counts[most] > 0])
 
 
 def encode(table: Table, encoder: Encoder, rows: Any) -> Any:
@@ -965,10 +964,11 @@ def layer_shapes(units: tuple[int, ...], width: int) -> list[tuple[int, ...]]:
     return [*shapes, (units[-1] + width, 1), (1,)]
 
 
-def initial_weights(units: tuple[int, ...], width: int, lit: Any, seed: list[int]) -> Any:
+def initial_weights(units: tuple[int, ...], width: int, lit: Any, seed: list[int], linear: Any = None) -> Any:
     """The flat vector [P] float32 of initial weights, as Keras draws them (Glorot and Bengio, 2010).
 
-    Kernel rows of inputs that are 0 in every training row start at 0, and so stay there.
+    Kernel rows of inputs that are 0 in every training row start at 0, and so stay there. Given a linear model [E + 1],
+    the output layer starts as that model: its weights for the encoded inputs, 0 for the hidden units.
     """
     import numpy as np
 
@@ -986,6 +986,8 @@ def initial_weights(units: tuple[int, ...], width: int, lit: Any, seed: list[int
         else:
             gamma = place % 4 == 2 and place < 4 * len(units)
             parts.append(np.full(shape, 1.0 if gamma else 0.0))
+    if linear is not None:
+        parts[-2:] = [np.zeros(units[-1]), linear]
     return np.concatenate(parts).astype(np.float32)
 
 
@@ -1355,20 +1357,23 @@ def train_step(tf: Any, plan: Plan, state: State, inputs: Any, label: Any, mask:
     """One step on a batch [B, E] and [B]: the new state and the counts [4] of the batch as it was trained."""
     moments: list[Any] = []
     half = plan.precision == "float16"
-    with tf.GradientTape() as tape:
+    with tf.GradientTape() as tape, tf.name_scope("forward"):
         tape.watch(state.weights)
         logits = forward(tf, plan, state.weights, inputs, by_batch(tf, plan, mask, moments))
         loss = tf.reduce_mean(row_losses(tf, plan, logits, label))
         scaled = loss * state.loss_scale if half else loss
-    gradient = tape.gradient(scaled, state.weights)
+    with tf.name_scope("backward"):
+        gradient = tape.gradient(scaled, state.weights)
     if half:
         gradient /= state.loss_scale
-    blend = 1 - plan.momentum
-    statistics = state.statistics + (tf.concat(moments, 0) - state.statistics) * blend
-    after = update(tf, plan, state, gradient, decay)._replace(statistics=statistics, step=state.step + 1)
+    with tf.name_scope("moving_statistics"):
+        statistics = state.statistics + (tf.concat(moments, 0) - state.statistics) * (1 - plan.momentum)
+    with tf.name_scope("update"):
+        after = update(tf, plan, state, gradient, decay)._replace(statistics=statistics, step=state.step + 1)
     if half:
         after = guard_overflow(tf, state, after, tf.reduce_all(tf.math.is_finite(gradient)))
-    return after, count(tf, plan, logits, label)
+    with tf.name_scope("metrics"):
+        return after, count(tf, plan, logits, label)
 
 
 def guard_overflow(tf: Any, before: State, after: State, finite: Any) -> State:
@@ -1658,34 +1663,165 @@ class Progress:
 
 
 class EventLog:
-    """TensorBoard's event files of a run, built as protobufs: logs/<run>/train and logs/<run>/validation."""
+    """TensorBoard's event files of a run, built as protobufs: logs/<run>/train, validation and training_step."""
 
     NAMES = ("loss", "accuracy", "precision", "recall")
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, plan: Plan, epochs: int) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self.train = EventFileWriter(str(folder / "train"), flush_secs=1)
-        self.validation = EventFileWriter(str(folder / "validation"), flush_secs=1)
+        self.writers = {name: EventFileWriter(str(folder / name), flush_secs=1) for name in ("train", "validation", "training_step")}
+        self.plan, self.every = plan, max(1, epochs // 15)
+        self.kept: dict[int, list[Net]] = {}  # the nets whose histograms are written, by epoch
+        self.clock = (time.perf_counter(), time.process_time())
+        self.rows = 0.0
 
-    def epoch(self, epoch: int, logs: dict[str, float], losses: list[float]) -> None:
-        """Add an epoch: logs are a mean over nets, losses the validation loss of each net still in training."""
-        values = {f"epoch/{name}": logs[name] for name in (*self.NAMES, "learning_rate")}
-        self.add(self.train, epoch, values)
-        if len(losses) > 1:
-            self.add(self.validation, epoch, {"folds/lowest_loss": min(losses), "folds/highest_loss": max(losses)})
-        self.add(self.validation, epoch, {f"epoch/{name}": logs[f"val_{name}"] for name in self.NAMES})
-
-    def add(self, writer: Any, step: int, values: dict[str, float]) -> None:
+    def write(self, writer: str, step: int, values: list[Any]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self.writers[writer].add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def scalars(self, writer: str, step: int, values: dict[str, float]) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self.write(writer, step, [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+
+    def tensor(self, writer: str, step: int, tag: str, values: Any, plugin: str, content: bytes = b"") -> None:
+        """Add a tensor for one of TensorBoard's plugins."""
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+        from tensorboard.util.tensor_util import make_tensor_proto
+
+        data = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin, content=content))
+        self.write(writer, step, [Summary.Value(tag=tag, tensor=make_tensor_proto(values), metadata=data)])
+
+    def text(self, tag: str, lines: list[str]) -> None:
+        self.tensor("train", 0, tag, ["\n".join("    " + line for line in lines)], "text")  # indented: as it stands
+
+    def graphs(self, tf: Any, model: Any, net: Live) -> None:
+        """The model as operations with shapes, the model as Keras layers, and one training step as operations."""
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        specs = {name: tf.TensorSpec([None, 1], tensor.dtype, name=re.sub(r"\W", "_", name)) for name, tensor in model.input.items()}
+        forward = tf.function(lambda inputs: model(inputs, training=False), autograph=False).get_concrete_function(specs)
+        plan = self.plan
+        state = State(*(tf.TensorSpec.from_tensor(part, name=name) for name, part in net.state._asdict().items()))
+        shapes = {"inputs": [plan.batch_size, plan.width], "label": [plan.batch_size], "mask": [plan.batch_size, plan.outputs]}
+        specs = [tf.TensorSpec(shape, tf.float32, name=name) for name, shape in shapes.items()]
+        step = tf.function(lambda *values: train_step(tf, plan, *values, plan.weight_decay), autograph=False).get_concrete_function(state, *specs)
+        for writer, function in (("train", forward), ("training_step", step)):
+            graph = function.graph.as_graph_def(add_shapes=True).SerializeToString()
+            self.writers[writer].add_event(Event(wall_time=time.time(), graph_def=graph))
+        self.tensor("train", 0, "keras", conceptual_graph(model), "graph_keras_model", b"1")
+
+    def epoch(self, epoch: int, nets: list[Live]) -> None:
+        """Add an epoch: means over nets, and the spread of their validation losses when they are many."""
+        logs = mean_logs(nets, epoch)
+        wall, used = time.perf_counter(), time.process_time()
+        self.rows += self.plan.rows * sum(len(net.history) >= epoch for net in nets)
+        seconds = wall - self.clock[0]
+        values = {f"epoch/{name}": logs[name] for name in (*self.NAMES, "learning_rate")}
+        if seconds > 0.1 or epoch == 1:  # epochs of one call end together: their speed is that of the call
+            values |= {"speed/rows_per_second": self.rows / seconds, "speed/cpu_share": (used - self.clock[1]) / seconds / (os.cpu_count() or 1)}
+            values["speed/resident_megabytes"] = resident_megabytes()
+            self.clock, self.rows = (wall, used), 0.0
+        self.scalars("train", epoch, values)
+        values = {f"epoch/{name}": logs[f"val_{name}"] for name in self.NAMES}
+        losses = [net.history[epoch - 1]["val_loss"] for net in nets if len(net.history) >= epoch]
+        if len(nets) > 1:
+            values |= {"folds/lowest_loss": min(losses), "folds/highest_loss": max(losses)}
+        self.scalars("validation", epoch, values)
+        if epoch == 1 or epoch % self.every == 0:
+            self.kept[epoch] = [net.now for net in nets]
+
+    def histograms(self, nets: list[Live], inputs: list[Any]) -> None:
+        """Weights, biases, normalizations, and activations on fixed validation rows, pooled over nets; in order of epochs."""
+        import numpy as np
+
+        self.kept[max(len(net.history) for net in nets)] = [net.now for net in nets]
+        self.kept[max(net.best_epoch for net in nets)] = [net.best for net in nets]
+        for epoch in sorted(self.kept):
+            pooled: dict[str, list] = {}
+            for net, rows in zip(self.kept[epoch], inputs, strict=True):
+                for tag, values in describe_net(self.plan, net, rows).items():
+                    pooled.setdefault(tag, []).append(values.ravel())
+            for tag, parts in pooled.items():
+                counts, edges = np.histogram(np.concatenate(parts), bins=30)
+                buckets = np.stack([edges[:-1], edges[1:], counts], axis=1)
+                self.tensor("train", epoch, tag, buckets, "histograms")
+
+    def curve(self, tag: str, step: int, label: Any, probability: Any, thresholds: int = 101) -> None:
+        """A precision-recall curve for the plugin pr_curves."""
+        import numpy as np
+        from tensorboard.plugins.pr_curve import metadata as pr_metadata
+
+        at = np.linspace(0, 1, thresholds)
+        hits = np.array([float(label[probability >= value].sum()) for value in at])
+        predicted = np.array([float((probability >= value).sum()) for value in at])
+        positives, rows = float(label.sum()), len(label)
+        false = predicted - hits
+        precision = np.where(predicted > 0, hits / np.maximum(predicted, 1), 1.0)
+        table = np.stack([hits, false, rows - positives - false, positives - hits, precision, hits / positives]).astype(np.float32)
+        content = pr_metadata.create_summary_metadata("", "", thresholds).plugin_data.content
+        self.tensor("validation", step, tag, table, "pr_curves", content)
+
+    def trial(self, settings: dict[str, Any], results: dict[str, float], step: int) -> None:
+        """This run as a row of the HParams tab: settings and final test metrics."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.hparams import api_pb2, summary, summary_v2
+
+        self.scalars("validation", step, results)
+        values = {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
+        columns = [summary_v2.HParam(name) for name in values]
+        metrics = [summary_v2.Metric(tag) for tag in results]
+        parts = [summary_v2.hparams_config_pb(columns, metrics), summary_v2.hparams_pb(values), summary.session_end_pb(api_pb2.STATUS_SUCCESS)]
+        for part in parts:
+            # summary_v2 builds on TensorFlow's protobufs, the writer on TensorBoard's: the bytes are the same.
+            self.write("validation", 0, list(Summary.FromString(part.SerializeToString()).value))
 
     def close(self) -> None:
-        self.train.close()
-        self.validation.close()
+        for writer in self.writers.values():
+            with contextlib.suppress(OSError):
+                writer.close()
+
+
+def conceptual_graph(model: Any) -> str:
+    """The model as the JSON TensorBoard draws layers from; of the calls of operations it understands tensors only."""
+
+    def tensors(part: Any) -> list[Any]:
+        if isinstance(part, dict) and part.get("class_name") == "__keras_tensor__":
+            return [part]
+        return [tensor for member in part for tensor in tensors(member)] if isinstance(part, list | tuple) else []
+
+    description = json.loads(model.to_json())
+    for layer in description["config"]["layers"]:
+        for node in layer["inbound_nodes"]:
+            found = tensors(node["args"])
+            node["args"] = [found if len(found) > 1 else found[0]] if found else []
+            node["kwargs"] = {}
+    return json.dumps(description)
+
+
+def resident_megabytes() -> float:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except (OSError, ValueError):
+        return 0.0
+
+
+def describe_net(plan: Plan, net: Net, inputs: Any) -> dict[str, Any]:
+    """Every kernel, bias and normalization of a net, and its activations on encoded inputs [B, E], by tag."""
+    weights, moving = unflatten_net(plan.units, plan.width, net)
+    values: dict[str, Any] = {}
+    for layer in range(len(plan.units)):
+        parts = [*weights[4 * layer : 4 * layer + 4], *moving[2 * layer : 2 * layer + 2]]
+        for name, part in zip(("weights", "bias", "gamma", "beta", "mean", "variance"), parts, strict=True):
+            values[f"{name}/hidden_{layer + 1}"] = part
+    values |= {"weights/probability": weights[-2], "bias/probability": weights[-1]}
+    activations: list[Any] = []
+    network(plan.units, net, inputs, activations)
+    return values | {f"activations/hidden_{layer}": part for layer, part in enumerate(activations, 1)}
 
 
 def run_folder(logs: Path, architecture: str) -> Path:
@@ -1878,18 +2014,25 @@ def fit_logistic_regression(inputs: Any, label: Any, penalty: float = 1.0) -> An
     return weights
 
 
-BASELINE_ROWS = 50_000  # a linear model learns nothing more from more rows
+LINEAR_ROWS = 50_000  # a linear model learns nothing more from more rows
 
 
-def baselines(table: Table, folds: list[Fold]) -> dict[str, Any]:
+def fit_linear(table: Table, folds: list[Fold]) -> list[Any]:
+    """The logistic regression [E + 1] of each fold's training rows: where its net starts, and what it must beat."""
+    models = []
+    for fold in folds:
+        rows = fold.split.training[:: max(1, len(fold.split.training) * len(folds) // LINEAR_ROWS)]
+        models.append(fit_logistic_regression(encode(table, fold.encoder, rows), table.label[rows]))
+    return models
+
+
+def baselines(table: Table, folds: list[Fold], models: list[Any]) -> dict[str, Any]:
     """Probabilities on the test rows of what anyone could do without a network: always the majority, a linear model."""
     import numpy as np
 
     majority, linear = [], []
-    for fold in folds:
-        rows, test = fold.split.training, fold.split.test
-        rows = rows[:: max(1, len(rows) * len(folds) // BASELINE_ROWS)]
-        weights = fit_logistic_regression(encode(table, fold.encoder, rows), table.label[rows])
+    for fold, weights in zip(folds, models, strict=True):
+        test = fold.split.test
         for piece in np.array_split(test, max(1, len(test) // 100_000)):
             linear.append(sigmoid(encode(table, fold.encoder, piece) @ weights[:-1] + weights[-1]))
         majority.append(np.full(len(test), float(table.label[fold.split.training].mean())))
@@ -1919,8 +2062,8 @@ def importance(table: Table, folds: list[Fold], units: tuple[int, ...], nets: li
     return {names[number]: float(rises[number] / total) for number in order}
 
 
-def network(units: tuple[int, ...], net: Net, inputs: Any) -> Any:
-    """Logits [B] of a trained net on encoded inputs [B, E], in numpy."""
+def network(units: tuple[int, ...], net: Net, inputs: Any, activations: list[Any] | None = None) -> Any:
+    """Logits [B] of a trained net on encoded inputs [B, E], in numpy; the outputs of the hidden layers are appended."""
     import numpy as np
 
     weights, moving = unflatten_net(units, inputs.shape[1], net)
@@ -1929,6 +2072,8 @@ def network(units: tuple[int, ...], net: Net, inputs: Any) -> Any:
         kernel, bias, gamma, beta = weights[4 * layer : 4 * layer + 4]
         scale = gamma / np.sqrt(moving[2 * layer + 1] + BATCH_NORMALIZATION_EPSILON)
         hidden = np.maximum(hidden @ kernel + bias, 0) * scale + (beta - moving[2 * layer] * scale)
+        if activations is not None:
+            activations.append(hidden)
     return (np.concatenate([hidden, inputs], axis=1) @ weights[-2])[:, 0] + weights[-1]
 
 
@@ -2242,8 +2387,11 @@ class Run:
     device: Device | None = None
     precision: Choice | None = None
     folds: list[Fold] = field(default_factory=list)
+    linear: list[Any] = field(default_factory=list)
     plan: Plan | None = None
+    model: Any = None
     template: bytes = b""  # the saved model, before its weights
+    events: EventLog | None = None
 
     def say(self, *lines: str) -> None:
         if not self.options.quiet:
@@ -2273,6 +2421,7 @@ def prepare(run: Run) -> None:
     encoders = fit_encoders(table, run.splits)
     run.folds = [Fold(number, split, encoder) for number, (split, encoder) in enumerate(zip(run.splits, encoders, strict=True))]
     run.plan = make_plan(options, run.splits, table.label, encoders[0].width, run.decisions, run.precision.value)
+    run.linear = fit_linear(table, run.folds)
     plan, decisions = run.plan, run.decisions
     nets = f", {len(encoders)} nets" if len(encoders) > 1 else ""
     run.say(
@@ -2285,33 +2434,39 @@ def prepare(run: Run) -> None:
     )
     if options.class_weight == "balanced":
         run.say("Weights    classes are balanced: probabilities are those of a world in which both are equally frequent")
-    run.template = model_archive(build_model(table, encoders, ARCHITECTURES[options.architecture], plan.momentum))
+    run.model = build_model(table, encoders, ARCHITECTURES[options.architecture], plan.momentum)
+    run.template = model_archive(run.model)
+
+
+def first_weights(run: Run, fold: Fold) -> Any:
+    """Where a net starts: hidden layers drawn at random, the output layer as the logistic regression."""
+    linear = run.linear[fold.number].copy()
+    zero, one = run.plan.class_weights
+    linear[-1] += math.log(one / zero)
+    lit = lit_inputs(run.table, fold.encoder, fold.split.training)
+    return initial_weights(run.plan.units, run.plan.width, lit, [run.options.seed, 3, fold.number], linear)
 
 
 def train(run: Run, stop: StopRequest) -> list[Live]:
     """Train all nets, with progress, checkpoints and logs."""
     options, tf, plan = run.options, run.tf, run.plan
     inputs = table_inputs(tf, run.table)
-    nets = []
-    for fold in run.folds:
-        weights = initial_weights(plan.units, plan.width, lit_inputs(run.table, fold.encoder, fold.split.training), [options.seed, 3, fold.number])
-        nets.append(start_net(tf, plan, fold, first_state(tf, plan, weights, options.learning_rate)))
+    nets = [start_net(tf, plan, fold, first_state(tf, plan, first_weights(run, fold), options.learning_rate)) for fold in run.folds]
     program = build_program(tf, plan, run.folds[0].encoder)
     started = time.perf_counter()
     compile_program(tf, plan, program, inputs, nets[0])
     run.timing["compile_s"] = time.perf_counter() - started
     progress = Progress(options.epochs, options.quiet)
     checkpoints = Checkpoints(options.model_dir / "checkpoints", options.keep_checkpoints, run.archive) if options.checkpoints else None
-    events = open_events(run)
+    run.events = open_events(run, nets[0])
 
     def on_epoch(epoch: int, nets: list[Live]) -> None:
-        logs = mean_logs(nets, epoch)
-        progress.epoch(epoch, logs)
+        progress.epoch(epoch, mean_logs(nets, epoch))
         if checkpoints and all(net.best for net in nets) and any(net.best_epoch == epoch for net in nets):
             accuracy = sum(net.history[net.best_epoch - 1]["val_accuracy"] for net in nets) / len(nets)
             checkpoints.offer(epoch, accuracy, [net.best for net in nets])
-        if events:
-            events.epoch(epoch, logs, [net.history[epoch - 1]["val_loss"] for net in nets if len(net.history) >= epoch])
+        if run.events:
+            run.events.epoch(epoch, nets)
 
     started = time.perf_counter()
     try:
@@ -2319,8 +2474,6 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
         run.timing["train_s"] = time.perf_counter() - started
     finally:
         progress.close()
-        if events:
-            events.close()
         if checkpoints:
             checkpoints.close()
     epochs = sum(len(net.history) for net in nets)
@@ -2329,13 +2482,35 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
     return nets
 
 
-def open_events(run: Run) -> EventLog | None:
-    if not run.options.tensorboard:
+def open_events(run: Run, net: Live) -> EventLog | None:
+    options = run.options
+    if not options.tensorboard:
         return None
     if not metadata_version("tensorboard"):
         run.say("TensorBoard: the package tensorboard is not installed (pip install tensorboard); going on without logs")
         return None
-    return EventLog(run_folder(run.options.model_dir / "logs", run.options.architecture))
+    try:
+        events = EventLog(run_folder(options.model_dir / "logs", options.architecture), run.plan, options.epochs)
+    except OSError as error:
+        run.say(f"TensorBoard: {options.model_dir / 'logs'}: {error.strerror}; going on without logs")
+        return None
+    events.graphs(run.tf, run.model, net)
+    events.text("data", show_data(options, run.table, run.splits))
+    return events
+
+
+def log_results(run: Run, lives: list[Live], step: int, parts: dict[str, Prediction], metrics: dict[str, Any], report: list[str]) -> None:
+    """What TensorBoard shows of a run once it is over."""
+    inputs = [encode(run.table, fold.encoder, fold.split.validation[:256]) for fold in run.folds]
+    run.events.histograms(lives, inputs)
+    for name, part in parts.items():
+        run.events.curve(f"pr_curve/{name}", step, *part)
+    names = ("accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc", "log_loss", "brier", "ece")
+    results = {f"test/{name}": metrics["test"][name] for name in names if metrics["test"][name] is not None}
+    run.events.trial(metrics["settings"], results, step)
+    width = max(len(name) for name in metrics["settings"])
+    run.events.text("settings", [f"{name:<{width}}  {value}" for name, value in metrics["settings"].items() if name not in ("columns", "reasons")])
+    run.events.text("report", report)
 
 
 class Prediction(NamedTuple):
@@ -2395,10 +2570,10 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
     validation = Prediction(label, sigmoid(logits))
     label, logits = predict_part(run, nets, "test")
     test = measure(label, sigmoid(logits), threshold.value, options.seed)
-    bases = {name: measure(label, values, 0.5, options.seed) for name, values in baselines(table, run.folds).items()}
+    bases = {name: measure(label, values, 0.5, options.seed) for name, values in baselines(table, run.folds, run.linear).items()}
     columns = importance(table, run.folds, plan.units, nets, options.seed)
-    run.say("", *show_result(test, bases, threshold, len(nets)), *show_thresholds(*validation), *show_importance(columns))
-    run.timing["total_s"] = time.perf_counter() - STARTED
+    report = [*show_result(test, bases, threshold, len(nets)), *show_thresholds(*validation), *show_importance(columns)]
+    run.say("", *report)
     parts = {name: len(part) for name, part in run.splits[0]._asdict().items()} | {"test": len(label)}
     metrics = {
         "rows": {"read": table.read, "used": len(table.label), "skipped": table.skipped, **parts},
@@ -2414,9 +2589,16 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
         "versions": {"python": platform.python_version(), "script": VERSION}
         | {name: metadata_version(name) for name in ("tensorflow", "keras", "numpy", "pandas", "tensorboard")},
     }
+    if run.events:
+        parts = {"validation": validation, "test": Prediction(label, sigmoid(logits))}
+        try:
+            log_results(run, lives, longest.best_epoch, parts, metrics, report)
+        except OSError as error:
+            run.say(f"TensorBoard: the logs are incomplete: {error}")
+    run.timing["total_s"] = time.perf_counter() - STARTED
     write_atomically(options.model_dir / METRICS_FILE, json.dumps(metrics, indent=2).encode())
     run.say("", f"Model      {options.model_dir / MODEL_FILE}", f"Metrics    {options.model_dir / METRICS_FILE}")
-    if (options.model_dir / "logs").exists() and options.tensorboard:
+    if run.events:
         run.say(f"Logs       tensorboard --logdir {options.model_dir / 'logs'}")
     if options.split == "time":
         run.say("Split      by time: neighbouring rows are alike, so that the same model tested on rows drawn at random would look better than it is")
@@ -2445,9 +2627,13 @@ def train_command(options: argparse.Namespace) -> int:
     run = Run(options, table, splits, decide(options, splits), {"load_s": time.perf_counter() - started})
     run.say(*show_data(options, table, splits))
     stop = StopRequest()
-    with stop_on_signals(stop):
-        prepare(run)
-        return finish(run, train(run, stop), stop)
+    try:
+        with stop_on_signals(stop):
+            prepare(run)
+            return finish(run, train(run, stop), stop)
+    finally:
+        if run.events:
+            run.events.close()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,251 @@
+"""Accuracy of the trainers and of what a user would pick instead, on simulated and on real tables.
+
+    python benchmarks/quality.py [--sizes 80 150 500] [--seeds 10] [--real]
+
+Simulated rows have a known Bayes limit: the best any model could do. Each model is trained on `size` rows and tested on
+20 000 more from the same source. Nothing is tuned a data set: every model has the settings written here. Prints a table
+and writes benchmarks/quality.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+
+import train_model_modern as modern
+
+TEST_ROWS = 20_000
+SIZES = [50, 80, 150, 500, 2_000, 20_000]
+
+
+def simulated(size: int, seed: int, folder: Path) -> tuple[modern.Table, np.ndarray, np.ndarray, np.ndarray]:
+    """A table of size + TEST_ROWS rows, which of them train and test, and the probability of each row."""
+    path = folder / "rows.csv"
+    probability = modern.write_sample(path, size + TEST_ROWS, 10_000 + seed)
+    table = modern.read_table(modern.parse_options([str(path)]))
+    return table, np.arange(size, dtype=np.int32), np.arange(size, size + TEST_ROWS, dtype=np.int32), probability
+
+
+def real_tables(folder: Path) -> dict[str, Path]:
+    """Binary tables that scikit-learn and statsmodels ship, written as CSV files; those not installed are left out."""
+    import pandas as pd
+    from sklearn import datasets
+
+    frames = {}
+    for name, load in (("breast_cancer", datasets.load_breast_cancer), ("wine_0", datasets.load_wine), ("digits_low", datasets.load_digits)):
+        bunch = load()
+        frame = pd.DataFrame(bunch.data, columns=[f"column_{number}" for number in range(bunch.data.shape[1])])
+        label = bunch.target if name == "breast_cancer" else bunch.target == 0 if name == "wine_0" else bunch.target < 5
+        frames[name] = frame.assign(productive=np.asarray(label).astype(int))
+    try:
+        from statsmodels import datasets as more
+
+        frame = more.fair.load_pandas().data
+        frames["fair"] = frame.drop(columns="affairs").assign(productive=(frame["affairs"] > 0).astype(int))
+        frame = more.anes96.load_pandas().data
+        frames["anes96"] = frame.drop(columns=["vote", "expected"] if "expected" in frame else ["vote"]).assign(productive=frame["vote"].astype(int))
+        frame = more.randhie.load_pandas().data
+        frames["randhie"] = frame.drop(columns="mdvis").assign(productive=(frame["mdvis"] > 0).astype(int)).sample(4_000, random_state=0)
+        frame = more.heart.load_pandas().data
+        frames["heart"] = frame.drop(columns="censors").assign(productive=frame["censors"].astype(int))
+    except ImportError:
+        print("statsmodels is not installed: its tables are left out")
+    paths = {}
+    for name, frame in frames.items():
+        paths[name] = folder / f"{name}.csv"
+        frame.to_csv(paths[name], index=False)
+    return paths
+
+
+def train_ours(table: modern.Table, rows: np.ndarray, test: np.ndarray, folds: int, seed: int, **changes: Any) -> np.ndarray:
+    """Probabilities of the test rows by the modern trainer, exactly as its command trains on these rows."""
+    tf = modern.import_tensorflow()
+    options = modern.parse_options(["unused", "--folds", str(folds), "--seed", str(seed)])
+    part = modern.Table(table.columns, table.numbers[rows], table.codes[rows], table.label[rows], [], len(rows), 0)
+    splits = modern.split_table(options, part)
+    encoders = modern.fit_encoders(part, splits)
+    members = [modern.Fold(number, split, encoder) for number, (split, encoder) in enumerate(zip(splits, encoders, strict=True))]
+    decisions = modern.decide(options, splits)
+    plan = modern.make_plan(options, splits, part.label, encoders[0].width, decisions, "float32")._replace(xla=True, **changes)
+    run = modern.Run(options, part, splits, decisions, {}, folds=members, plan=plan, linear=modern.fit_linear(part, members))
+    program = modern.build_program(tf, plan, encoders[0])
+    states = [modern.first_state(tf, plan, modern.first_weights(run, fold), options.learning_rate) for fold in members]
+    nets = [modern.start_net(tf, plan, fold, state) for fold, state in zip(members, states, strict=True)]
+    modern.train_nets(tf, plan, program, modern.table_inputs(tf, part), nets, options.epochs, None, modern.StopRequest())
+    calibrated, _ = modern.calibrate(run, [net.best for net in nets])
+    parts = [modern.sigmoid(modern.net_logits(table, fold.encoder, plan.units, net, test)) for fold, net in zip(members, calibrated, strict=True)]
+    return np.mean(parts, axis=0)
+
+
+def train_basic(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+    """Probabilities of the test rows by train_model.py."""
+    import keras
+
+    import train_model as basic
+
+    raw = modern.raw_inputs(table, np.arange(len(table.label)))
+    columns = [np.unique(part.astype(str), return_inverse=True)[1].reshape(-1, 1) if part.dtype == object else part.astype(float) for part in raw.values()]
+    inputs = np.nan_to_num(np.concatenate(columns, axis=1))
+    split = modern.split_rows(table.label[rows], "random", seed)
+    training = rows[split.training]
+    inputs = ((inputs - inputs[training].mean(axis=0)) / (inputs[training].std(axis=0) + 1e-9)).astype("float32")
+    keras.utils.set_random_seed(seed)
+    model = basic.build_model(keras, inputs.shape[1], False)
+    stop = keras.callbacks.EarlyStopping(patience=basic.PATIENCE, restore_best_weights=True)
+    validation = rows[split.validation]
+    model.fit(
+        inputs[training],
+        table.label[training],
+        validation_data=(inputs[validation], table.label[validation]),
+        epochs=basic.EPOCHS,
+        batch_size=basic.BATCH_SIZE,
+        callbacks=[stop],
+        verbose=0,
+    )
+    return model.predict(inputs[test], batch_size=4_096, verbose=0)[:, 0]
+
+
+def peers(table: modern.Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
+    """What a user would pick instead, as functions from (training rows, test rows) to probabilities."""
+    whole = modern.Split(rows, rows[:0], rows[:0])
+    (encoder,) = modern.fit_encoders(table, [whole])
+    label = table.label
+
+    def frame(chosen: np.ndarray) -> Any:
+        import pandas as pd
+
+        values = {f"n{number}": table.numbers[chosen, number] for number in range(table.numbers.shape[1])}
+        return pd.DataFrame(values | {f"c{number}": table.codes[chosen, number] for number in range(table.codes.shape[1])})
+
+    categories = [f"c{number}" for number in range(table.codes.shape[1])]
+
+    def encoded(model: Any) -> Any:
+        return lambda test: model.fit(modern.encode(table, encoder, rows), label[rows]).predict_proba(modern.encode(table, encoder, test))[:, 1]
+
+    def logistic(test: np.ndarray) -> np.ndarray:
+        weights = modern.fit_logistic_regression(modern.encode(table, encoder, rows), label[rows])
+        return modern.sigmoid(modern.encode(table, encoder, test) @ weights[:-1] + weights[-1])
+
+    def catboost(test: np.ndarray) -> np.ndarray:
+        from catboost import CatBoostClassifier
+
+        model = CatBoostClassifier(iterations=500, random_seed=seed, verbose=0, cat_features=categories, allow_writing_files=False)
+        return model.fit(frame(rows), label[rows]).predict_proba(frame(test))[:, 1]
+
+    def lightgbm(test: np.ndarray) -> np.ndarray:
+        from lightgbm import LGBMClassifier
+
+        model = LGBMClassifier(random_state=seed, verbose=-1)
+        kinds = dict.fromkeys(categories, "category")
+        return model.fit(frame(rows).astype(kinds), label[rows]).predict_proba(frame(test).astype(kinds))[:, 1]
+
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.neural_network import MLPClassifier
+
+    return {
+        "logistic regression": logistic,
+        "CatBoost": catboost,
+        "LightGBM": lightgbm,
+        "HistGradientBoosting": encoded(HistGradientBoostingClassifier(random_state=seed)),
+        "random forest": encoded(RandomForestClassifier(500, random_state=seed, n_jobs=-1)),
+        "scikit-learn MLP": encoded(MLPClassifier((10, 10), max_iter=500, early_stopping=len(rows) >= 100, random_state=seed)),
+    }
+
+
+def score(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    roc, _ = modern.ranking(label, probability, np.ones((1, len(label))))
+    return {
+        "accuracy": float(np.mean((probability >= 0.5) == (label > 0.5))),
+        "auc": float(roc[0]),
+        "log_loss": float(modern.log_losses(label, probability).mean()),
+    }
+
+
+def compare(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: int, probability: np.ndarray | None, skip: set[str]) -> dict[str, dict[str, float]]:
+    label = table.label[test]
+    share = float(table.label[rows].mean())
+    answers = {"majority": lambda _: np.full(len(test), share)} | peers(table, rows, seed)
+    answers["train_model.py"] = lambda test: train_basic(table, rows, test, seed)
+    answers["one net"] = lambda test: train_ours(table, rows, test, 1, seed)
+    answers["--folds 10"] = lambda test: train_ours(table, rows, test, 10, seed)
+    results = {} if probability is None else {"Bayes limit": score(label, probability[test])}
+    for name, answer in answers.items():
+        if name in skip:
+            continue
+        started = time.perf_counter()
+        try:
+            results[name] = score(label, answer(test)) | {"seconds": time.perf_counter() - started}
+        except ImportError as error:
+            print(f"{name} is left out: {error}")
+    return results
+
+
+def summarise(title: str, runs: list[dict[str, dict[str, float]]]) -> list[str]:
+    """A table of means over data sets with half the width of their 95 % intervals, and mean ranks by log-loss."""
+    names = list(runs[0])
+    ranks: dict[str, list[int]] = {name: [] for name in names}
+    for run in runs:
+        competing = sorted((name for name in names if name != "Bayes limit"), key=lambda name: run[name]["log_loss"])
+        for name in competing:
+            ranks[name].append(1 + competing.index(name))
+    lines = [f"### {title}", "", "| model | accuracy | ROC AUC | log-loss | mean rank |", "|-|-|-|-|-|"]
+    for name in sorted(names, key=lambda name: np.mean([run[name]["log_loss"] for run in runs])):
+        cells = []
+        for metric in ("accuracy", "auc", "log_loss"):
+            values = [run[name][metric] for run in runs]
+            cells.append(f"{np.mean(values):.3f} +-{1.96 * np.std(values) / math.sqrt(len(values)):.3f}")
+        rank = f"{np.mean(ranks[name]):.1f}" if ranks[name] else ""
+        lines.append(f"| {name} | {' | '.join(cells)} | {rank} |")
+    return [*lines, ""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--real", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--skip", nargs="*", default=[], help="models to leave out")
+    options = parser.parse_args()
+    modern.prepare_environment(cpu_only=True, xla=True, batch_size=8)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    modern.import_tensorflow()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for size in options.sizes:
+            runs = []
+            for seed in range(options.seeds):
+                table, rows, test, probability = simulated(size, seed, folder)
+                runs.append(compare(table, rows, test, seed, probability, set(options.skip)))
+                print(f"{size} rows, data set {seed + 1} of {options.seeds}", file=sys.stderr, flush=True)
+            results[f"simulated, {size} rows"] = runs
+            print("\n".join(summarise(f"Simulated, {size:,} rows, {options.seeds} data sets", runs)), flush=True)
+        if options.real:
+            runs = []
+            for name, path in real_tables(folder).items():
+                table = modern.read_table(modern.parse_options([str(path)]))
+                for seed in range(2):
+                    order = np.random.default_rng(seed).permutation(len(table.label)).astype(np.int32)
+                    cut = round(0.7 * len(order))
+                    runs.append(compare(table, order[:cut], order[cut:], seed, None, set(options.skip)))
+                    line = "  ".join(f"{model} {result['log_loss']:.3f}" for model, result in runs[-1].items())
+                    print(f"{name} ({cut} rows): {line}", file=sys.stderr, flush=True)
+            results["real"] = runs
+            print("\n".join(summarise("Real tables", runs)), flush=True)
+    (ROOT / "benchmarks" / "quality.json").write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+"""Speed of training and of whole commands, each against what it is compared with in the same run, alternating.
+
+    make benchmark                                       # everything, in a virtual environment of its own
+    python benchmarks/speed.py [--part steps commands precision large] [--repeats 5]
+
+Prints tables of medians with the spread (least to most) and writes benchmarks/speed.json with versions and CPU.
+Peers that are not installed are left out with a message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import train_model_modern as modern
+
+
+def make_case(tf: Any, path: Path, batch_size: int, xla: bool, precision: str = "float32", architecture: str = "standard") -> tuple:
+    """Table, fold, plan, inputs and a fresh net of a file, as the command makes them."""
+    flags = [str(path), "--batch-size", str(batch_size), "--architecture", architecture, "--xla" if xla else "--no-xla"]
+    options = modern.parse_options(flags)
+    table = modern.read_table(options)
+    splits = modern.split_table(options, table)
+    (encoder,) = modern.fit_encoders(table, splits)
+    fold = modern.Fold(0, splits[0], encoder)
+    plan = modern.make_plan(options, splits, table.label, encoder.width, modern.decide(options, splits), precision)
+    plan = plan._replace(patience=0, plateau=0)
+    weights = modern.initial_weights(plan.units, plan.width, modern.lit_inputs(table, encoder, splits[0].training), [1])
+    net = modern.start_net(tf, plan, fold, modern.first_state(tf, plan, weights, 0.001))
+    return table, fold, plan, modern.table_inputs(tf, table), net
+
+
+def our_epochs(tf: Any, plan: modern.Plan, program: Any, inputs: Any, net: modern.Live, epochs: int) -> float:
+    """Seconds of some epochs, with their validation and all metrics."""
+    net.reason = ""
+    started = time.perf_counter()
+    modern.train_nets(tf, plan, program, inputs, [net], len(net.history) + epochs, None, modern.StopRequest())
+    return time.perf_counter() - started
+
+
+def stock_model(keras: Any, width: int, architecture: str) -> Any:
+    units, dropout = modern.ARCHITECTURES[architecture]
+    inputs = hidden = keras.Input((width,))
+    for count in units:
+        hidden = keras.layers.Dense(count, activation="relu")(hidden)
+        hidden = keras.layers.BatchNormalization()(hidden)
+        hidden = keras.layers.Dropout(dropout)(hidden)
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
+    metrics = ["accuracy", keras.metrics.Precision(), keras.metrics.Recall()]
+    model.compile(optimizer=keras.optimizers.AdamW(0.001), loss="binary_crossentropy", metrics=metrics)
+    return model
+
+
+def steps_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
+    """Rows a second in training: ours with XLA on and off, and stock model.fit on the same encoded rows, alternating."""
+    modern.prepare_environment(cpu_only=True, xla=True, batch_size=batch_size)
+    tf = modern.import_tensorflow()
+    import keras
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.csv"
+        modern.write_sample(path, rows, 1)
+        table, fold, plan, inputs, net = make_case(tf, path, batch_size, True)
+        *_, slow_plan, slow_inputs, slow_net = make_case(tf, path, batch_size, False)
+    training = fold.split.training
+    encoded, label = modern.encode(table, fold.encoder, training), table.label[training]
+    program, slow = modern.build_program(tf, plan, fold.encoder), modern.build_program(tf, slow_plan, fold.encoder)
+    started = time.perf_counter()
+    modern.compile_program(tf, plan, program, inputs, net)
+    compiled = time.perf_counter() - started
+    started = time.perf_counter()
+    modern.compile_program(tf, slow_plan, slow, slow_inputs, slow_net)
+    traced = time.perf_counter() - started
+    model = stock_model(keras, encoded.shape[1], "standard")
+    stock_rows = len(training) if batch_size > 64 else min(len(training), 20_000)
+    model.fit(encoded[:stock_rows], label[:stock_rows], batch_size=batch_size, verbose=0)
+    found: dict[str, list[float]] = {"xla": [], "no_xla": [], "stock": []}
+    for _ in range(repeats):
+        epochs = max(1, 300_000 // len(training))
+        found["xla"].append(epochs * plan.rows / our_epochs(tf, plan, program, inputs, net, epochs))
+        found["no_xla"].append(slow_plan.rows / our_epochs(tf, slow_plan, slow, slow_inputs, slow_net, 1))
+        started = time.perf_counter()
+        model.fit(encoded[:stock_rows], label[:stock_rows], batch_size=batch_size, verbose=0)
+        found["stock"].append(stock_rows / (time.perf_counter() - started))
+    return {"rows_per_s": found, "compile_s": compiled, "trace_s": traced, "inputs": int(encoded.shape[1])}
+
+
+def precision_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
+    """Rows a second of the three architectures in float32, bfloat16 and float16."""
+    modern.prepare_environment(cpu_only=True, xla=True, batch_size=batch_size)
+    tf = modern.import_tensorflow()
+    result = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.csv"
+        modern.write_sample(path, rows, 1)
+        for architecture in modern.ARCHITECTURES:
+            cases = {}
+            for precision in ("float32", "bfloat16", "float16"):
+                _, fold, plan, inputs, net = make_case(tf, path, batch_size, True, precision, architecture)
+                program = modern.build_program(tf, plan, fold.encoder)
+                modern.compile_program(tf, plan, program, inputs, net)
+                cases[precision] = (plan, program, inputs, net)
+            found: dict[str, list[float]] = {precision: [] for precision in cases}
+            for _ in range(repeats):
+                for precision, case in cases.items():
+                    found[precision].append(case[0].rows / our_epochs(tf, *case, 1))
+            result[architecture] = found
+    return result
+
+
+def child(part: str, *numbers: int) -> dict[str, Any]:
+    """Run a measurement in a process of its own: XLA reads its flags once."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, __file__, "--child", part, *map(str, numbers)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{part} {numbers}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def command_seconds(*arguments: Any) -> float:
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *map(str, arguments)], check=True, capture_output=True, env=environment)
+    return time.perf_counter() - started
+
+
+PEER = """
+import sys, time
+sys.path.insert(0, {root!r})
+import numpy as np, train_model_modern as modern
+table = modern.read_table(modern.parse_options([sys.argv[1]]))
+(split,) = modern.split_table(modern.parse_options([sys.argv[1]]), table)
+(encoder,) = modern.fit_encoders(table, [split])
+x, y = (modern.encode(table, encoder, split.training), table.label[split.training])
+vx, vy = (modern.encode(table, encoder, split.validation), table.label[split.validation])
+"""
+TORCH = """
+import torch
+torch.manual_seed(1)
+layers = []
+for i, o in ((x.shape[1], 10), (10, 10)):
+    layers += [torch.nn.Linear(i, o), torch.nn.ReLU(), torch.nn.BatchNorm1d(o), torch.nn.Dropout(0.2)]
+model = torch.nn.Sequential(*layers, torch.nn.Linear(10, 1))
+optimizer = torch.optim.AdamW(model.parameters(), 0.001)
+x, y, vx, vy = map(torch.tensor, (x, y, vx, vy))
+for epoch in range(1000):
+    model.train()
+    for rows in torch.randperm(len(x)).split(BATCH):
+        optimizer.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(model(x[rows])[:, 0], y[rows]).backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        if torch.nn.functional.binary_cross_entropy_with_logits(model(vx)[:, 0], vy) <= float(sys.argv[2]):
+            break
+"""
+SKLEARN = """
+from sklearn.neural_network import MLPClassifier
+model = MLPClassifier((10, 10), batch_size=BATCH)
+for epoch in range(1000):
+    model.partial_fit(x, y, classes=[0, 1])
+    if modern.log_losses(vy, model.predict_proba(vx)[:, 1]).mean() <= float(sys.argv[2]):
+        break
+"""
+KERAS = """
+modern.prepare_environment(True, False, BATCH)
+modern.import_tensorflow()
+import keras
+sys.path.insert(0, {benchmarks!r})
+import speed
+model = speed.stock_model(keras, x.shape[1], "standard")
+for epoch in range(1000):
+    model.fit(x, y, batch_size=BATCH, verbose=0)
+    if modern.log_losses(vy, model.predict(vx, batch_size=65536, verbose=0)[:, 0]).mean() <= float(sys.argv[2]):
+        break
+"""
+
+
+def large(rows: int, repeats: int) -> dict[str, Any]:
+    """Whole commands on many rows: from the CSV to the validation log-loss that five epochs of stock fit reach."""
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        path, folder = Path(name) / "rows.csv", Path(name) / "model"
+        modern.write_sample(path, rows, 1)
+        setup = PEER.format(root=str(ROOT))
+        programs = {f"stock Keras, batch {size}": KERAS.replace("BATCH", str(size)).format(benchmarks=str(ROOT / "benchmarks")) for size in (256, 4_096)}
+        programs |= {"PyTorch, batch 4096": TORCH.replace("BATCH", "4096"), "scikit-learn MLP, batch 4096": SKLEARN.replace("BATCH", "4096")}
+        five = setup + KERAS.replace("BATCH", "256").format(benchmarks=str(ROOT / "benchmarks")).replace("range(1000)", "range(5)").replace(
+            "        break", "        pass\nprint(modern.log_losses(vy, model.predict(vx, batch_size=65536, verbose=0)[:, 0]).mean())"
+        )
+        done = subprocess.run([sys.executable, "-c", five, str(path), "0"], capture_output=True, text=True, check=True)
+        target = float(done.stdout.split()[-1])
+        times: dict[str, list[float]] = {}
+        for _ in range(repeats):
+            times.setdefault("train_model_modern.py, all defaults, to its end", []).append(
+                command_seconds(ROOT / "train_model_modern.py", path, "--model-dir", folder, "--no-checkpoints")
+            )
+            for label, program in programs.items():
+                try:
+                    times.setdefault(label, []).append(command_seconds("-c", setup + program, path, target))
+                except subprocess.CalledProcessError as error:
+                    print(f"{label} is left out: {error.stderr.decode().splitlines()[-1]}")
+                    times.pop(label)
+            programs = {label: program for label, program in programs.items() if label in times}
+        log = json.loads((folder / "metrics.json").read_text())
+        result = {"target_log_loss": target, "our_test_log_loss": log["test"]["log_loss"], "our_epochs": log["epochs"], "seconds": times}
+    return result
+
+
+def commands(repeats: int) -> dict[str, list[float]]:
+    """Whole commands on 110 rows, alternating."""
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        path, folder = Path(name) / "rows.csv", Path(name) / "model"
+        modern.write_sample(path, 110, 1)
+        five = Path(name) / "500.csv"
+        modern.write_sample(five, 500, 1)
+        modern_script, basic = ROOT / "train_model_modern.py", ROOT / "train_model.py"
+        cases = {
+            "import tensorflow": ("-c", "import tensorflow"),
+            "train_model_modern.py, 110 rows": (modern_script, path, "--model-dir", folder),
+            "the same, --no-tensorboard": (modern_script, path, "--model-dir", folder, "--no-tensorboard"),
+            "the same, --no-checkpoints": (modern_script, path, "--model-dir", folder, "--no-checkpoints"),
+            "train_model.py, 110 rows": (basic, path, "--model-dir", folder),
+            "train_model_modern.py, 500 rows": (modern_script, five, "--model-dir", folder),
+            "the same, --folds 10": (modern_script, five, "--model-dir", folder, "--folds", 10),
+        }
+        for _ in range(repeats):
+            for label, case in cases.items():
+                found.setdefault(label, []).append(command_seconds(*case))
+    return found
+
+
+def spread(values: list[float], form: str) -> str:
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", nargs="+", default=["steps", "precision", "commands", "large"])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        part, *numbers = options.child
+        print(json.dumps({"steps": steps_child, "precision": precision_child}[part](*map(int, numbers))))
+        return
+    path = ROOT / "benchmarks" / "speed.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results["machine"] = {"cpu": modern.cpu_description()[0], "cores": os.cpu_count(), "python": platform.python_version()}
+    results["machine"] |= {name: modern.metadata_version(name) for name in ("tensorflow", "keras", "numpy", "torch", "scikit-learn")}
+    if "steps" in options.part:
+        print("| batch, rows | ours, XLA, rows/s | ours, no XLA | stock model.fit | XLA / stock | no XLA / stock |\n|-|-|-|-|-|-|")
+        for batch_size, rows in ((32, 100_000), (256, 100_000), (4_096, 1_000_000)):
+            found = child("steps", rows, batch_size, options.repeats)
+            results[f"steps, batch {batch_size}"] = found
+            values = found["rows_per_s"]
+            medians = {name: statistics.median(part) for name, part in values.items()}
+            cells = [spread(values[name], ",.0f") for name in ("xla", "no_xla", "stock")]
+            ratios = [f"{medians[name] / medians['stock']:.1f}" for name in ("xla", "no_xla")]
+            print(f"| {batch_size}, {rows:,} | {' | '.join(cells + ratios)} |", flush=True)
+    if "precision" in options.part:
+        print("\n| rows/s, batch | architecture | float32 | bfloat16 | float16 |\n|-|-|-|-|-|")
+        for batch_size in (32, 256, 4_096):
+            found = results[f"precision, batch {batch_size}"] = child("precision", 100_000, batch_size, options.repeats)
+            for architecture, values in found.items():
+                print(f"| {batch_size} | {architecture} | {' | '.join(spread(part, ',.0f') for part in values.values())} |", flush=True)
+    if "commands" in options.part:
+        results["commands"] = commands(options.repeats)
+        base = statistics.median(results["commands"]["import tensorflow"])
+        print("\n| whole command | seconds | to importing TensorFlow |\n|-|-|-|")
+        for label, values in results["commands"].items():
+            print(f"| {label} | {spread(values, '.1f')} | {statistics.median(values) / base:.2f} |")
+    if "large" in options.part:
+        found = results["large"] = large(1_000_000, max(1, options.repeats // 2))
+        target, reached = found["target_log_loss"], found["our_test_log_loss"]
+        print(f"\n1 000 000 rows, whole commands, to validation log-loss {target:.4f}; ours runs to its end and reaches {reached:.4f}")
+        print("\n| whole command | seconds |\n|-|-|")
+        for label, values in found["seconds"].items():
+            print(f"| {label} | {spread(values, '.1f')} |")
+    path.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
