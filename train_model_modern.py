@@ -175,6 +175,7 @@ def build_parser() -> Parser:
     group.add_argument("--checkpoints", action=switch, default=True, help="save the model at each new best epoch (default: on)")
     group.add_argument("--keep-checkpoints", type=int, default=5, metavar="N", help="the newest N are kept, 0 keeps all (default: 5)")
     group.add_argument("--tensorboard", action=switch, default=True, help="write logs for TensorBoard (default: on)")
+    group.add_argument("--profile", action=switch, default=False, help="profile ten epochs for TensorBoard's Profile tab (default: off)")
     group.add_argument("--quiet", action=switch, default=False, help="print nothing but errors")
     group.add_argument("--version", action="version", version=VERSION)
     return parser
@@ -184,6 +185,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     options = build_parser().parse_args(arguments)
     if options.csv and options.sample:
         raise UserError("a CSV and --sample were both given; leave one of them out")
+    if options.profile and not options.tensorboard:
+        raise UserError("--profile writes to the logs that --no-tensorboard turns off; leave one of them out")
     if options.keep_checkpoints < 0:
         raise UserError(f"--keep-checkpoints {options.keep_checkpoints} is below 0; give 0 to keep all")
     if options.learning_rate < MINIMUM_LEARNING_RATE:
@@ -1545,12 +1548,12 @@ def compile_program(tf: Any, plan: Plan, program: Any, inputs: Inputs, net: Live
     program(inputs, net.code, net.validation, blank, net.state, net.seed, tf.constant(0))
 
 
-def train_nets(tf: Any, plan: Plan, program: Any, inputs: Inputs, nets: list[Live], epochs: int, on_epoch: Any, stop: StopRequest) -> None:
+def train_nets(tf: Any, plan: Plan, program: Any, inputs: Inputs, nets: list[Live], epochs: int, on_epoch: Any, stop: StopRequest, mark: Any = None) -> None:
     """Train all nets to their ends, side by side on as many threads as there are cores.
 
     Every net is trained by its own calls of the one program, and so gets the same bits as when trained alone: the order
     of rows in an epoch follows from (seed, fold, epoch), the dropout from (seed, fold, step). After each epoch
-    on_epoch(epoch, nets) is called, which may return True to stop.
+    on_epoch(epoch, nets) is called, which may return True to stop. mark(epoch) gives a context for the first net's calls.
     """
     last = tf.constant(epochs)
 
@@ -1559,8 +1562,9 @@ def train_nets(tf: Any, plan: Plan, program: Any, inputs: Inputs, nets: list[Liv
 
         epoch = len(net.history)
         orders = np.stack([epoch_order(plan, net.fold, epoch + ahead) for ahead in range(plan.epochs_per_call)])
-        net.state, history, vectors = program(inputs, net.code, net.validation, tf.constant(orders), net.state, net.seed, last)
-        done = int(net.state.epoch) - epoch
+        with mark(epoch) if mark and net is nets[0] else contextlib.nullcontext():
+            net.state, history, vectors = program(inputs, net.code, net.validation, tf.constant(orders), net.state, net.seed, last)
+            done = int(net.state.epoch) - epoch
         return history.numpy()[:done], vectors.numpy()[:done]
 
     with ThreadPoolExecutor(max_workers=min(len(nets), os.cpu_count() or 1)) as pool:
@@ -1670,6 +1674,7 @@ class EventLog:
     def __init__(self, folder: Path, plan: Plan, epochs: int) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+        self.folder = folder
         self.writers = {name: EventFileWriter(str(folder / name), flush_secs=1) for name in ("train", "validation", "training_step")}
         self.plan, self.every = plan, max(1, epochs // 15)
         self.kept: dict[int, list[Net]] = {}  # the nets whose histograms are written, by epoch
@@ -1822,6 +1827,26 @@ def describe_net(plan: Plan, net: Net, inputs: Any) -> dict[str, Any]:
     activations: list[Any] = []
     network(plan.units, net, inputs, activations)
     return values | {f"activations/hidden_{layer}": part for layer, part in enumerate(activations, 1)}
+
+
+class Profile:
+    """Profiles ten epochs after the first, each marked as a step; TensorBoard shows them when xprof is installed."""
+
+    def __init__(self, tf: Any, folder: Path) -> None:
+        self.profiler, self.folder, self.running = tf.profiler.experimental, folder, False
+
+    def __call__(self, epoch: int) -> Any:
+        if epoch == 1:
+            self.profiler.start(str(self.folder))
+            self.running = True
+        if epoch == 11:
+            self.close()
+        return self.profiler.Trace("train", step_num=epoch, _r=1) if self.running else contextlib.nullcontext()
+
+    def close(self) -> None:
+        if self.running:
+            self.running = False
+            self.profiler.stop()
 
 
 def run_folder(logs: Path, architecture: str) -> Path:
@@ -2303,7 +2328,7 @@ def make_plan(options: argparse.Namespace, splits: list[Split], label: Any, widt
         batch_size=decisions.batch_size.value,
         segments=segments,
         steps=steps,
-        epochs_per_call=min(options.epochs, max(1, min(25, 100_000 // epoch_rows))),
+        epochs_per_call=1 if options.profile else min(options.epochs, max(1, min(25, 100_000 // epoch_rows))),
         validation_rows=max(len(split.validation) for split in splits),
         momentum=decisions.momentum.value,
         weight_decay=WEIGHT_DECAY if options.adamw else 0.0,
@@ -2412,6 +2437,8 @@ class Run:
 def prepare(run: Run) -> None:
     """Import TensorFlow, take the decisions that need the device, and build the model."""
     options, table = run.options, run.table
+    if options.profile:
+        os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # its use of memory is what the memory page shows
     prepare_environment(options.cpu_only, run.decisions.xla.value, run.decisions.batch_size.value)
     started = time.perf_counter()
     run.tf = import_tensorflow()
@@ -2459,6 +2486,9 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
     progress = Progress(options.epochs, options.quiet)
     checkpoints = Checkpoints(options.model_dir / "checkpoints", options.keep_checkpoints, run.archive) if options.checkpoints else None
     run.events = open_events(run, nets[0])
+    profile = Profile(tf, run.events.folder / "train") if options.profile and run.events else None
+    if profile and not metadata_version("xprof"):
+        run.say("Profile    TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed")
 
     def on_epoch(epoch: int, nets: list[Live]) -> None:
         progress.epoch(epoch, mean_logs(nets, epoch))
@@ -2470,10 +2500,12 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
 
     started = time.perf_counter()
     try:
-        train_nets(tf, plan, program, inputs, nets, options.epochs, on_epoch, stop)
+        train_nets(tf, plan, program, inputs, nets, options.epochs, on_epoch, stop, profile)
         run.timing["train_s"] = time.perf_counter() - started
     finally:
         progress.close()
+        if profile:
+            profile.close()
         if checkpoints:
             checkpoints.close()
     epochs = sum(len(net.history) for net in nets)

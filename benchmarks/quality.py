@@ -27,7 +27,7 @@ import numpy as np
 import train_model_modern as modern
 
 TEST_ROWS = 20_000
-SIZES = [50, 80, 150, 500, 2_000, 20_000]
+SIZES = [50, 80, 150, 300, 500, 2_000, 20_000]
 
 
 def simulated(size: int, seed: int, folder: Path) -> tuple[modern.Table, np.ndarray, np.ndarray, np.ndarray]:
@@ -244,7 +244,9 @@ def main() -> None:
                     print(f"{name} ({cut} rows): {line}", file=sys.stderr, flush=True)
             results["real"] = runs
             print("\n".join(summarise("Real tables", runs)), flush=True)
-    (ROOT / "benchmarks" / "quality.json").write_text(json.dumps(results, indent=1))
+    path = ROOT / "benchmarks" / "quality.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | results, indent=1))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def test_architectures(sample, tmp_path, architecture):
     assert metrics_of(tmp_path / "model")["settings"]["architecture"] == architecture
 
 
-SWITCHES = ["cpu-only", "mixed-precision", "xla", "adamw", "reduce-lr", "checkpoints", "tensorboard", "early-stopping", "skip-bad-rows", "quiet"]
+SWITCHES = ["cpu-only", "mixed-precision", "xla", "adamw", "reduce-lr", "checkpoints", "tensorboard", "early-stopping", "skip-bad-rows", "profile", "quiet"]
 
 
 @pytest.mark.parametrize("switch", SWITCHES)

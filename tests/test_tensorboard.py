@@ -181,3 +181,13 @@ assert not [name for name in sys.modules if name.startswith("tensorboard.summary
 """
     root = Path(modern.__file__).parent
     subprocess.run([sys.executable, "-c", program, str(root), str(sample(60)), str(tmp_path / "model")], check=True)
+
+
+def test_profile_marks_steps(sample, tmp_path, capsys):
+    folder = tmp_path / "model"
+    assert modern.main([str(sample(60)), "--model-dir", str(folder), "--epochs", "14", "--profile"]) == 0
+    assert ("pip install xprof" in capsys.readouterr().out) is not bool(modern.metadata_version("xprof"))
+    (trace,) = folder.glob("logs/*/train/plugins/profile/*/*.xplane.pb")
+    content = trace.read_bytes()
+    assert b"step_num" in content
+    assert modern.main([str(sample(60)), "--model-dir", str(folder), "--profile", "--no-tensorboard"]) == 2
