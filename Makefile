@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CSV ?=
 ARGS ?=
 
-.PHONY: train test lint benchmark clean
+.PHONY: train test lint soak benchmark clean
 
 train: $(VENV)/train.done
 	$(BIN)/python train_model_modern.py $(if $(CSV),"$(CSV)",--sample) $(ARGS)
@@ -14,6 +14,10 @@ test: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(ARGS)
+
+# The fault tests with 100 kills in place of 6; about half an hour.
+soak: $(VENV)/test.done
+	KILLS=100 $(BIN)/python -m pytest tests/test_resume.py
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import math
@@ -68,6 +69,8 @@ ARCHITECTURES = {
 }
 MODEL_FILE = "productivity_model.keras"
 METRICS_FILE = "metrics.json"
+RESUME_FILE = "resume.npz"
+LOCK_FILE = ".lock"
 MINIMUM_LEARNING_RATE = 0.00001
 WEIGHT_DECAY = 0.004  # the default of keras.optimizers.AdamW
 BATCH_NORMALIZATION_EPSILON = 0.001  # the default of keras.layers.BatchNormalization
@@ -167,6 +170,7 @@ def build_parser() -> Parser:
         metavar="RULE",
         help="a number, f1, balanced, precision=X, recall=X or cost=FP:FN (default: 0.5)",
     )
+    group.add_argument("--resume", action=switch, default=False, help="go on with the interrupted run in the model directory (default: off)")
     group = parser.add_argument_group("speed")
     group.add_argument("--cpu-only", action=switch, default=False, help="hide every accelerator (default: off)")
     group.add_argument("--mixed-precision", action=switch, default=None, help="16-bit matrix products (default: where it pays)")
@@ -179,6 +183,14 @@ def build_parser() -> Parser:
     group.add_argument("--quiet", action=switch, default=False, help="print nothing but errors")
     group.add_argument("--version", action="version", version=VERSION)
     return parser
+
+
+def given_flags(arguments: list[str] | None) -> dict[str, Any]:
+    """The flags that were given, without the defaults of the others."""
+    parser = build_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return vars(parser.parse_args(arguments))
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
@@ -1548,12 +1560,15 @@ def compile_program(tf: Any, plan: Plan, program: Any, inputs: Inputs, net: Live
     program(inputs, net.code, net.validation, blank, net.state, net.seed, tf.constant(0))
 
 
-def train_nets(tf: Any, plan: Plan, program: Any, inputs: Inputs, nets: list[Live], epochs: int, on_epoch: Any, stop: StopRequest, mark: Any = None) -> None:
+def train_nets(
+    tf: Any, plan: Plan, program: Any, inputs: Inputs, nets: list[Live], epochs: int, on_epoch: Any, stop: StopRequest, mark: Any = None, save: Any = None
+) -> None:
     """Train all nets to their ends, side by side on as many threads as there are cores.
 
     Every net is trained by its own calls of the one program, and so gets the same bits as when trained alone: the order
     of rows in an epoch follows from (seed, fold, epoch), the dropout from (seed, fold, step). After each epoch
     on_epoch(epoch, nets) is called, which may return True to stop. mark(epoch) gives a context for the first net's calls.
+    save(nets) is called when all nets are between two calls.
     """
     last = tf.constant(epochs)
 
@@ -1584,6 +1599,8 @@ def train_nets(tf: Any, plan: Plan, program: Any, inputs: Inputs, nets: list[Liv
                     net.reason = f"no better validation loss for {plan.patience} epochs"
                 elif not net.reason and len(net.history) >= epochs:
                     net.reason = f"{epochs} epochs are over"
+            if save:
+                save(nets)
 
 
 def record_epoch(plan: Plan, net: Live, row: Any, vector: Any) -> None:
@@ -2206,6 +2223,138 @@ class Checkpoints:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Resuming
+
+SAVE_SECONDS = 2.0
+NOT_COMPARED = {"resume", "quiet", "model_dir", "csv"}  # flags that may differ from those of the interrupted run
+
+
+def fingerprint(table: Table) -> str:
+    """A digest of everything a table teaches."""
+    import numpy as np
+
+    digest = hashlib.blake2b(json.dumps([[column.name, column.kind, column.vocabulary] for column in table.columns]).encode())
+    for part in (table.numbers, table.codes, table.label):
+        digest.update(np.ascontiguousarray(part))
+    return digest.hexdigest()
+
+
+class StateFile:
+    """Keeps what --resume needs: written at each new best and every two seconds, between two calls of the program."""
+
+    def __init__(self, path: Path, description: dict[str, Any]) -> None:
+        self.path, self.description = path, description
+        self.saved, self.best, self.failure = -math.inf, 0.0, ""
+
+    def offer(self, nets: list[Live], now: bool = False) -> None:
+        best = sum(net.best_epoch for net in nets)
+        if now or best != self.best or time.perf_counter() - self.saved > SAVE_SECONDS:
+            self.best, self.saved = best, time.perf_counter()
+            try:
+                write_atomically(self.path, pack_state(nets, self.description))
+                self.failure = ""
+            except OSError as error:
+                self.failure = f"{self.path}: {error.strerror}"
+
+
+def pack_state(nets: list[Live], description: dict[str, Any]) -> bytes:
+    import numpy as np
+
+    arrays: dict[str, Any] = {}
+    facts = [{"reason": net.reason, "best_loss": net.best_loss, "best_epoch": net.best_epoch} for net in nets]
+    for number, net in enumerate(nets):
+        arrays |= {f"{number}/state/{name}": np.asarray(value) for name, value in net.state._asdict().items()}
+        arrays[f"{number}/history"] = np.array([list(logs.values()) for logs in net.history])
+        for name in ("now", "best"):
+            if (part := getattr(net, name)) is not None:
+                arrays |= {f"{number}/{name}/{key}": value for key, value in part._asdict().items()}
+    arrays["description"] = np.frombuffer(json.dumps(description | {"nets": facts}).encode(), np.uint8)
+    out = io.BytesIO()
+    np.savez(out, **arrays)
+    return out.getvalue()
+
+
+def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The description and the arrays of an interrupted run. Nothing in the file can be executed."""
+    import numpy as np
+
+    if not path.is_file():
+        raise UserError(f"--resume: {path.parent} holds no interrupted run; leave --resume out to start one")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        description = json.loads(arrays.pop("description").tobytes())
+        if not isinstance(description["options"], dict) or not isinstance(description["nets"], list):
+            raise ValueError
+    except (ValueError, KeyError, OSError, TypeError, EOFError, zipfile.BadZipFile):
+        raise UserError(f"--resume: {path} is damaged; delete it and start again") from None
+    return description, arrays
+
+
+def unpack_state(tf: Any, net: Live, number: int, description: dict[str, Any], arrays: dict[str, Any]) -> None:
+    """Put a net where it was. Raises UserError when the arrays are not those of such a net."""
+    import numpy as np
+
+    def take(name: str, like: Any) -> Any:
+        value = arrays.get(f"{number}/{name}")
+        if value is None or value.dtype != like.dtype or value.shape != like.shape:
+            raise UserError(f"--resume: the state of net {number + 1} is damaged ({name}); delete {RESUME_FILE} and start again")
+        return value
+
+    facts, current = description["nets"][number], {name: np.asarray(value) for name, value in net.state._asdict().items()}
+    net.state = State(**{name: tf.constant(take(f"state/{name}", value)) for name, value in current.items()})
+    names = list(epoch_logs([0.0] * len(HISTORY), 1, 1))
+    net.history = [dict(zip(names, map(float, row), strict=True)) for row in arrays[f"{number}/history"]]
+    for name in ("now", "best"):
+        if f"{number}/{name}/weights" in arrays:
+            parts = (take(f"{name}/weights", current["weights"]), take(f"{name}/statistics", current["statistics"]))
+            setattr(net, name, Net(*parts))
+    net.reason, net.best_loss, net.best_epoch = str(facts["reason"]), float(facts["best_loss"]), int(facts["best_epoch"])
+
+
+def resumed_options(given: dict[str, Any], folder: Path) -> tuple[argparse.Namespace, dict[str, Any], dict[str, Any]]:
+    """The options of the interrupted run, its description and its arrays; UserError where given flags contradict it."""
+    description, arrays = read_state(folder / RESUME_FILE)
+    options = parse_options([])
+    for name, value in description["options"].items():
+        setattr(options, name, tuple(value) if isinstance(value, list) and name == "threshold" else value)
+    for name, value in given.items():
+        before = getattr(options, name)
+        if name not in NOT_COMPARED and value != before:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"--resume: {flag} {value} contradicts the interrupted run, which has {before}; leave the flag or --resume out")
+    options.resume, options.model_dir = True, folder
+    options.quiet, options.csv = given.get("quiet", options.quiet), given.get("csv") or options.csv
+    return options, description, arrays
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Any:
+    """Hold the model directory for this process; the lock of a process that died is free."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with open(folder / LOCK_FILE, "a+", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise UserError(f"--model-dir {folder}: process {holder} is training there; wait for it or name another directory") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        for litter in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
+            litter.unlink(missing_ok=True)  # what a run that was killed left half-written
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # What the user reads
 
 
@@ -2342,13 +2491,11 @@ def make_plan(options: argparse.Namespace, splits: list[Split], label: Any, widt
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the model directory, and clear away what a run that was killed left half-written."""
+    """Make the model directory and see that it can be written to."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--model-dir {folder}: is a file; name a directory")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for litter in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
-            litter.unlink()
         probe = folder / f".probe.{os.getpid()}.tmp"
         probe.touch()
         probe.unlink()
@@ -2417,6 +2564,8 @@ class Run:
     model: Any = None
     template: bytes = b""  # the saved model, before its weights
     events: EventLog | None = None
+    asked: dict[str, Any] = field(default_factory=dict)  # the options as they were given, for --resume
+    interrupted: tuple[dict[str, Any], dict[str, Any]] | None = None  # what --resume goes on with
 
     def say(self, *lines: str) -> None:
         if not self.options.quiet:
@@ -2479,6 +2628,11 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
     options, tf, plan = run.options, run.tf, run.plan
     inputs = table_inputs(tf, run.table)
     nets = [start_net(tf, plan, fold, first_state(tf, plan, first_weights(run, fold), options.learning_rate)) for fold in run.folds]
+    if run.interrupted:
+        for number, net in enumerate(nets):
+            unpack_state(tf, net, number, *run.interrupted)
+        run.say(f"Resuming   after epoch {max(len(net.history) for net in nets)}")
+    before = sum(len(net.history) for net in nets)
     program = build_program(tf, plan, run.folds[0].encoder)
     started = time.perf_counter()
     compile_program(tf, plan, program, inputs, nets[0])
@@ -2490,6 +2644,9 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
     if profile and not metadata_version("xprof"):
         run.say("Profile    TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed")
 
+    logs = run.events.folder.name if run.events else ""
+    state = StateFile(options.model_dir / RESUME_FILE, {"options": run.asked, "fingerprint": fingerprint(run.table), "logs": logs})
+
     def on_epoch(epoch: int, nets: list[Live]) -> None:
         progress.epoch(epoch, mean_logs(nets, epoch))
         if checkpoints and all(net.best for net in nets) and any(net.best_epoch == epoch for net in nets):
@@ -2500,15 +2657,21 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
 
     started = time.perf_counter()
     try:
-        train_nets(tf, plan, program, inputs, nets, options.epochs, on_epoch, stop, profile)
+        train_nets(tf, plan, program, inputs, nets, options.epochs, on_epoch, stop, profile, state.offer)
+        if stop.signal:
+            state.offer(nets, now=True)
         run.timing["train_s"] = time.perf_counter() - started
     finally:
         progress.close()
         if profile:
             profile.close()
+        if state.failure:
+            run.say(f"Resume     the state could not be saved: {state.failure}")
         if checkpoints:
             checkpoints.close()
-    epochs = sum(len(net.history) for net in nets)
+            if checkpoints.failure:
+                run.say(f"Checkpoints could not be written: {checkpoints.failure}")
+    epochs = sum(len(net.history) for net in nets) - before
     run.timing["rows_per_s"] = epochs * plan.rows / run.timing["train_s"]
     run.timing["steps_per_s"] = run.timing["rows_per_s"] / plan.batch_size
     return nets
@@ -2522,12 +2685,14 @@ def open_events(run: Run, net: Live) -> EventLog | None:
         run.say("TensorBoard: the package tensorboard is not installed (pip install tensorboard); going on without logs")
         return None
     try:
-        events = EventLog(run_folder(options.model_dir / "logs", options.architecture), run.plan, options.epochs)
+        folder = run.interrupted and run.interrupted[0]["logs"] and options.model_dir / "logs" / Path(run.interrupted[0]["logs"]).name
+        events = EventLog(folder or run_folder(options.model_dir / "logs", options.architecture), run.plan, options.epochs)
     except OSError as error:
         run.say(f"TensorBoard: {options.model_dir / 'logs'}: {error.strerror}; going on without logs")
         return None
-    events.graphs(run.tf, run.model, net)
-    events.text("data", show_data(options, run.table, run.splits))
+    if not run.interrupted:
+        events.graphs(run.tf, run.model, net)
+        events.text("data", show_data(options, run.table, run.splits))
     return events
 
 
@@ -2596,8 +2761,14 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
     else:
         epochs, bests = [len(net.history) for net in lives], [net.best_epoch for net in lives]
         run.say(f"Trained    {len(lives)} nets for {min(epochs)} to {max(epochs)} epochs, the best were {min(bests)} to {max(bests)}")
+    if failed:
+        (options.model_dir / RESUME_FILE).unlink(missing_ok=True)
     if stop.signal or failed:
-        print(f"stopped: {failed or signal.Signals(stop.signal).name}; the best model so far is {options.model_dir / MODEL_FILE}", file=sys.stderr)
+        print(
+            f"stopped: {failed or signal.Signals(stop.signal).name}; the best model so far is {options.model_dir / MODEL_FILE}"
+            + ("" if failed else "; go on with --resume"),
+            file=sys.stderr,
+        )
         return 128 + stop.signal if stop.signal else 1
     validation = Prediction(label, sigmoid(logits))
     label, logits = predict_part(run, nets, "test")
@@ -2629,13 +2800,16 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
             run.say(f"TensorBoard: the logs are incomplete: {error}")
     run.timing["total_s"] = time.perf_counter() - STARTED
     write_atomically(options.model_dir / METRICS_FILE, json.dumps(metrics, indent=2).encode())
+    (options.model_dir / RESUME_FILE).unlink(missing_ok=True)
     run.say("", f"Model      {options.model_dir / MODEL_FILE}", f"Metrics    {options.model_dir / METRICS_FILE}")
     if run.events:
         run.say(f"Logs       tensorboard --logdir {options.model_dir / 'logs'}")
     if options.split == "time":
         run.say("Split      by time: neighbouring rows are alike, so that the same model tested on rows drawn at random would look better than it is")
     if len(nets) == 1 and options.split == "random" and len(table.label) < 2_000:
-        cost = f"about {max(0.1, 10 * (0.8 / 0.6) * run.timing['train_s'] / (os.cpu_count() or 1)):.1f} s of training"
+        steps = 10 * (0.8 / 0.6) * run.timing["steps_per_s"] * run.timing["train_s"]
+        seconds = min(steps * STEP_SECONDS_WITHOUT_XLA, XLA_COMPILE_SECONDS + steps * STEP_SECONDS_WITH_XLA)
+        cost = f"about {seconds:.1f} s of training"
         run.say(f"Hint       --folds 10 would test on all {len(table.label):,} rows, cost {cost}, and usually gains accuracy at this size")
     timing = run.timing
     run.say(f"Time       {timing['total_s']:.1f} s, of which training {timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)")
@@ -2651,32 +2825,46 @@ def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
     return settings | {"reasons": {name: choice.reason for name, choice in chosen.items()}}
 
 
-def train_command(options: argparse.Namespace) -> int:
+def train_command(arguments: list[str] | None) -> int:
     started = time.perf_counter()
+    options, interrupted = parse_options(arguments), None
+    if options.resume:
+        options, *interrupted = resumed_options(given_flags(arguments), options.model_dir)
+    asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     table = load_data(options)
     splits = split_table(options, table)
+    if interrupted and interrupted[0]["fingerprint"] != fingerprint(table):
+        raise UserError(f"--resume: {options.csv} is not the data of the interrupted run; leave --resume out to train on it")
     prepare_folder(options.model_dir)
-    run = Run(options, table, splits, decide(options, splits), {"load_s": time.perf_counter() - started})
-    run.say(*show_data(options, table, splits))
+    run = Run(options, table, splits, decide(options, splits), {"load_s": time.perf_counter() - started}, asked=asked)
+    run.interrupted = tuple(interrupted) if interrupted else None
     stop = StopRequest()
-    try:
-        with stop_on_signals(stop):
+    with lock_folder(options.model_dir), stop_on_signals(stop):
+        if not interrupted and (options.model_dir / RESUME_FILE).exists():
+            table.notes.append("an interrupted run was in the model directory; this one starts anew (--resume would have gone on)")
+            (options.model_dir / RESUME_FILE).unlink()
+        run.say(*show_data(options, table, splits))
+        try:
             prepare(run)
             return finish(run, train(run, stop), stop)
-    finally:
-        if run.events:
-            run.events.close()
+        finally:
+            if run.events:
+                run.events.close()
 
 
 def main(arguments: list[str] | None = None) -> int:
     try:
-        return train_command(parse_options(arguments))
+        return train_command(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: Ctrl-C; nothing was changed", file=sys.stderr)
         return 130
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}; what was there before is unharmed", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
