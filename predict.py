@@ -2,18 +2,23 @@
 
     python predict.py /tmp/HARVEST.CSV --output predicted.csv
     python predict.py new.csv --model model/checkpoints/model_42_0.8812.keras
+    tail -n +1 -f /tmp/HARVEST.CSV | python predict.py -
 
 The label may be absent, columns may come in any order, and other columns are passed through. Every input row gives one
-output row, in the same order, with the columns probability and predicted added.
+output row, in the same order, with the columns probability and predicted added. From standard input (-) each line is
+answered as it arrives; repeated headers and lines that are cut off are left out with a note.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import json
 import os
+import queue
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -26,10 +31,11 @@ CHUNK_ROWS = 100_000
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = modern.Parser(prog="predict.py", description="Predict with a trained model.", allow_abbrev=False)
-    parser.add_argument("csv", metavar="CSV", help="the rows to predict")
+    parser.add_argument("csv", metavar="CSV", help="the rows to predict; -: standard input, answered line by line")
     parser.add_argument("--model-dir", type=Path, default=Path("model"), metavar="DIR", help="where the model is (default: model)")
     parser.add_argument("--model", type=Path, metavar="FILE", help="a model or checkpoint of its own")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the rows go (default: standard output)")
+    parser.add_argument("--evaluate", action="store_true", help="when the rows hold the label: print how good the predictions are, to standard error")
     options = parser.parse_args(arguments)
     options.model = options.model or options.model_dir / modern.MODEL_FILE
     return options
@@ -54,10 +60,7 @@ def read_rows(path: str, details: dict[str, Any]) -> Any:
 
     first = modern.check_file(path)
     names, header = list_columns(path, first)
-    features = [column["name"] for column in details["columns"]]
-    absent = [name for name in features if name not in names]
-    if absent:
-        raise UserError(f"{path}: line 1 has no column {absent[0]}, which the model needs; columns are {', '.join(names[:12])}")
+    check_names(path, names, details)
     line = 2 if header else 1
     try:
         for chunk in pd.read_csv(
@@ -78,6 +81,59 @@ def read_rows(path: str, details: dict[str, Any]) -> Any:
         raise UserError(f"{path}: {modern.undecodable_line(path)} is not UTF-8 text; save the file as UTF-8") from None
     except pd.errors.ParserError as error:
         raise UserError(f"{path}: {error}; mend the row") from None
+
+
+def check_names(path: str, names: list[str], details: dict[str, Any]) -> None:
+    absent = [column["name"] for column in details["columns"] if column["name"] not in names]
+    if absent:
+        raise UserError(f"{path}: line 1 has no column {absent[0]}, which the model needs; columns are {', '.join(names[:12])}")
+
+
+def read_lines(details: dict[str, Any]) -> Any:
+    """The same from standard input: whatever lines have arrived, as soon as they have. None until the first line."""
+    import pandas as pd
+
+    lines: queue.Queue = queue.Queue(2 * CHUNK_ROWS)
+
+    def listen() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    first = lines.get()
+    if first is None:
+        raise UserError("-: standard input is empty; pipe rows into it")
+    text = first.removeprefix("\ufeff").rstrip("\r\n")
+    names, header = list_columns("-", text)
+    check_names("-", names, details)
+    number, waiting, ended = 1, [] if header else [first], False
+    yield 1, pd.DataFrame(columns=names, dtype=str)  # the header can be answered before any row arrives
+    while not ended:
+        line = None if waiting else lines.get()
+        while True:
+            if line is not None:
+                waiting.append(line)
+            if len(waiting) >= CHUNK_ROWS or (lines.empty() and waiting):
+                break
+            line = lines.get()
+            if line is None:
+                ended = True
+                break
+        rows, start = [], number
+        for line in waiting:
+            number += 1
+            cells = next(csv.reader([line.rstrip("\r\n")], skipinitialspace=True), [])
+            if line.rstrip("\r\n") == text and header:
+                print(f"note: line {number}: the header again, left out", file=sys.stderr)
+            elif len(cells) != len(names):
+                if cells:
+                    print(f"note: line {number}: {len(cells)} fields where {len(names)} are expected, left out", file=sys.stderr)
+            else:
+                rows.append(cells)
+        waiting = []
+        if rows:
+            yield start, pd.DataFrame(rows, columns=names, dtype=str)
 
 
 def list_columns(path: str, first: str) -> tuple[list[str], bool]:
@@ -123,8 +179,10 @@ def load_model(path: Path) -> Any:
 
 
 def run(options: argparse.Namespace) -> int:
-    details = read_details(options.model)
-    chunks = read_rows(options.csv, details)
+    import numpy as np
+
+    details, known = read_details(options.model), []
+    chunks = read_lines(details) if options.csv == "-" else read_rows(options.csv, details)
     chunk = next(chunks, None)  # before TensorFlow is imported: bad input is told at once
     model = load_model(options.model)
     beside = options.output and options.output.with_name(f".{options.output.name}.{os.getpid()}.tmp")
@@ -133,10 +191,14 @@ def run(options: argparse.Namespace) -> int:
             header = True
             while chunk is not None:
                 line, rows = chunk
-                probability = model.predict_on_batch(model_inputs(model, options.csv, line, rows))[:, 0]
+                inputs = model_inputs(model, options.csv, line, rows)
+                probability = model.predict_on_batch(inputs)[:, 0] if len(rows) else np.empty(0, np.float32)
+                if options.evaluate:
+                    known.append((read_label(options, details, line, rows), probability))
                 rows["probability"] = [f"{value:.6f}" for value in probability]
                 rows["predicted"] = (probability >= details["threshold"]).astype(int)
                 rows.to_csv(out, index=False, header=header, lineterminator="\n")
+                out.flush()
                 header, chunk = False, next(chunks, None)
         except BaseException:
             if beside:
@@ -144,7 +206,32 @@ def run(options: argparse.Namespace) -> int:
             raise
     if beside:
         os.replace(beside, options.output)
+    if options.evaluate:
+        label, probability = (np.concatenate(parts) for parts in zip(*known, strict=True))
+        print("\n".join(evaluation(modern.measure(label, probability, details["threshold"], 0), len(label))), file=sys.stderr)
     return 0
+
+
+def read_label(options: argparse.Namespace, details: dict[str, Any], line: int, rows: Any) -> Any:
+    """The labels of a chunk as 0 and 1; UserError where one is missing."""
+    import numpy as np
+
+    name = details["label"]
+    if name not in rows.columns:
+        raise UserError(f"{options.csv}: line 1 has no column {name}, which --evaluate needs")
+    labels = np.array([modern.LABELS.get(cell.strip().lower(), -1) for cell in rows[name]], np.float32)
+    wrong = np.flatnonzero(labels < 0)
+    if len(wrong):
+        raise UserError(f"{options.csv}: line {line + wrong[0]}, column {name}: the label is missing or not 0 or 1; leave --evaluate out")
+    return labels
+
+
+def evaluation(test: dict[str, Any], rows: int) -> list[str]:
+    lines = [f"{rows:,} rows, 95 % intervals"]
+    for name in ("accuracy", "precision", "recall", "roc_auc", "pr_auc", "log_loss"):
+        if test[name] is not None:
+            lines.append(f"  {name:<10}{test[name]:7.3f}  {modern.interval(test[f'{name}_ci95'], 1, 3)}")
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -180,6 +180,7 @@ def build_parser() -> Parser:
     group.add_argument("--keep-checkpoints", type=int, default=5, metavar="N", help="the newest N are kept, 0 keeps all (default: 5)")
     group.add_argument("--tensorboard", action=switch, default=True, help="write logs for TensorBoard (default: on)")
     group.add_argument("--profile", action=switch, default=False, help="profile ten epochs for TensorBoard's Profile tab (default: off)")
+    group.add_argument("--describe", action=switch, default=False, help="show what the data holds, train nothing, write nothing (default: off)")
     group.add_argument("--quiet", action=switch, default=False, help="print nothing but errors")
     group.add_argument("--version", action="version", version=VERSION)
     return parser
@@ -259,7 +260,11 @@ def count_fields(path: str) -> tuple[Any, bool, bool]:
                 if len(rest) > 1 << 26:
                     raise UserError(f"{path}: line {line + 1} is longer than 64 MB; this is not a HARVEST.CSV")
                 continue
-            text = np.frombuffer(rest + block[:cut], np.uint8)
+            whole = rest + block[:cut]
+            if whole.count(b"\r") != whole.count(b"\r\n"):
+                number = line + 1 + whole.count(b"\n", 0, re.search(rb"\r(?!\n)", whole).start())
+                raise UserError(f"{path}: line {number} holds a carriage return; save the file with line feeds")
+            text = np.frombuffer(whole, np.uint8)
             rest = block[cut:]
             ends = np.flatnonzero(text == 10)
             fields = np.diff(np.searchsorted(np.flatnonzero(text == 44), ends), prepend=0) + 1
@@ -268,6 +273,8 @@ def count_fields(path: str) -> tuple[Any, bool, bool]:
             fields[length == 0] = 0
             counts.append(fields.astype(np.int32))
             line += len(fields)
+    if b"\r" in rest[:-1]:
+        raise UserError(f"{path}: line {line + 1} holds a carriage return; save the file with line feeds")
     if rest:
         counts.append(np.array([rest.count(b",") + 1], np.int32))
     return np.concatenate(counts), quotes, not rest
@@ -366,7 +373,7 @@ def read_quoted(path: str) -> tuple[str, Any, Any]:
 
     out, fields, lines, line = io.StringIO(), [], [], 1
     writer = csv.writer(out, lineterminator="\n")
-    with open(path, encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, skipinitialspace=True, strict=True)
         try:
             for record in reader:
@@ -376,6 +383,8 @@ def read_quoted(path: str) -> tuple[str, Any, Any]:
                 line = reader.line_num + 1
         except csv.Error as error:
             raise UserError(f"{path}: line {line}: {error}; close the quotes or remove them") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: {undecodable_line(path)} is not UTF-8 text; save the file as UTF-8") from None
     return out.getvalue(), np.array(fields, np.int32), np.array(lines)
 
 
@@ -2391,6 +2400,28 @@ def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) ->
     return [*lines, f"Split      {words}"]
 
 
+def describe_columns(table: Table) -> list[str]:
+    """A line for each column: what it is read as, how many values it has, how many cells are empty."""
+    import numpy as np
+
+    width = max(len(column.name) for column in table.columns)
+    lines = [f"{'column':<{width}}  {'read as':<9}{'distinct':>10}{'missing':>10}  values"]
+    ranges = {}
+    for column, values in zip(table.of_kind("number"), table.numbers.T, strict=True):
+        known = np.sign(values) * np.expm1(np.abs(values))
+        ranges[column.name] = "{:.6g} to {:.6g}, median {:.6g}".format(*np.nanpercentile(known, [0, 100, 50]))
+    for column, codes in zip(table.of_kind("category"), table.codes.T, strict=True):
+        counts = np.bincount(codes, minlength=len(column.vocabulary))
+        most = int(np.argmax(counts))
+        shown = "(missing)" if column.vocabulary[most] in ("", MISSING) else column.vocabulary[most]
+        ranges[column.name] = f"most often {shown}, in {percent(counts[most] / len(codes))} of rows"
+    for column in table.columns:
+        values = column.reason if column.kind == "dropped" else ranges[column.name]
+        hint = f"; {column.hint}" if column.hint and column.kind != "dropped" else ""
+        lines.append(f"{column.name:<{width}}  {column.kind:<9}{column.distinct:>10,}{column.missing:>10,}  {values}{hint}")
+    return lines
+
+
 def interval(values: list[float], scale: float = 100, digits: int = 1) -> str:
     return f"{scale * values[0]:.{digits}f} to {scale * values[1]:.{digits}f}"
 
@@ -2833,6 +2864,9 @@ def train_command(arguments: list[str] | None) -> int:
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     table = load_data(options)
     splits = split_table(options, table)
+    if options.describe:
+        print("\n".join([*show_data(options, table, splits), "", *describe_columns(table)]))
+        return 0
     if interrupted and interrupted[0]["fingerprint"] != fingerprint(table):
         raise UserError(f"--resume: {options.csv} is not the data of the interrupted run; leave --resume out to train on it")
     prepare_folder(options.model_dir)

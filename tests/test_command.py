@@ -79,7 +79,20 @@ def test_architectures(sample, tmp_path, architecture):
     assert metrics_of(tmp_path / "model")["settings"]["architecture"] == architecture
 
 
-SWITCHES = ["cpu-only", "mixed-precision", "xla", "adamw", "reduce-lr", "checkpoints", "tensorboard", "early-stopping", "skip-bad-rows", "profile", "quiet"]
+# --resume and --describe have tests of their own
+SWITCHES = [
+    "cpu-only",
+    "mixed-precision",
+    "xla",
+    "adamw",
+    "reduce-lr",
+    "checkpoints",
+    "tensorboard",
+    "early-stopping",
+    "skip-bad-rows",
+    "profile",
+    "quiet",
+]
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
@@ -302,3 +315,56 @@ def test_predict_refuses(run, sample, tmp_path):
     ):
         done = run("predict.py", *arguments)
         assert done.returncode == 2 and words in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_describe(sample, tmp_path):
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import train_model_modern
+assert train_model_modern.main([sys.argv[2], "--describe"]) == 0
+assert "tensorflow" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(ROOT), str(sample(80))], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "80 rows" in done.stdout and "keyboard_activity" in done.stdout and "median" in done.stdout
+    assert os.listdir(tmp_path) == ["HARVEST.CSV"]
+
+
+def test_predict_evaluates_against_the_label(run, sample, tmp_path):
+    path, folder = sample(100), tmp_path / "model"
+    assert train(path, folder) == 0
+    done = run("predict.py", path, "--model-dir", folder, "--evaluate", "--output", tmp_path / "out.csv")
+    assert done.returncode == 0 and "100 rows" in done.stderr and "accuracy" in done.stderr
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    accuracy = np.mean([row["productive"] == row["predicted"] for row in rows])
+    assert f"{accuracy:.3f}" in done.stderr
+
+
+def test_predict_answers_each_line_as_it_arrives(sample, tmp_path):
+    path, folder = sample(60), tmp_path / "model"
+    assert train(path, folder) == 0
+    header, *lines = path.read_text().splitlines()
+    command = [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
+
+    def send(text):
+        process.stdin.write(text)
+        process.stdin.flush()
+
+    send(header + "\n")
+    assert process.stdout.readline() == f"{header},probability,predicted\n"
+    answers = []
+    for line in lines[:3]:
+        send(line + "\n")
+        answers.append(process.stdout.readline())
+    assert [answer.rsplit(",", 2)[0] for answer in answers] == lines[:3]
+    send(f"{header}\n1,2\n{lines[3]}\n")
+    assert process.stdout.readline().startswith(lines[3])
+    send("1,2,3")
+    rest, notes = process.communicate(timeout=60)
+    assert rest == "" and process.returncode == 0
+    assert "line 5: the header again" in notes and "line 6: 2 fields" in notes and "line 8: 3 fields" in notes
+    whole = subprocess.run(command, input=path.read_text(), capture_output=True, text=True)
+    assert len(whole.stdout.splitlines()) == 61
+    assert whole.stdout.splitlines()[1:4] == [answer.strip() for answer in answers]
