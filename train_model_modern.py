@@ -2641,8 +2641,6 @@ def prepare(run: Run) -> None:
     )
     if options.class_weight == "balanced":
         run.say("Weights    classes are balanced: probabilities are those of a world in which both are equally frequent")
-    run.model = build_model(table, encoders, ARCHITECTURES[options.architecture], plan.momentum)
-    run.template = model_archive(run.model)
 
 
 def first_weights(run: Run, fold: Fold) -> Any:
@@ -2666,11 +2664,15 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
     before = sum(len(net.history) for net in nets)
     program = build_program(tf, plan, run.folds[0].encoder)
     started = time.perf_counter()
-    compile_program(tf, plan, program, inputs, nets[0])
+    with ThreadPoolExecutor(1) as pool:  # XLA compiles while the model is built
+        compiled = pool.submit(compile_program, tf, plan, program, inputs, nets[0])
+        run.model = build_model(run.table, run.encoders, ARCHITECTURES[options.architecture], plan.momentum)
+        run.template = model_archive(run.model)
+        run.events = open_events(run, nets[0])
+        compiled.result()
     run.timing["compile_s"] = time.perf_counter() - started
     progress = Progress(options.epochs, options.quiet)
     checkpoints = Checkpoints(options.model_dir / "checkpoints", options.keep_checkpoints, run.archive) if options.checkpoints else None
-    run.events = open_events(run, nets[0])
     profile = Profile(tf, run.events.folder / "train") if options.profile and run.events else None
     if profile and not metadata_version("xprof"):
         run.say("Profile    TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed")
