@@ -10,6 +10,7 @@ and writes benchmarks/quality.json.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -87,6 +88,42 @@ def train_ours(table: modern.Table, rows: np.ndarray, test: np.ndarray, folds: i
     calibrated, _ = modern.calibrate(run, [net.best for net in nets])
     parts = [modern.sigmoid(modern.net_logits(table, fold.encoder, plan.units, net, test)) for fold, net in zip(members, calibrated, strict=True)]
     return np.mean(parts, axis=0)
+
+
+@contextlib.contextmanager
+def changed(skip: str) -> Any:
+    """The trainer without its linear skip, or with a skip that starts at random and not as the linear model."""
+    first, update = modern.initial_weights, modern.update
+
+    def other_first(units: Any, width: int, lit: Any, seed: Any, linear: Any = None) -> np.ndarray:
+        weights = first(units, width, lit, seed)
+        if skip == "absent":
+            weights[-1 - width : -1] = 0
+        return weights
+
+    def other_update(tf: Any, plan: modern.Plan, state: modern.State, gradient: Any, decay: Any) -> modern.State:
+        size = len(decay)
+        keep = np.ones(size, np.float32)
+        if skip == "absent":
+            keep[size - 1 - plan.width : size - 1] = 0
+        return update(tf, plan, state, gradient * keep, decay)
+
+    modern.initial_weights, modern.update = other_first, other_update
+    try:
+        yield
+    finally:
+        modern.initial_weights, modern.update = first, update
+
+
+def ablate(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
+    """What the linear skip and its start contribute, for one net and for ten folds."""
+    results = {}
+    for folds, name in ((1, "one net"), (10, "--folds 10")):
+        results[name] = score(table.label[test], train_ours(table, rows, test, folds, seed))
+        for skip, words in (("random", "skip drawn at random"), ("absent", "no linear skip")):
+            with changed(skip):
+                results[f"{name}, {words}"] = score(table.label[test], train_ours(table, rows, test, folds, seed))
+    return results
 
 
 def train_basic(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
@@ -216,6 +253,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--real", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--ablation", action="store_true", help="what the linear skip contributes, in place of the comparison")
     parser.add_argument("--skip", nargs="*", default=[], help="models to leave out")
     options = parser.parse_args()
     modern.prepare_environment(cpu_only=True, xla=True, batch_size=8)
@@ -228,11 +266,12 @@ def main() -> None:
             runs = []
             for seed in range(options.seeds):
                 table, rows, test, probability = simulated(size, seed, folder)
-                runs.append(compare(table, rows, test, seed, probability, set(options.skip)))
+                compared = () if options.ablation else (probability, set(options.skip))
+                runs.append((ablate if options.ablation else compare)(table, rows, test, seed, *compared))
                 print(f"{size} rows, data set {seed + 1} of {options.seeds}", file=sys.stderr, flush=True)
-            results[f"simulated, {size} rows"] = runs
+            results[f"{'ablation' if options.ablation else 'simulated'}, {size} rows"] = runs
             print("\n".join(summarise(f"Simulated, {size:,} rows, {options.seeds} data sets", runs)), flush=True)
-        if options.real:
+        if options.real and not options.ablation:
             runs = []
             for name, path in real_tables(folder).items():
                 table = modern.read_table(modern.parse_options([str(path)]))

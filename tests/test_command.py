@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -368,3 +369,45 @@ def test_predict_answers_each_line_as_it_arrives(sample, tmp_path):
     whole = subprocess.run(command, input=path.read_text(), capture_output=True, text=True)
     assert len(whole.stdout.splitlines()) == 61
     assert whole.stdout.splitlines()[1:4] == [answer.strip() for answer in answers]
+
+
+def test_predict_executes_nothing_a_model_file_brings(run, sample, tmp_path):
+    import keras
+
+    path, folder = sample(60), tmp_path / "model"
+    assert train(path, folder) == 0
+    with zipfile.ZipFile(folder / modern.MODEL_FILE) as archive:
+        details = archive.read("training.json")
+    inputs = {name: keras.Input((1,), name=name) for name in modern.V0_COLUMNS[:-1]}
+    hostile = keras.layers.Lambda(lambda parts: parts[0], output_shape=(1,))(list(inputs.values()))
+    keras.Model(inputs, hostile).save(tmp_path / "hostile.keras")
+    with zipfile.ZipFile(tmp_path / "hostile.keras", "a") as archive:
+        archive.writestr("training.json", details)
+    done = run("predict.py", path, "--model", tmp_path / "hostile.keras")
+    assert done.returncode == 2 and "cannot be loaded" in done.stderr and done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_the_live_bar_on_a_terminal(sample, tmp_path):
+    pty = pytest.importorskip("pty", reason="no pseudo-terminals on this system")
+    reading, writing = pty.openpty()
+    command = [
+        sys.executable,
+        str(ROOT / "train_model_modern.py"),
+        str(sample(60)),
+        "--model-dir",
+        str(tmp_path / "model"),
+        "--epochs",
+        "30",
+        "--no-tensorboard",
+    ]
+    with subprocess.Popen(command, stdout=writing, stderr=subprocess.DEVNULL) as process:
+        os.close(writing)
+        shown = b""
+        try:
+            while part := os.read(reading, 65_536):
+                shown += part
+        except OSError:  # Linux says so when the other side is closed
+            pass
+    os.close(reading)
+    assert process.returncode == 0
+    assert b"\r[" in shown and b"epoch   1/30" in shown and b"s left" in shown and b"val_accuracy" in shown
