@@ -15,7 +15,7 @@ test: $(VENV)/test.done
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(ARGS)
 
-# The fault tests with 100 kills in place of 6 and 5 000 mutated files in place of 1 500; about half an hour.
+# The fault tests with 100 kills in place of 4 and 5 000 mutated files in place of 1 500; about half an hour.
 soak: $(VENV)/test.done
 	KILLS=100 MUTATIONS=5000 $(BIN)/python -m pytest tests/test_resume.py tests/test_fuzz.py
 

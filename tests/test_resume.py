@@ -16,7 +16,7 @@ from conftest import ROOT
 
 import train_model_modern as modern
 
-KILLS = int(os.environ.get("KILLS", "6"))  # make soak: 100
+KILLS = int(os.environ.get("KILLS", "4"))  # make soak: 100
 
 
 def weights_of(folder):
