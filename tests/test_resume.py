@@ -82,12 +82,12 @@ def test_killed_at_random_moments(sample, tmp_path):
     folder, moments, resumed = tmp_path / "killed", random.Random(1), 0
     for number in range(KILLS):
         process = subprocess.Popen([*command, str(folder)], env=environment, stderr=subprocess.DEVNULL)
-        if number % 3 == 0:
+        if number % 3 == 2:
             time.sleep(whole * moments.uniform(0, 1))
         else:  # in training or the writing after it: a state file shows that it has begun
             while process.poll() is None and not (folder / modern.RESUME_FILE).exists():
                 time.sleep(0.005)
-            time.sleep(moments.uniform(0, 0.35 * whole))
+            time.sleep(moments.uniform(0, 0.35 * whole) if number else 0)
         process.kill()
         process.wait()
         if (folder / modern.MODEL_FILE).exists():
