@@ -107,20 +107,15 @@ def read_lines(details: dict[str, Any]) -> Any:
     text = first.removeprefix("\ufeff").rstrip("\r\n")
     names, header = list_columns("-", text)
     check_names("-", names, details)
-    number, waiting, ended = 1, [] if header else [first], False
+    number, waiting, ended = (1, [], False) if header else (0, [first], False)
     yield 1, pd.DataFrame(columns=names, dtype=str)  # the header can be answered before any row arrives
     while not ended:
-        line = None if waiting else lines.get()
-        while True:
-            if line is not None:
-                waiting.append(line)
-            if len(waiting) >= CHUNK_ROWS or (lines.empty() and waiting):
-                break
-            line = lines.get()
-            if line is None:
-                ended = True
-                break
-        rows, start = [], number
+        waiting = waiting or [lines.get()]
+        while waiting[-1] is not None and len(waiting) < CHUNK_ROWS and not lines.empty():
+            waiting.append(lines.get())
+        if ended := waiting[-1] is None:
+            waiting.pop()
+        rows, start = [], number + 1
         for line in waiting:
             number += 1
             cells = next(csv.reader([line.rstrip("\r\n")], skipinitialspace=True), [])

@@ -443,6 +443,20 @@ class Table:
 MISSING = -(2**63)  # an empty cell among integer categories
 
 
+def signed_logarithm(values: Any) -> Any:
+    """How numbers are kept: small and large ones of either sign on one scale."""
+    import numpy as np
+
+    return np.sign(values) * np.log1p(np.abs(values))
+
+
+def signed_exponential(values: Any) -> Any:
+    """The inverse of signed_logarithm."""
+    import numpy as np
+
+    return np.sign(values) * np.expm1(np.abs(values))
+
+
 def column_kind(name: str, cells: Any, options: argparse.Namespace) -> tuple[str, str]:
     """Tell the kind of a column from its name and a sample of its cells (text): (kind, reason)."""
     import pandas as pd
@@ -512,15 +526,15 @@ def undecodable_line(path: str) -> str:
     return "a line"
 
 
-def read_numbers(source: Source, columns: list[str], start: int, chunk: Any, bad: Any) -> Any:
-    """Turn a data frame of text into float64; cells that are not numbers are told, or marked in bad [rows]."""
+def read_numbers(columns: list[str], start: int, chunk: Any, bad: Any) -> Any:
+    """Turn a data frame of text into float64; cells that are not numbers are marked in bad [rows]."""
     import numpy as np
     import pandas as pd
 
     values = np.empty((len(chunk), len(columns)))
     for place, name in enumerate(columns):
         numeric = pd.to_numeric(chunk[name], errors="coerce").to_numpy(float)
-        wrong = (np.isnan(numeric) & chunk[name].notna().to_numpy()) | np.isinf(numeric)
+        wrong = np.isnan(numeric) & chunk[name].notna().to_numpy()
         values[:, place] = numeric
         if wrong.any():
             bad[start + np.flatnonzero(wrong)] = place + 1
@@ -554,12 +568,12 @@ def read_table(options: argparse.Namespace) -> Table:
     start = 0
     for numeric, chunk in read_typed(source, number_names, kinds):
         stop = start + len(chunk)
-        values = chunk[number_names].to_numpy(float) if numeric else read_numbers(source, number_names, start, chunk, bad)
+        values = chunk[number_names].to_numpy(float) if numeric else read_numbers(number_names, start, chunk, bad)
         infinite = np.isinf(values)
         if infinite.any():
             bad[start + np.flatnonzero(infinite.any(axis=1))] = infinite[infinite.any(axis=1)].argmax(axis=1) + 1
         with np.errstate(invalid="ignore"):
-            numbers[start:stop] = np.sign(values) * np.log1p(np.abs(values))
+            numbers[start:stop] = signed_logarithm(values)
         for place, name in enumerate(category_names):
             codes[start:stop, place] = code_chunk(chunk[name], vocabularies[place])
         cells = chunk[options.label].cat
@@ -674,7 +688,7 @@ def finish_columns(table: Table, vocabularies: list[dict[str, int]], options: ar
         column.kind, column.reason = "number", ""
         table.columns.remove(column)
         table.columns.append(column)
-        logarithm = (np.sign(values) * np.log1p(np.abs(values))).astype(np.float32)
+        logarithm = signed_logarithm(values).astype(np.float32)
         table.numbers = np.concatenate([table.numbers, logarithm[:, None]], axis=1)
 
 
@@ -1173,7 +1187,7 @@ def raw_inputs(table: Table, rows: Any) -> dict[str, Any]:
     import numpy as np
 
     with np.errstate(over="ignore"):
-        values = {column.name: np.sign(part) * np.expm1(np.abs(part)) for column, part in zip(table.of_kind("number"), table.numbers[rows].T, strict=True)}
+        values = {column.name: signed_exponential(part) for column, part in zip(table.of_kind("number"), table.numbers[rows].T, strict=True)}
     for place, column in enumerate(table.of_kind("category")):
         kind = np.int64 if isinstance(column.vocabulary[0], int) else object
         values[column.name] = np.array(column.vocabulary, kind)[table.codes[rows, place]]
@@ -1212,6 +1226,11 @@ class Plan(NamedTuple):
     @property
     def outputs(self) -> int:
         return sum(self.units)
+
+    @property
+    def validation_segment(self) -> int:
+        """Validation rows encoded at a time."""
+        return min(VALIDATION_SEGMENT, self.validation_rows)
 
 
 SEGMENT_ROWS = 65_536
@@ -1441,7 +1460,7 @@ def build_program(tf: Any, plan: Plan, encoder: Encoder) -> Any:
     parameters = sum(math.prod(shape) for shape in shapes)
     decay = np.concatenate([np.full(math.prod(shape), plan.weight_decay if len(shape) == 2 else 0, np.float32) for shape in shapes])
     size = plan.batch_size
-    validation_size = min(VALIDATION_SEGMENT, plan.validation_rows)
+    validation_size = plan.validation_segment
     validation_segments = math.ceil(plan.validation_rows / validation_size)
 
     def loop(condition: Any, body: Any, values: list[Any]) -> list[Any]:
@@ -1557,7 +1576,7 @@ def epoch_logs(row: Any, rows: int, validation_rows: int) -> dict[str, float]:
 def start_net(tf: Any, plan: Plan, fold: Fold, state: State) -> Live:
     import numpy as np
 
-    size = min(VALIDATION_SEGMENT, plan.validation_rows)
+    size = plan.validation_segment
     padding = math.ceil(plan.validation_rows / size) * size - len(fold.split.validation)
     validation = tf.constant(np.pad(fold.split.validation, (0, padding), constant_values=-1))
     return Live(fold, state, encoder_code(tf, fold.encoder), validation, tf.constant(plan.seed + 7_919 * fold.number, tf.int32))
@@ -2408,8 +2427,7 @@ def describe_columns(table: Table) -> list[str]:
     lines = [f"{'column':<{width}}  {'read as':<9}{'distinct':>10}{'missing':>10}  values"]
     ranges = {}
     for column, values in zip(table.of_kind("number"), table.numbers.T, strict=True):
-        known = np.sign(values) * np.expm1(np.abs(values))
-        ranges[column.name] = "{:.6g} to {:.6g}, median {:.6g}".format(*np.nanpercentile(known, [0, 100, 50]))
+        ranges[column.name] = "{:.6g} to {:.6g}, median {:.6g}".format(*np.nanpercentile(signed_exponential(values), [0, 100, 50]))
     for column, codes in zip(table.of_kind("category"), table.codes.T, strict=True):
         counts = np.bincount(codes, minlength=len(column.vocabulary))
         most = int(np.argmax(counts))
@@ -2678,7 +2696,8 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
         run.say("Profile    TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed")
 
     logs = run.events.folder.name if run.events else ""
-    state = StateFile(options.model_dir / RESUME_FILE, {"options": run.asked, "fingerprint": fingerprint(run.table), "logs": logs})
+    digest = run.interrupted[0]["fingerprint"] if run.interrupted else fingerprint(run.table)
+    state = StateFile(options.model_dir / RESUME_FILE, {"options": run.asked, "fingerprint": digest, "logs": logs})
 
     def on_epoch(epoch: int, nets: list[Live]) -> None:
         progress.epoch(epoch, mean_logs(nets, epoch))
@@ -2810,7 +2829,8 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
     columns = importance(table, run.folds, plan.units, nets, options.seed)
     report = [*show_result(test, bases, threshold, len(nets)), *show_thresholds(*validation), *show_importance(columns)]
     run.say("", *report)
-    parts = {name: len(part) for name, part in run.splits[0]._asdict().items()} | {"test": len(label)}
+    first = run.splits[0]
+    parts = {"train": len(first.training), "validation": len(first.validation), "test": len(label)}
     metrics = {
         "rows": {"read": table.read, "used": len(table.label), "skipped": table.skipped, **parts},
         "test": test,

@@ -32,7 +32,7 @@ def test_a_plain_run_leaves_what_is_promised(run, sample, tmp_path):
     for words in ("120 rows", "72 training, 24 validation, 24 test rows", "XLA        off", "always the majority", "tensorboard --logdir model/logs"):
         assert words in done.stdout
     metrics = metrics_of(tmp_path / "model")
-    assert metrics["rows"] == {"read": 120, "used": 120, "skipped": 0, "training": 72, "validation": 24, "test": 24}
+    assert metrics["rows"] == {"read": 120, "used": 120, "skipped": 0, "train": 72, "validation": 24, "test": 24}
     assert metrics["epochs"] == 12 and 1 <= metrics["best_epoch"] <= 12 and metrics["threshold"] == 0.5
     assert set(metrics["timing"]) == {"import_s", "load_s", "compile_s", "train_s", "total_s", "rows_per_s", "steps_per_s"}
     assert metrics["settings"]["batch_size"] == 8 and "training rows" in metrics["settings"]["reasons"]["batch_size"]
@@ -411,3 +411,13 @@ def test_the_live_bar_on_a_terminal(sample, tmp_path):
     os.close(reading)
     assert process.returncode == 0
     assert b"\r[" in shown and b"epoch   1/30" in shown and b"s left" in shown and b"val_accuracy" in shown
+
+
+def test_predict_names_the_line_of_standard_input(sample, tmp_path):
+    path, folder = sample(60), tmp_path / "model"
+    assert train(path, folder) == 0
+    header, *lines = path.read_text().splitlines()
+    command = [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder)]
+    for rows, place in (([header, *lines[:2], "1,many,3,4,1"], 4), ([*lines[:2], "1,many,3,4,1"], 3)):
+        done = subprocess.run(command, input="\n".join(rows) + "\n", capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and f"line {place}, column keyboard_activity" in done.stderr
