@@ -130,7 +130,9 @@ def build_parser() -> Parser:
     )
     switch = argparse.BooleanOptionalAction
     default_csv = os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
-    parser.add_argument("csv", nargs="?", metavar="CSV", help=f"the table to learn from (default: {default_csv})")
+    parser.add_argument(
+        "csv", nargs="*", metavar="CSV", help=f"the table to learn from; several files, or a directory of them, are read as one (default: {default_csv})"
+    )
     group = parser.add_argument_group("model")
     group.add_argument("--architecture", choices=ARCHITECTURES, default="standard", help="hidden units 8 / 10, 10 / 16, 12, 8 (default: standard)")
     group.add_argument("--model-dir", type=Path, default=Path("model"), metavar="DIR", help="where everything is written (default: model)")
@@ -208,7 +210,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         raise UserError("--folds 2 leaves no rows to train on beside those to stop by and to test on; give 3 or more")
     if options.folds > 1 and options.split == "time":
         raise UserError("--folds and --split time exclude each other: folds are drawn at random")
-    options.csv = options.csv or os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
+    options.csv = options.csv or [os.path.join(tempfile.gettempdir(), "HARVEST.CSV")]
     return options
 
 
@@ -280,10 +282,24 @@ def count_fields(path: str) -> tuple[Any, bool, bool]:
     return np.concatenate(counts), quotes, not rest
 
 
+def find_files(paths: list[str]) -> list[str]:
+    """The files to read as one table: those given, and those that end in .csv in directories given, by name."""
+    files: list[str] = []
+    for path in paths:
+        found = sorted(name for name in os.listdir(path) if name.lower().endswith(".csv")) if os.path.isdir(path) else None
+        if found == []:
+            raise UserError(f"{path}: is a directory without a .csv file; give the CSV file")
+        files += [path] if found is None else [os.path.join(path, name) for name in found]
+    for path in files:
+        if files.count(path) > 1:
+            raise UserError(f"{path}: was given twice; leave one of them out")
+    return files
+
+
 def check_file(path: str) -> str:
     """Refuse what is not a readable CSV and return its first line, without the byte-order mark."""
     if os.path.isdir(path):
-        raise UserError(f"{path}: is a directory; give the CSV file in it")
+        raise UserError(f"{path}: is a directory; give a file")
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file; give the path of your HARVEST.CSV, or --sample to try without data")
     if not os.path.isfile(path):
@@ -480,7 +496,7 @@ def column_kind(name: str, cells: Any, options: argparse.Namespace) -> tuple[str
     words = set(re.split(r"[^a-z0-9]+", name.lower()))
     if words & CATEGORY_WORDS and not words & QUANTITY_WORDS and cells.map(lambda cell: bool(INTEGER.fullmatch(cell))).all():
         return nearly_distinct(cells.nunique(), len(cells)) or ("category", "an id by its name")
-    if name not in V0_COLUMNS and len(cells) > 20 and (numeric.diff().iloc[1:] == 1).all():
+    if name not in V0_COLUMNS and len(cells) > 20 and (numeric.diff().iloc[1:] == 1).mean() > 0.99:
         return "dropped", "a row number"
     return "number", ""
 
@@ -489,8 +505,8 @@ def nearly_distinct(distinct: int, count: int) -> tuple[str, str] | None:
     return ("dropped", "nearly all values distinct") if count > 20 and distinct > 0.9 * count else None
 
 
-def read_chunks(source: Source, columns: list[str], kinds: dict[str, Any], rows: int | None = None) -> Any:
-    """Iterate over data frames of the named columns; kinds are pandas dtypes. Raises UserError for undecodable text."""
+def read_chunks(source: Source, kinds: dict[str, Any], rows: int) -> Any:
+    """Iterate over data frames of columns, of these pandas dtypes, up to a number of rows; UserError for what is no text."""
     import pandas as pd
 
     header = 0 if source.lines[0] > 1 or 0 in source.skip else None
@@ -500,7 +516,7 @@ def read_chunks(source: Source, columns: list[str], kinds: dict[str, Any], rows:
             io.StringIO(source.content) if source.content is not None else source.path,
             header=header,
             names=source.names,
-            usecols=columns,
+            usecols=list(kinds),
             dtype=kinds,
             skiprows=skip,
             nrows=rows,
@@ -514,6 +530,11 @@ def read_chunks(source: Source, columns: list[str], kinds: dict[str, Any], rows:
         )
     except UnicodeDecodeError:
         raise UserError(f"{source.path}: {undecodable_line(source.path)} is not UTF-8 text; save the file as UTF-8") from None
+    except (FileNotFoundError, pd.errors.EmptyDataError, pd.errors.ParserError):
+        raise UserError(CHANGED.format(source.path)) from None
+
+
+CHANGED = "{}: changed while it was read; start again when nothing but the harvester writes to it"
 
 
 def undecodable_line(path: str) -> str:
@@ -542,21 +563,21 @@ def read_numbers(columns: list[str], start: int, chunk: Any, bad: Any) -> Any:
 
 
 def read_table(options: argparse.Namespace) -> Table:
-    """Read a CSV of any generation into a Table, or raise UserError saying what is wrong, where and what to do."""
+    """Read CSV files of any generation into one Table, or raise UserError saying what is wrong, where and what to do."""
     import numpy as np
+    import pandas as pd
 
-    source = find_source(options.csv, options.skip_bad_rows)
-    check_columns(source, options)
-    rows = len(source.lines)
-    if not rows:
-        raise UserError(f"{options.csv}: no rows after the header; let the harvester write some first")
-    sample = next(read_chunks(source, source.names, str, SAMPLE_ROWS)).fillna("")
+    sources = [find_source(path, options.skip_bad_rows) for path in find_files(options.csv)]
+    names = check_columns(sources, options)
+    rows = sum(len(source.lines) for source in sources)
+    samples = [chunk for source in sources for chunk in read_chunks(source, dict.fromkeys(source.names, str), SAMPLE_ROWS // len(sources) + 1)]
+    sample = pd.concat(samples).reindex(columns=names).fillna("")
     columns = []
-    for name in source.names:
+    for name in names:
         if name != options.label:
             kind, reason = column_kind(name, sample[name], options)
             columns.append(Column(name, kind, reason, int((sample[name] == "").sum()), sample[name].nunique()))
-    del sample
+    del samples, sample
     number_names = [column.name for column in columns if column.kind == "number"]
     category_names = [column.name for column in columns if column.kind == "category"]
     numbers = np.empty((rows, len(number_names)), np.float32)
@@ -565,45 +586,62 @@ def read_table(options: argparse.Namespace) -> Table:
     bad = np.zeros(rows, np.int16)  # 0 right, -1 the label, otherwise 1 + the place among the numbers
     vocabularies: list[dict[str, int]] = [{} for _ in category_names]
     kinds = dict.fromkeys(number_names, "float64") | dict.fromkeys([*category_names, options.label], "category")
-    start = 0
-    for numeric, chunk in read_typed(source, number_names, kinds):
-        stop = start + len(chunk)
-        values = chunk[number_names].to_numpy(float) if numeric else read_numbers(number_names, start, chunk, bad)
-        infinite = np.isinf(values)
-        if infinite.any():
-            bad[start + np.flatnonzero(infinite.any(axis=1))] = infinite[infinite.any(axis=1)].argmax(axis=1) + 1
-        with np.errstate(invalid="ignore"):
-            numbers[start:stop] = signed_logarithm(values)
-        for place, name in enumerate(category_names):
-            codes[start:stop, place] = code_chunk(chunk[name], vocabularies[place])
-        cells = chunk[options.label].cat
-        meaning = np.array([LABELS.get(str(cell).strip().lower(), -1) for cell in cells.categories] + [-1], np.float32)
-        label[start:stop] = meaning[cells.codes]
-        start = stop
-    bad[label < 0] = -1
-    skipped = handle_bad_rows(source, options, number_names, bad)
+    start = skipped = 0
+    for source in sources:
+        first = start
+        for numeric, chunk in read_typed(source, number_names, kinds):
+            stop = start + len(chunk)
+            values = chunk[number_names].to_numpy(float) if numeric else read_numbers(number_names, start, chunk, bad)
+            infinite = np.isinf(values)
+            if infinite.any():
+                bad[start + np.flatnonzero(infinite.any(axis=1))] = infinite[infinite.any(axis=1)].argmax(axis=1) + 1
+            with np.errstate(invalid="ignore"):
+                numbers[start:stop] = signed_logarithm(values)
+            for place, name in enumerate(category_names):
+                codes[start:stop, place] = code_chunk(chunk[name], vocabularies[place])
+            cells = chunk[options.label].cat
+            meaning = np.array([LABELS.get(str(cell).strip().lower(), -1) for cell in cells.categories] + [-1], np.float32)
+            label[start:stop] = meaning[cells.codes]
+            start = stop
+        if start - first != len(source.lines):
+            raise UserError(CHANGED.format(source.path))
+        bad[first:start][label[first:start] < 0] = -1
+        skipped += source.skipped + handle_bad_rows(source, options, number_names, bad[first:start])
     if bad.any():
         keep = bad == 0
         numbers, codes, label = numbers[keep], codes[keep], label[keep]
-    table = Table(columns, numbers, codes, label, source.notes, rows + source.skipped, source.skipped + skipped)
+    notes = [f"{source.path}: {note}" if len(sources) > 1 else note for source in sources for note in source.notes]
+    table = Table(columns, numbers, codes, label, notes, rows + sum(source.skipped for source in sources), skipped)
     finish_columns(table, vocabularies, options)
-    check_rows(options.csv, table)
+    check_rows(data_name(options), table)
     return table
 
 
+def data_name(options: argparse.Namespace) -> str:
+    return options.csv[0] if len(options.csv) == 1 else f"{len(options.csv)} files, {options.csv[0]} to {options.csv[-1]}"
+
+
 def read_typed(source: Source, number_names: list[str], kinds: dict[str, str]) -> Any:
-    """Iterate over (are the numbers parsed, data frame); a file with text among its numbers is read again as text."""
-    columns = list(kinds)
+    """Iterate over (are the numbers parsed, data frame); a file with text among its numbers is read again as text.
+
+    Columns that a file of another generation does not have are empty.
+    """
+    import pandas as pd
+
+    def filled(chunk: Any) -> Any:
+        return chunk.assign(**{name: pd.Series(math.nan, chunk.index).astype(kinds[name]) for name in kinds if name not in chunk})
+
+    present = {name: kind for name, kind in kinds.items() if name in source.names}
     done = 0
     try:
-        for chunk in read_chunks(source, columns, kinds):
-            yield True, chunk
+        for chunk in read_chunks(source, present, len(source.lines)):
+            yield True, filled(chunk)
             done += 1
     except ValueError:
-        slow = kinds | dict.fromkeys(number_names, str)
-        for place, chunk in enumerate(read_chunks(source, columns, slow)):
+        slow = present | dict.fromkeys(set(number_names) & set(present), str)
+        for place, chunk in enumerate(read_chunks(source, slow, len(source.lines))):
             if place >= done:
-                yield False, chunk
+                yield False, filled(chunk)
 
 
 def code_chunk(cells: Any, vocabulary: dict[str, int]) -> Any:
@@ -616,16 +654,25 @@ def code_chunk(cells: Any, vocabulary: dict[str, int]) -> Any:
     return np.array([*places, vocabulary.get("", 0)], np.int32)[cells.cat.codes]
 
 
-def check_columns(source: Source, options: argparse.Namespace) -> None:
-    if options.label not in source.names:
-        shown = ", ".join(source.names[:12]) + (", ..." if len(source.names) > 12 else "")
-        raise UserError(f"{options.csv}: line 1 has no column {options.label}; name the label with --label (columns: {shown})")
+def check_columns(sources: list[Source], options: argparse.Namespace) -> list[str]:
+    """The names of all columns, in the order they are met; UserError for a label or a flag's column that is not there."""
+    names = list(dict.fromkeys(name for source in sources for name in source.names))
+    for source in sources:
+        if options.label not in source.names:
+            shown = ", ".join(source.names[:12]) + (", ..." if len(source.names) > 12 else "")
+            raise UserError(f"{source.path}: line 1 has no column {options.label}; name the label with --label (columns: {shown})")
+        if not len(source.lines):
+            raise UserError(f"{source.path}: no rows after the header; let the harvester write some first")
+        if len(source.names) < len(names):
+            absent = [name for name in names if name not in source.names]
+            source.notes.append(f"has no {', '.join(absent[:5])}{' and others' if len(absent) > 5 else ''}: missing in its rows")
     for flag in ("categorical", "numeric", "drop"):
         for name in getattr(options, flag):
-            if name not in source.names:
-                raise UserError(f"--{flag} {name}: {options.csv} has no such column")
+            if name not in names:
+                raise UserError(f"--{flag} {name}: {data_name(options)} has no such column")
             if name == options.label:
                 raise UserError(f"--{flag} {name}: this is the label")
+    return names
 
 
 def handle_bad_rows(source: Source, options: argparse.Namespace, number_names: list[str], bad: Any) -> int:
@@ -645,7 +692,7 @@ def handle_bad_rows(source: Source, options: argparse.Namespace, number_names: l
     wrong = "the label is missing or not 0 or 1" if kind < 0 else "text or infinity in a column of numbers"
     if not options.skip_bad_rows:
         other = "" if kind < 0 else f", read it with --categorical {name}, leave it out with --drop {name}"
-        raise UserError(f"{options.csv}: {where}, column {name}: {wrong}; mend the rows{other} or use --skip-bad-rows")
+        raise UserError(f"{source.path}: {where}, column {name}: {wrong}; mend the rows{other} or use --skip-bad-rows")
     source.notes.append(f"{name_some([int(source.lines[place]) for place in places])}: unusable values, left out")
     return len(places)
 
@@ -2392,7 +2439,7 @@ def percent(value: float) -> str:
 
 def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
     rows, share = len(table.label), float(table.label.mean())
-    lines = [f"Data       {options.csv}: {rows:,} rows" + (f" ({table.skipped} left out)" if table.skipped else "")]
+    lines = [f"Data       {data_name(options)}: {rows:,} rows" + (f" ({table.skipped} left out)" if table.skipped else "")]
     lines += [f"           note: {note}" for note in table.notes]
     lines.append(f"Label      {options.label}: {percent(share)} are 1, {percent(1 - share)} are 0")
     for kind, title in (("number", "Numbers"), ("category", "Categories"), ("dropped", "Left out")):
@@ -2556,10 +2603,10 @@ def load_data(options: argparse.Namespace) -> Table:
     if not options.sample:
         return read_table(options)
     with tempfile.TemporaryDirectory() as folder:
-        options.csv = os.path.join(folder, "HARVEST.CSV")
-        write_sample(options.csv, options.sample, options.seed)
+        options.csv = [os.path.join(folder, "HARVEST.CSV")]
+        write_sample(options.csv[0], options.sample, options.seed)
         table = read_table(options)
-    options.csv = f"{options.sample} generated rows"
+    options.csv = [f"{options.sample} generated rows"]
     return table
 
 
@@ -2574,7 +2621,7 @@ def split_table(options: argparse.Namespace, table: Table) -> list[Split]:
     split = split_rows(table.label, options.split, options.seed)
     for name, part in split._asdict().items():
         if len({*table.label[part].tolist()}) < 2:
-            raise UserError(f"{options.csv}: the {name} rows are all of one class; label more rows or use --split random")
+            raise UserError(f"{data_name(options)}: the {name} rows are all of one class; label more rows or use --split random")
     return [split]
 
 
@@ -2890,7 +2937,7 @@ def train_command(arguments: list[str] | None) -> int:
         print("\n".join([*show_data(options, table, splits), "", *describe_columns(table)]))
         return 0
     if interrupted and interrupted[0]["fingerprint"] != fingerprint(table):
-        raise UserError(f"--resume: {options.csv} is not the data of the interrupted run; leave --resume out to train on it")
+        raise UserError(f"--resume: {data_name(options)} is not the data of the interrupted run; leave --resume out to train on it")
     prepare_folder(options.model_dir)
     run = Run(options, table, splits, decide(options, splits), {"load_s": time.perf_counter() - started}, asked=asked)
     run.interrupted = tuple(interrupted) if interrupted else None

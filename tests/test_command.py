@@ -214,7 +214,7 @@ def test_help_and_version(run):
 def test_the_default_csv_is_in_the_temporary_directory(sample, tmp_path, monkeypatch):
     sample(60)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    assert modern.parse_options([]).csv == str(tmp_path / "HARVEST.CSV")
+    assert modern.parse_options([]).csv == [str(tmp_path / "HARVEST.CSV")]
 
 
 def test_stopping_keeps_the_best_so_far(sample, tmp_path):

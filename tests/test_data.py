@@ -281,3 +281,74 @@ def test_folds_share_one_layout(tmp_path):
     assert len({encoder.width for encoder in encoders}) == 1
     together = np.stack([encoder.places[0] for encoder in encoders])
     assert all(len(set(column[column > 0])) <= 1 for column in together.T)
+
+
+def test_several_files_are_one_table(tmp_path):
+    first = write(tmp_path / "b.csv", rows(30))
+    second = write(tmp_path / "a.csv", rows(30), header=None)
+    table = read(first, str(second))
+    one, two = read(first), read(second)
+    np.testing.assert_array_equal(table.numbers, np.concatenate([one.numbers, two.numbers]))
+    np.testing.assert_array_equal(table.label, np.concatenate([one.label, two.label]))
+    values = [table.columns[0].vocabulary[code] for code in table.codes[:, 0]]
+    assert values == [part.columns[0].vocabulary[code] for part in (one, two) for code in part.codes[:, 0]]
+
+
+def test_a_directory_is_read_in_the_order_of_names(tmp_path):
+    folder = tmp_path / "harvests"
+    folder.mkdir()
+    write(folder / "2.CSV", [row[:-1] + "1" for row in rows(25)])
+    write(folder / "1.csv", [row[:-1] + "0" for row in rows(20)])
+    (folder / "notes.txt").write_text("no table")
+    assert read(folder).label.tolist() == [0] * 20 + [1] * 25
+
+
+def test_files_of_two_generations(tmp_path):
+    older = write(tmp_path / "1.csv", rows(30))
+    header = "app_name,idle_time,foreground_app,productive"
+    newer = write(tmp_path / "2.csv", [f"{'code' if index % 2 else 'web'},{index * 3},{-100 - index % 3},{index % 2}" for index in range(40)], header=header)
+    table = read(older, str(newer))
+    missing = {column.name: (column.kind, column.missing) for column in table.columns}
+    assert missing["foreground_app"] == ("category", 0) and missing["app_name"] == ("category", 30)
+    assert missing["idle_time"] == ("number", 30) and missing["keyboard_activity"] == ("number", 40)
+    assert any("1.csv: has no app_name, idle_time: missing in its rows" in note for note in table.notes)
+    np.testing.assert_allclose(np.expm1(table.numbers[30:, -1]), np.arange(40) * 3, atol=1e-3)
+
+
+def test_errors_name_the_file_among_several(tmp_path):
+    good, bad = write(tmp_path / "1.csv", rows(30)), write(tmp_path / "2.csv", [*rows(5), "1,2,many,4,1", *rows(5)])
+    with pytest.raises(UserError, match=r"2\.csv: line 7, column mouse_activity"):
+        read(good, str(bad))
+    table = read(good, str(bad), "--skip-bad-rows")
+    assert (len(table.label), table.read, table.skipped) == (40, 41, 1)
+    with pytest.raises(UserError, match="was given twice"):
+        read(good, str(good))
+    with pytest.raises(UserError, match=r"2\.csv: line 1 has no column productive"):
+        read(good, str(write(tmp_path / "2.csv", ["1,2"], header="a,b")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"without a \.csv file"):
+        read(tmp_path / "empty")
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.csv", rows(40))
+    find = modern.find_source
+
+    def then(change):
+        def found(*arguments):
+            source = find(*arguments)
+            change()
+            return source
+
+        monkeypatch.setattr(modern, "find_source", found)
+
+    then(lambda: path.open("a").write("\n".join(rows(3_000)) + "\n"))
+    assert len(read(path).label) == 40  # what the harvester appends meanwhile waits for the next run
+    then(lambda: write(path, rows(30)))
+    with pytest.raises(UserError, match="changed while it was read"):
+        read(path)
+    for change in (lambda: path.write_text(""), path.unlink):
+        write(path, rows(40))
+        then(change)
+        with pytest.raises(UserError, match="changed while it was read"):
+            read(path)
