@@ -30,10 +30,12 @@ import csv
 import hashlib
 import io
 import json
+import keyword
 import math
 import os
 import platform
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -69,11 +71,17 @@ ARCHITECTURES = {
 }
 MODEL_FILE = "productivity_model.keras"
 METRICS_FILE = "metrics.json"
+CARD_FILE = "README.md"
 RESUME_FILE = "resume.npz"
 LOCK_FILE = ".lock"
 MINIMUM_LEARNING_RATE = 0.00001
 WEIGHT_DECAY = 0.004  # the default of keras.optimizers.AdamW
 BATCH_NORMALIZATION_EPSILON = 0.001  # the default of keras.layers.BatchNormalization
+EXPORTS = {  # what --export writes, and the packages it takes
+    "saved_model": ("productivity_model_saved_model", ()),
+    "litert": ("productivity_model.tflite", ("ai-edge-litert",)),
+    "onnx": ("productivity_model.onnx", ("onnx", "onnxruntime")),
+}
 MAXIMUM_CATEGORIES = 256  # a column; the most frequent are kept, the others share the place of the unseen
 
 
@@ -182,6 +190,7 @@ def build_parser() -> Parser:
     group.add_argument("--keep-checkpoints", type=int, default=5, metavar="N", help="the newest N are kept, 0 keeps all (default: 5)")
     group.add_argument("--tensorboard", action=switch, default=True, help="write logs for TensorBoard (default: on)")
     group.add_argument("--profile", action=switch, default=False, help="profile ten epochs for TensorBoard's Profile tab (default: off)")
+    group.add_argument("--export", nargs="+", choices=EXPORTS, default=[], metavar="FORMAT", help="write the model as saved_model, litert, onnx too")
     group.add_argument("--describe", action=switch, default=False, help="show what the data holds, train nothing, write nothing (default: off)")
     group.add_argument("--quiet", action=switch, default=False, help="print nothing but errors")
     group.add_argument("--version", action="version", version=VERSION)
@@ -210,6 +219,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         raise UserError("--folds 2 leaves no rows to train on beside those to stop by and to test on; give 3 or more")
     if options.folds > 1 and options.split == "time":
         raise UserError("--folds and --split time exclude each other: folds are drawn at random")
+    for name in options.export:
+        if absent := [package for package in EXPORTS[name][1] if not metadata_version(package)]:
+            raise UserError(f"--export {name} needs {' and '.join(absent)}: pip install {' '.join(absent)}")
     options.csv = options.csv or [os.path.join(tempfile.gettempdir(), "HARVEST.CSV")]
     return options
 
@@ -1119,6 +1131,18 @@ def build_model(table: Table, encoders: list[Encoder], architecture: Architectur
     return keras.Model(inputs, probability, name="productivity")
 
 
+def graph_name(column: str, prefix: str) -> str:
+    """A name that TensorFlow allows in graphs, and that no other column's is like."""
+    return f"{prefix}_" + re.sub(r"[^A-Za-z0-9]", "_", column)
+
+
+def input_names(columns: list[str]) -> dict[str, str]:
+    """What columns are called where only identifiers are allowed: by their own names if these are such."""
+    plain = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+    odd = {name for name in columns if not plain.fullmatch(name) or keyword.iskeyword(name)}
+    return {name: graph_name(name, f"input_{place}") if name in odd else name for place, name in enumerate(columns)}
+
+
 def encode_in_model(table: Table, encoders: list[Encoder], inputs: dict[str, Any]) -> Any:
     """The same as encode() in Keras layers: [B, E], or [B, K, E] for K encoders. The inputs made are added to inputs."""
     import keras
@@ -1157,7 +1181,7 @@ def encode_in_model(table: Table, encoders: list[Encoder], inputs: dict[str, Any
         known = known or [MISSING + 2 if integers else "\x00"]
         lookup = layers.IntegerLookup if integers else layers.StringLookup
         unseen = {"oov_token": MISSING + 1} if integers else {"oov_token": "\x01"}
-        name = re.sub(r"\W", "_", f"{column.name}_place")
+        name = graph_name(column.name, f"place_{place}")
         index = lookup(vocabulary=np.array(known, np.int64) if integers else known, name=name, **unseen)(category)
         parts.append(for_each_net(ops.one_hot(ops.squeeze(index, -1), first.depths[place])))
     return layers.Concatenate(name="encoded")(parts) if len(parts) > 1 else parts[0]
@@ -1799,7 +1823,8 @@ class EventLog:
         """The model as operations with shapes, the model as Keras layers, and one training step as operations."""
         from tensorboard.compat.proto.event_pb2 import Event
 
-        specs = {name: tf.TensorSpec([None, 1], tensor.dtype, name=re.sub(r"\W", "_", name)) for name, tensor in model.input.items()}
+        names = input_names(list(model.input))
+        specs = {name: tf.TensorSpec([None, 1], tensor.dtype, name=names[name]) for name, tensor in model.input.items()}
         forward = tf.function(lambda inputs: model(inputs, training=False), autograph=False).get_concrete_function(specs)
         plan = self.plan
         state = State(*(tf.TensorSpec.from_tensor(part, name=name) for name, part in net.state._asdict().items()))
@@ -2253,6 +2278,148 @@ def archive_with_weights(template: bytes, values: dict[str, Any]) -> bytes:
     return out.getvalue()
 
 
+def portable_function(tf: Any, table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net]) -> Any:
+    """Raw columns [B, 1] by input_names() to {"probability": [B, 1]}, without lookup tables: categories are compared."""
+    import numpy as np
+
+    numbers, categories = table.of_kind("number"), table.of_kind("category")
+    kinds = {column.name: tf.float32 for column in numbers}
+    kinds |= {column.name: tf.int64 if isinstance(column.vocabulary[0], int) else tf.string for column in categories}
+    names = input_names(list(kinds))
+    plan = plan._replace(precision="float32")
+
+    def encoded(columns: dict[str, Any], encoder: Encoder) -> Any:
+        parts = []
+        if numbers:
+            raw = tf.concat([columns[names[column.name]] for column in numbers], 1)
+            missing = tf.math.is_nan(raw)
+            known = tf.where(missing, 0.0, raw)
+            size = tf.abs(known)  # LiteRT's log1p loses digits near 0, where the first terms of its series are exact
+            logarithm = tf.where(size < 0.03, size * (1 - size * (1 / 2 - size * (1 / 3 - size / 4))), tf.math.log1p(size))
+            values = (tf.sign(known) * logarithm - encoder.center) * encoder.scale
+            parts.append(tf.where(missing, 0.0, values / tf.sqrt(1 + tf.square(values / 3))))
+            parts += [tf.cast(missing[:, place : place + 1], tf.float32) for place in encoder.gaps]
+        for column, places, depth in zip(categories, encoder.places, encoder.depths, strict=True):
+            codes, cells = np.flatnonzero(places), columns[names[column.name]]
+            index = tf.zeros_like(cells[:, 0], tf.int32)
+            if len(codes):
+                same = tf.equal(cells, tf.constant([column.vocabulary[code] for code in codes], kinds[column.name])[None])
+                index = tf.reduce_sum(tf.cast(same, tf.int32) * places[codes], 1)
+            parts.append(tf.one_hot(index, depth))
+        return tf.concat(parts, 1)
+
+    def predict(columns: dict[str, Any]) -> dict[str, Any]:
+        logits = [
+            forward(tf, plan, tf.constant(net.weights), encoded(columns, encoder), by_statistics(tf, plan, tf.constant(net.statistics)))
+            for encoder, net in zip(encoders, nets, strict=True)
+        ]
+        return {"probability": tf.reduce_mean(tf.sigmoid(tf.stack(logits, 1)), 1, keepdims=True)}
+
+    specs = {names[name]: tf.TensorSpec([None, 1], kind, name=names[name]) for name, kind in kinds.items()}
+    return tf.function(predict, input_signature=[specs], autograph=False)
+
+
+def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net], threshold: float) -> bytes:
+    """The same as an ONNX file; categories go through ai.onnx.ml's LabelEncoder. The threshold is in its metadata."""
+    import numpy as np
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    nodes, constants, inputs = [], [], []
+
+    def constant(values: Any, kind: Any = np.float32) -> str:
+        constants.append(numpy_helper.from_array(np.asarray(values, kind), f"constant_{len(constants)}"))
+        return constants[-1].name
+
+    def add(operation: str, *parts: str, output: str = "", **attributes: Any) -> str:
+        domain = "ai.onnx.ml" if operation == "LabelEncoder" else ""
+        nodes.append(helper.make_node(operation, parts, [output or f"{operation}_{len(nodes)}"], domain=domain, **attributes))
+        return nodes[-1].output[0]
+
+    numbers, categories, one = table.of_kind("number"), table.of_kind("category"), constant(1)
+    inputs += [helper.make_tensor_value_info(column.name, TensorProto.FLOAT, ["rows", 1]) for column in numbers]
+    if numbers:
+        raw = add("Concat", *(column.name for column in numbers), axis=1)
+        size, missing = add("Abs", raw), add("IsNaN", raw)
+        above = add("Add", size, one)  # log1p, as exact as in one operation: log(1 + x) x / ((1 + x) - 1), x itself when that is 0
+        ratio = add("Div", size, add("Sub", above, one))
+        logarithm = add("Mul", add("Sign", raw), add("Where", add("Greater", above, one), add("Mul", add("Log", above), ratio), size))
+    for column in categories:
+        kind = TensorProto.INT64 if isinstance(column.vocabulary[0], int) else TensorProto.STRING
+        inputs.append(helper.make_tensor_value_info(column.name, kind, ["rows", 1]))
+    probabilities = []
+    for encoder, net in zip(encoders, nets, strict=True):
+        parts = []
+        if numbers:
+            values = add("Mul", add("Sub", logarithm, constant(encoder.center)), constant(encoder.scale))
+            third = add("Div", values, constant(3))
+            values = add("Div", values, add("Sqrt", add("Add", add("Mul", third, third), one)))
+            parts.append(add("Where", missing, constant(0), values))
+            if encoder.gaps:
+                parts.append(add("Cast", add("Gather", missing, constant(encoder.gaps, np.int64), axis=1), to=TensorProto.FLOAT))
+        for column, places, depth in zip(categories, encoder.places, encoder.depths, strict=True):
+            known = np.flatnonzero(places)
+            keys = [column.vocabulary[code] for code in known] or [MISSING + 2 if isinstance(column.vocabulary[0], int) else "\x00"]
+            kind = "keys_int64s" if isinstance(keys[0], int) else "keys_strings"
+            values = places[known].tolist() or [0]
+            index = add("LabelEncoder", column.name, default_int64=0, **{kind: keys, "values_int64s": values})
+            column_of_ones = add("OneHot", index, constant(depth, np.int64), constant([0, 1]), axis=-1)
+            parts.append(add("Reshape", column_of_ones, constant([-1, depth], np.int64)))
+        joined = add("Concat", *parts, axis=1)
+        weights, moving = unflatten_net(plan.units, plan.width, net)
+        hidden = joined
+        for layer in range(len(plan.units)):
+            kernel, bias, gamma, beta = weights[4 * layer : 4 * layer + 4]
+            scale = gamma / np.sqrt(moving[2 * layer + 1] + BATCH_NORMALIZATION_EPSILON)
+            hidden = add("Relu", add("Gemm", hidden, constant(kernel), constant(bias)))
+            hidden = add("Add", add("Mul", hidden, constant(scale)), constant(beta - moving[2 * layer] * scale))
+        logits = add("Gemm", add("Concat", hidden, joined, axis=1), constant(weights[-2]), constant(weights[-1]))
+        probabilities.append(add("Sigmoid", logits))
+    add("Mean", *probabilities, output="probability")
+    outputs = [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["rows", 1])]
+    graph = helper.make_graph(nodes, "productivity", inputs, outputs, constants)
+    versions = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 2)]
+    model = helper.make_model(graph, opset_imports=versions, ir_version=8, producer_name="train_model_modern")
+    helper.set_model_props(model, {"threshold": repr(threshold)})
+    checker.check_model(model)
+    return model.SerializeToString()
+
+
+def export_model(tf: Any, name: str, path: Path, portable: Any, to_onnx: Any) -> None:
+    """Write one format of EXPORTS, beside its place first."""
+    if name == "onnx":
+        write_atomically(path, to_onnx())
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export", suffix=".tmp") as folder:
+        before, after = os.path.join(folder, "before"), os.path.join(folder, "after")
+        module = tf.Module()
+        module.predict = portable
+        tf.saved_model.save(module, after, signatures={"serving_default": portable})
+        if name == "litert":
+            write_atomically(path, tf.lite.TFLiteConverter.from_saved_model(after).convert())
+            return
+        if path.exists():
+            os.replace(path, before)
+        os.replace(after, path)
+
+
+def exported_probabilities(tf: Any, name: str, path: Path, rows: dict[str, Any]) -> Any:
+    """What an exported model says of raw rows, by its own runtime: [B]."""
+    import numpy as np
+
+    names = input_names(list(rows))
+    if name == "saved_model":
+        predict = tf.saved_model.load(str(path)).signatures["serving_default"]
+        return predict(**{names[column]: tf.constant(cells) for column, cells in rows.items()})["probability"].numpy()[:, 0]
+    if name == "litert":
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter(str(path)).get_signature_runner()(**{names[column]: cells for column, cells in rows.items()})["probability"][:, 0]
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["probability"], rows)[0])[:, 0]
+
+
 class Checkpoints:
     """Writes a model file at each new best epoch, in a thread of its own, and keeps the newest ones."""
 
@@ -2422,7 +2589,8 @@ def lock_folder(folder: Path) -> Any:
         file.write(str(os.getpid()))
         file.flush()
         for litter in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
-            litter.unlink(missing_ok=True)  # what a run that was killed left half-written
+            # what a run that was killed left half-written
+            shutil.rmtree(litter, ignore_errors=True) if litter.is_dir() else litter.unlink(missing_ok=True)
         try:
             yield
         finally:
@@ -2539,6 +2707,124 @@ def show_thresholds(label: Any, probability: Any) -> list[str]:
         precision, recall = hits / max(1, predicted.sum()), hits / label.sum()
         lines.append(f"  --threshold {text:<9} {choice.value:.3f}: precision {percent(precision)}, recall {percent(recall)}")
     return lines
+
+
+CARD = """# Model card: {label}
+
+Written by train_model_modern.py {version} on {date} beside `{model}`; a later run replaces it.
+
+## What it is for
+
+It tells how likely `{label}` is 1 for rows like those it learned from: the same people, the same programs, the same
+harvester. It was not tested on anyone else, and it is no ground for judging a person. Programs and habits change:
+test it on new rows with `python predict.py new.csv --evaluate`, and train it again when the result falls.
+
+## Data
+
+```
+{data}
+```
+
+## Results
+
+```
+{report}
+```
+
+Calibrated on validation rows (temperature {temperature:.3g}). A probability of {threshold:.6g} or more counts as 1 ({reason}).
+
+## Limits
+
+- The intervals say what chance alone can do with this many test rows. They do not cover people or times that are not in the data.
+- A category that was not seen in training is treated like any other that was not, a missing cell like those that were missing.
+- The model holds the values of the text and id columns that it learned from, and this card one row.
+
+## Settings
+
+| setting | value |
+|-|-|
+{settings}
+
+## Inputs and output
+
+Every input is one column of the table with shape [rows, 1]. The output is `probability`, [rows, 1], 32-bit floating point.
+
+| input | type | a missing cell |
+|-|-|-|
+{inputs}
+
+From Python, with nothing of this project; these values give {probability:.4f}:
+
+```python
+import keras, tensorflow as tf
+
+model = keras.models.load_model("{model}")
+probability = model.predict({{
+{python}
+}})
+```
+
+From C#, with the package Microsoft.ML.OnnxRuntime, after training with `--export onnx`:
+
+```csharp
+using Microsoft.ML.OnnxRuntime;
+using Microsoft.ML.OnnxRuntime.Tensors;
+
+using var session = new InferenceSession("productivity_model.onnx");
+var shape = new[] {{ 1, 1 }};
+var inputs = new List<NamedOnnxValue>
+{{
+{csharp}
+}};
+using var results = session.Run(inputs);
+float probability = results.First(result => result.Name == "probability").AsTensor<float>()[0, 0];
+```
+"""
+
+
+def model_card(run: Run, metrics: dict[str, Any], report: list[str]) -> str:
+    """What a user of the model should know, with one of its test rows as an example."""
+    table, test = run.table, run.folds[0].split.test[:1]
+    kinds = {"number": ("float32", "NaN"), "integer": ("int64", str(MISSING)), "text": ("string", '""')}
+    inputs, python, csharp = [], [], []
+    raw = raw_inputs(table, test)
+    names = input_names(list(raw))
+    for name, cells in raw.items():
+        cell = cells[0, 0]
+        kind = "text" if isinstance(cell, str) else "integer" if cells.dtype.kind == "i" else "number"
+        other = "" if names[name] == name else f" (SavedModel, LiteRT: `{names[name]}`)"
+        inputs.append(f"| `{name}`{other} | {kinds[kind][0]} | {kinds[kind][1]} |")
+        known = kind != "number" or not math.isnan(cell)
+        value = json.dumps(cell) if kind == "text" else f"{cell:.8g}" if kind == "number" and known else str(cell)
+        shown = value if known else "float('nan')"
+        python.append(f"    {json.dumps(name)}: tf.constant([[{shown}]], tf.{kinds[kind][0]}),")
+        element, literal = {"text": ("string", value), "integer": ("long", f"{value}L"), "number": ("float", f"{value}f" if known else "float.NaN")}[kind]
+        csharp.append(f"    NamedOnnxValue.CreateFromTensor({json.dumps(name)}, new DenseTensor<{element}>(new[] {{ {literal} }}, shape)),")
+    settings = [f"| {name} | {value} |" for name, value in metrics["settings"].items() if name not in ("columns", "reasons")]
+    return CARD.format(
+        label=run.options.label,
+        version=VERSION,
+        date=time.strftime("%Y-%m-%d"),
+        model=MODEL_FILE,
+        data="\n".join(show_data(run.options, table, run.splits)),
+        report="\n".join(report),
+        temperature=metrics["temperature"],
+        threshold=metrics["threshold"],
+        reason=metrics["settings"]["reasons"]["threshold"],
+        settings="\n".join(settings),
+        inputs="\n".join(inputs),
+        probability=float(run.probabilities(test)[0]),
+        python="\n".join(python),
+        csharp="\n".join(csharp),
+    )
+
+
+def write_card(path: Path, card: str) -> bool:
+    """Write the card, unless a file of the user's own has its name."""
+    if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(CARD[:14]):
+        return False
+    write_atomically(path, card.encode())
+    return True
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2658,6 +2944,7 @@ class Run:
     linear: list[Any] = field(default_factory=list)
     plan: Plan | None = None
     model: Any = None
+    nets: list[Net] = field(default_factory=list)  # as they are saved
     template: bytes = b""  # the saved model, before its weights
     events: EventLog | None = None
     asked: dict[str, Any] = field(default_factory=dict)  # the options as they were given, for --resume
@@ -2670,6 +2957,11 @@ class Run:
     @property
     def encoders(self) -> list[Encoder]:
         return [fold.encoder for fold in self.folds]
+
+    def probabilities(self, rows: Any) -> Any:
+        """What the finished model says of rows of the table."""
+        parts = [sigmoid(net_logits(self.table, fold.encoder, self.plan.units, net, rows)) for fold, net in zip(self.folds, self.nets, strict=True)]
+        return sum(parts) / len(parts)
 
     def archive(self, nets: list[Net], threshold: float = 0.5) -> bytes:
         """A model file that holds these nets, and what predict.py needs beside them."""
@@ -2849,6 +3141,7 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
         return 128 + stop.signal if stop.signal else 1
     best = plan.patience or failed or stop.signal
     nets, temperature = calibrate(run, [net.best if best else net.now for net in lives])
+    run.nets = nets
     label, logits = predict_part(run, nets, "validation")
     threshold = choose_threshold(options.threshold, label, sigmoid(logits))
     with contextlib.suppress(FileNotFoundError):
@@ -2892,16 +3185,19 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
         "versions": {"python": platform.python_version(), "script": VERSION}
         | {name: metadata_version(name) for name in ("tensorflow", "keras", "numpy", "pandas", "tensorboard")},
     }
+    exported = export(run, threshold.value)
     if run.events:
         parts = {"validation": validation, "test": Prediction(label, sigmoid(logits))}
         try:
             log_results(run, lives, longest.best_epoch, parts, metrics, report)
         except OSError as error:
             run.say(f"TensorBoard: the logs are incomplete: {error}")
+    card = write_card(options.model_dir / CARD_FILE, model_card(run, metrics, report))
     run.timing["total_s"] = time.perf_counter() - STARTED
     write_atomically(options.model_dir / METRICS_FILE, json.dumps(metrics, indent=2).encode())
     (options.model_dir / RESUME_FILE).unlink(missing_ok=True)
     run.say("", f"Model      {options.model_dir / MODEL_FILE}", f"Metrics    {options.model_dir / METRICS_FILE}")
+    run.say(f"Card       {options.model_dir / CARD_FILE}{'' if card else ' is a file of your own and was left as it is'}")
     if run.events:
         run.say(f"Logs       tensorboard --logdir {options.model_dir / 'logs'}")
     if options.split == "time":
@@ -2913,7 +3209,33 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
         run.say(f"Hint       --folds 10 would test on all {len(table.label):,} rows, cost {cost}, and usually gains accuracy at this size")
     timing = run.timing
     run.say(f"Time       {timing['total_s']:.1f} s, of which training {timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)")
-    return 0
+    return 0 if exported else 1
+
+
+def export(run: Run, threshold: float) -> bool:
+    """Write the formats asked for and compare each, run by its own runtime, with the model: False when one is not right."""
+    import numpy as np
+
+    options, right = run.options, True
+    encoders, rows = run.encoders, np.concatenate([fold.split.test for fold in run.folds])[:1_000]
+    for name, (file, _) in EXPORTS.items():
+        path = options.model_dir / file
+        if name not in options.export:
+            if path.exists():
+                run.say(f"Export     {path} is of an earlier run; --export {name} writes it anew")
+            continue
+        try:
+            portable = portable_function(run.tf, run.table, run.plan, encoders, run.nets)
+            export_model(run.tf, name, path, portable, lambda: onnx_model(run.table, run.plan, encoders, run.nets, threshold))
+            gap = np.abs(exported_probabilities(run.tf, name, path, raw_inputs(run.table, rows)) - run.probabilities(rows)).max()
+            reason = "" if gap <= 1e-5 else f"its probabilities differ by up to {gap:.1g}"
+            run.say(*([] if reason else [f"Export     {path}: probabilities of {len(rows):,} test rows agree within {gap:.0e}"]))
+        except Exception as error:  # each converter raises kinds of its own
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if reason:
+            print(f"error: --export {name} failed ({reason}); the model and its metrics are saved", file=sys.stderr)
+            right = False
+    return right
 
 
 def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
