@@ -231,7 +231,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 
 V0_COLUMNS = ["foreground_app", "keyboard_activity", "mouse_activity", "time_last_request", "productive"]
 LABELS = {"0": 0, "0.0": 0, "false": 0, "no": 0, "1": 1, "1.0": 1, "true": 1, "yes": 1}
-SAMPLE_ROWS = 20_000  # rows from which the kind of a column is told
+SAMPLE_ROWS = 10_000  # rows from which the kind of a column is told
 CHUNK_ROWS = 1_000_000  # rows read at once: bounds the memory on large files
 BLOCK_BYTES = 1 << 24
 INTEGER = re.compile(r"[+-]?\d{1,18}(\.0*)?")
@@ -475,7 +475,9 @@ def signed_logarithm(values: Any) -> Any:
     """How numbers are kept: small and large ones of either sign on one scale."""
     import numpy as np
 
-    return np.sign(values) * np.log1p(np.abs(values))
+    logarithm = np.abs(values)
+    logarithm += 1  # in 64 bits the digits lost near 0 are below what 32 bits keep of any spread that is used
+    return np.copysign(np.log(logarithm, out=logarithm), values)
 
 
 def signed_exponential(values: Any) -> Any:
