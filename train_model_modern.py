@@ -941,7 +941,7 @@ class Choice(NamedTuple):
 XLA_COMPILE_SECONDS = 1.3  # beyond tracing; measured by benchmarks/speed.py, as are the two step times
 STEP_SECONDS_WITHOUT_XLA = 0.00016
 STEP_SECONDS_WITH_XLA = 0.00001
-HOISTED_BATCH = 64  # up to here XLA runs a whole epoch as one function; above, separate kernels measured faster
+HOISTED_BATCH = 32  # up to here XLA runs a whole epoch as one function; above, separate kernels measured faster
 
 
 def choose_batch_size(asked: int | None, rows: int) -> Choice:
@@ -1013,9 +1013,10 @@ def prepare_environment(cpu_only: bool, xla: bool, batch_size: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     # An unknown XLA flag ends the process, so they are set only for the version they were measured with.
     if xla and "XLA_FLAGS" not in os.environ and metadata_version("tensorflow").startswith("2.21."):
-        hoist = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
-        shape = hoist if batch_size <= HOISTED_BATCH else "--xla_cpu_prefer_vector_width=512"
-        os.environ["XLA_FLAGS"] = f"--xla_cpu_enable_fast_math=true --xla_cpu_experimental_ynn_fusion_type= {shape}"
+        flags = "--xla_cpu_enable_fast_math=true --xla_cpu_prefer_vector_width=512"
+        if batch_size <= HOISTED_BATCH:
+            flags += " --xla_cpu_experimental_ynn_fusion_type= --xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
+        os.environ["XLA_FLAGS"] = flags
 
 
 def metadata_version(package: str) -> str:
@@ -1318,11 +1319,11 @@ def segment_steps(rows: int, batch_size: int) -> tuple[int, int]:
 
 
 class Inputs(NamedTuple):
-    """The whole table as tensors, and how a fold encodes it."""
+    """The whole table as tensors. Rows come last, here and in all of training, so that vector units work along them."""
 
-    numbers: Any  # [N, D] float32, 0 where missing
-    missing: Any  # [N, M] float32: 1 where one of the M numbers with gaps is missing
-    codes: Any  # [N, C] int32
+    numbers: Any  # [D, N] float32, 0 where missing
+    missing: Any  # [M, N] float32: 1 where one of the M numbers with gaps is missing
+    codes: Any  # [C, N] int32
     label: Any  # [N] float32
 
 
@@ -1359,7 +1360,7 @@ def table_inputs(tf: Any, table: Table) -> Inputs:
     missing = np.isnan(table.numbers)
     gaps = missing.any(axis=0)
     numbers = np.where(missing, np.float32(0), table.numbers) if gaps.any() else table.numbers
-    return Inputs(tf.constant(numbers), tf.constant(missing[:, gaps].astype(np.float32)), tf.constant(table.codes), tf.constant(table.label))
+    return Inputs(*map(tf.constant, (numbers.T, missing[:, gaps].T.astype(np.float32), table.codes.T, table.label)))
 
 
 def encoder_code(tf: Any, encoder: Encoder) -> Code:
@@ -1367,21 +1368,20 @@ def encoder_code(tf: Any, encoder: Encoder) -> Code:
 
 
 def encode_rows(tf: Any, encoder: Encoder, inputs: Inputs, code: Code, rows: Any) -> Any:
-    """The same as encode(), in the training program: [rows] int32 to [rows, E]."""
+    """The same as encode(), in the training program: [rows] int32 to [E, rows]."""
     import numpy as np
 
-    values = (tf.gather(inputs.numbers, rows) - code.center) * code.scale
+    values = (tf.gather(inputs.numbers, rows, axis=1) - code.center[:, None]) * code.scale[:, None]
     values *= tf.math.rsqrt(1 + tf.square(values / 3))
     parts = [values]
     if encoder.gaps:
-        missing = tf.gather(inputs.missing, rows)
-        selector = np.zeros((len(encoder.gaps), len(encoder.center)), np.float32)
-        selector[np.arange(len(encoder.gaps)), encoder.gaps] = 1
-        parts = [values * (1 - missing @ selector), missing]
-    codes = tf.gather(inputs.codes, rows)
+        missing = tf.gather(inputs.missing, rows, axis=1)
+        selector = np.zeros((len(encoder.center), len(encoder.gaps)), np.float32)
+        selector[encoder.gaps, np.arange(len(encoder.gaps))] = 1
+        parts = [values * (1 - selector @ missing), missing]
     for place, depth in enumerate(encoder.depths):
-        parts.append(tf.one_hot(tf.gather(code.places[place], codes[:, place]), depth))
-    return tf.concat(parts, axis=1)
+        parts.append(tf.one_hot(tf.gather(code.places[place], tf.gather(inputs.codes[place], rows)), depth, axis=0))
+    return tf.concat(parts, axis=0)
 
 
 def unflatten(tf: Any, plan: Plan, vector: Any) -> list[Any]:
@@ -1391,7 +1391,7 @@ def unflatten(tf: Any, plan: Plan, vector: Any) -> list[Any]:
 
 
 def forward(tf: Any, plan: Plan, vector: Any, inputs: Any, normalize: Any) -> Any:
-    """The network on encoded inputs [B, E]: logits [B]. normalize(layer, [B, U], gamma, beta) gives [B, U]."""
+    """The network on encoded inputs [E, B]: logits [B]. normalize(layer, [U, B], gamma, beta) gives [U, B]."""
     weights, hidden = unflatten(tf, plan, vector), inputs
 
     def product(left: Any, right: Any) -> Any:
@@ -1401,9 +1401,9 @@ def forward(tf: Any, plan: Plan, vector: Any, inputs: Any, normalize: Any) -> An
 
     for layer in range(len(plan.units)):
         kernel, bias, gamma, beta = weights[4 * layer : 4 * layer + 4]
-        hidden = normalize(layer, tf.nn.relu(product(hidden, kernel) + bias), gamma, beta)
-    kernel, bias = weights[-2:]
-    return (hidden @ kernel[: plan.units[-1]] + inputs @ kernel[plan.units[-1] :])[:, 0] + bias
+        hidden = normalize(layer, tf.nn.relu(product(tf.transpose(kernel), hidden) + bias[:, None]), gamma, beta)
+    kernel, bias = tf.transpose(weights[-2]), weights[-1]
+    return (kernel[:, : plan.units[-1]] @ hidden + kernel[:, plan.units[-1] :] @ inputs)[0] + bias
 
 
 def by_statistics(tf: Any, plan: Plan, statistics: Any) -> Any:
@@ -1412,34 +1412,34 @@ def by_statistics(tf: Any, plan: Plan, statistics: Any) -> Any:
 
     def normalize(layer: int, hidden: Any, gamma: Any, beta: Any) -> Any:
         scale = gamma * tf.math.rsqrt(parts[2 * layer + 1] + BATCH_NORMALIZATION_EPSILON)
-        return hidden * scale + (beta - parts[2 * layer] * scale)
+        return hidden * scale[:, None] + (beta - parts[2 * layer] * scale)[:, None]
 
     return normalize
 
 
 def by_batch(tf: Any, plan: Plan, mask: Any, moments: list[Any]) -> Any:
-    """BatchNormalization as it trains, then dropout by a mask [B, S]; the moments of the batch are appended."""
+    """BatchNormalization as it trains, then dropout by a mask [S, B]; the moments of the batch are appended."""
     starts = [sum(plan.units[:layer]) for layer in range(len(plan.units))]
 
     def normalize(layer: int, hidden: Any, gamma: Any, beta: Any) -> Any:
-        mean = tf.reduce_mean(hidden, axis=0)
-        variance = tf.maximum(tf.reduce_mean(tf.square(hidden), axis=0) - tf.square(mean), 0.0)
+        mean = tf.reduce_mean(hidden, axis=1)
+        variance = tf.maximum(tf.reduce_mean(tf.square(hidden), axis=1) - tf.square(mean), 0.0)
         moments.extend([mean, variance])
         scale = gamma * tf.math.rsqrt(variance + BATCH_NORMALIZATION_EPSILON)
         start = starts[layer]
-        return (hidden * scale + (beta - mean * scale)) * mask[:, start : start + plan.units[layer]]
+        return (hidden * scale[:, None] + (beta - mean * scale)[:, None]) * mask[start : start + plan.units[layer]]
 
     return normalize
 
 
 def dropout_mask(tf: Any, plan: Plan, seed: Any, step: Any) -> Any:
-    """One draw a step for all layers [B, S]: 0 or 1 / (1 - rate). Eight bits an output, so the rate is of 256 parts."""
+    """One draw a step for all layers [S, B]: 0 or 1 / (1 - rate). Eight bits an output, so the rate is of 256 parts."""
     words = math.ceil(plan.batch_size * plan.outputs / 4)
     algorithm = "threefry" if plan.xla else "philox"  # threefry is XLA's fastest, and exists only there
     bits = tf.random.stateless_uniform([words], [seed, step], minval=None, maxval=None, dtype=tf.uint32, alg=algorithm)
     values = tf.reshape(tf.bitcast(bits, tf.uint8), [-1])[: plan.batch_size * plan.outputs]
     dropped = round(plan.dropout * 256)
-    kept = tf.cast(tf.reshape(values, [plan.batch_size, plan.outputs]) >= tf.constant(dropped, tf.uint8), tf.float32)
+    kept = tf.cast(tf.reshape(values, [plan.outputs, plan.batch_size]) >= tf.constant(dropped, tf.uint8), tf.float32)
     return kept * (256 / (256 - dropped))
 
 
@@ -1470,7 +1470,7 @@ def update(tf: Any, plan: Plan, state: State, gradient: Any, decay: Any) -> Stat
 
 
 def train_step(tf: Any, plan: Plan, state: State, inputs: Any, label: Any, mask: Any, decay: Any) -> tuple[State, Any]:
-    """One step on a batch [B, E] and [B]: the new state and the counts [4] of the batch as it was trained."""
+    """One step on a batch [E, B] and [B]: the new state and the counts [4] of the batch as it was trained."""
     moments: list[Any] = []
     half = plan.precision == "float16"
     with tf.GradientTape() as tape, tf.name_scope("forward"):
@@ -1555,7 +1555,7 @@ def build_program(tf: Any, plan: Plan, encoder: Encoder) -> Any:
             encoded, label = encode_rows(tf, encoder, inputs, code, chosen), tf.gather(inputs.label, chosen)
 
             def step(number: Any, state: State, part: Any) -> tuple:
-                batch = tf.slice(encoded, [number * size, 0], [size, plan.width])
+                batch = tf.slice(encoded, [0, number * size], [plan.width, size])
                 mask = dropout_mask(tf, plan, seed, state.step)
                 state, counts = train_step(tf, plan, state, batch, tf.slice(label, [number * size], [size]), mask, decay)
                 return number + 1, state, part + counts
@@ -1672,18 +1672,24 @@ def train_nets(
     save(nets) is called when all nets are between two calls.
     """
     last = tf.constant(epochs)
+    drawn: dict[int, Any] = {}  # the orders of the next call of each net, drawn while the program runs
 
-    def call(net: Live) -> tuple[Any, Any]:
+    def draw_orders(fold: Fold, epoch: int) -> Any:
         import numpy as np
 
-        epoch = len(net.history)
-        orders = np.stack([epoch_order(plan, net.fold, epoch + ahead) for ahead in range(plan.epochs_per_call)])
+        return tf.constant(np.stack([epoch_order(plan, fold, epoch + number) for number in range(plan.epochs_per_call)]))
+
+    def call(net: Live) -> tuple[Any, Any]:
+        epoch, number = len(net.history), net.fold.number
+        orders = drawn.pop(number).result() if number in drawn else draw_orders(net.fold, epoch)
+        if epoch + plan.epochs_per_call < epochs:
+            drawn[number] = drawing.submit(draw_orders, net.fold, epoch + plan.epochs_per_call)
         with mark(epoch) if mark and net is nets[0] else contextlib.nullcontext():
-            net.state, history, vectors = program(inputs, net.code, net.validation, tf.constant(orders), net.state, net.seed, last)
+            net.state, history, vectors = program(inputs, net.code, net.validation, orders, net.state, net.seed, last)
             done = int(net.state.epoch) - epoch
         return history.numpy()[:done], vectors.numpy()[:done]
 
-    with ThreadPoolExecutor(max_workers=min(len(nets), os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(1) as drawing, ThreadPoolExecutor(min(len(nets), os.cpu_count() or 1)) as pool:
         while (active := [net for net in nets if not net.reason]) and not stop.signal:
             results = list(pool.map(call, active))
             epoch = len(active[0].history)
@@ -1830,7 +1836,7 @@ class EventLog:
         forward = tf.function(lambda inputs: model(inputs, training=False), autograph=False).get_concrete_function(specs)
         plan = self.plan
         state = State(*(tf.TensorSpec.from_tensor(part, name=name) for name, part in net.state._asdict().items()))
-        shapes = {"inputs": [plan.batch_size, plan.width], "label": [plan.batch_size], "mask": [plan.batch_size, plan.outputs]}
+        shapes = {"inputs": [plan.width, plan.batch_size], "label": [plan.batch_size], "mask": [plan.outputs, plan.batch_size]}
         specs = [tf.TensorSpec(shape, tf.float32, name=name) for name, shape in shapes.items()]
         step = tf.function(lambda *values: train_step(tf, plan, *values, plan.weight_decay), autograph=False).get_concrete_function(state, *specs)
         for writer, function in (("train", forward), ("training_step", step)):
@@ -2312,7 +2318,7 @@ def portable_function(tf: Any, table: Table, plan: Plan, encoders: list[Encoder]
 
     def predict(columns: dict[str, Any]) -> dict[str, Any]:
         logits = [
-            forward(tf, plan, tf.constant(net.weights), encoded(columns, encoder), by_statistics(tf, plan, tf.constant(net.statistics)))
+            forward(tf, plan, tf.constant(net.weights), tf.transpose(encoded(columns, encoder)), by_statistics(tf, plan, tf.constant(net.statistics)))
             for encoder, net in zip(encoders, nets, strict=True)
         ]
         return {"probability": tf.reduce_mean(tf.sigmoid(tf.stack(logits, 1)), 1, keepdims=True)}

@@ -88,7 +88,7 @@ def steps_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
     model.fit(encoded[:stock_rows], label[:stock_rows], batch_size=batch_size, verbose=0)
     found: dict[str, list[float]] = {"xla": [], "no_xla": [], "stock": []}
     for _ in range(repeats):
-        epochs = max(1, 300_000 // len(training))
+        epochs = max(3, 300_000 // len(training))
         found["xla"].append(epochs * plan.rows / our_epochs(tf, plan, program, inputs, net, epochs))
         found["no_xla"].append(slow_plan.rows / our_epochs(tf, slow_plan, slow, slow_inputs, slow_net, 1))
         started = time.perf_counter()

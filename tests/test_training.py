@@ -50,7 +50,7 @@ def reference(tf, table, fold, plan, weights, epochs, rate=0.001, decay=modern.W
                 for layer, units in enumerate(plan.units, 1):
                     hidden = model.get_layer(f"hidden_{layer}")(hidden)
                     hidden = model.get_layer(f"normalization_{layer}")(hidden, training=True)
-                    hidden *= mask[:, start : start + units]
+                    hidden *= tf.transpose(mask[start : start + units])
                     start += units
                 probability = model.get_layer("probability")(tf.concat([hidden, inputs], 1))[:, 0]
                 loss = tf.reduce_mean(keras.losses.binary_crossentropy(label[:, None], probability[:, None]))
@@ -143,7 +143,7 @@ def test_encoding_in_the_program_equals_numpy(tf, tmp_path):
     expected = modern.encode(table, fold.encoder, rows)
     found = modern.encode_rows(tf, fold.encoder, modern.table_inputs(tf, table), modern.encoder_code(tf, fold.encoder), tf.constant(rows))
     assert len(fold.encoder.gaps) == 3
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(tf.transpose(found), expected, atol=1e-5)
     architecture = modern.ARCHITECTURES["standard"]
     model = modern.build_model(table, [fold.encoder], architecture, 0.9)
     weights = modern.initial_weights(architecture.units, fold.encoder.width, np.ones(fold.encoder.width, bool), [5])
@@ -192,7 +192,7 @@ def test_dropout_keeps_the_mean_and_the_rate(tf, sample):
     _, _, _, plan, _ = make(sample(100))
     plan = plan._replace(batch_size=1000, xla=False)
     mask = modern.dropout_mask(tf, plan, tf.constant(1), tf.constant(2)).numpy()
-    assert mask.shape == (1000, 20)
+    assert mask.shape == (20, 1000)
     assert np.mean(mask == 0) == pytest.approx(0.2, abs=0.01) and mask.mean() == pytest.approx(1, abs=0.02)
 
 
