@@ -27,6 +27,7 @@ import train_model_modern as modern
 from train_model_modern import UserError
 
 CHUNK_ROWS = 100_000
+MAXIMUM_MODEL_BYTES = 1 << 28
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
@@ -47,10 +48,20 @@ def read_details(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such model; train one first, or name it with --model")
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo("training.json").file_size > 1 << 24:
-                raise UserError(f"{path}: training.json is unreasonably large; train the model again")
-            return json.loads(archive.read("training.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError):
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > MAXIMUM_MODEL_BYTES:
+                raise UserError(f"{path}: unpacks to more than {MAXIMUM_MODEL_BYTES >> 20} MB, no model of this trainer does; train it again")
+            if strange := [entry.filename for entry in entries if entry.filename.startswith(("/", "\\")) or ".." in entry.filename]:
+                raise UserError(f"{path}: holds {strange[0]!r}, a path that leads out of it; train the model again")
+            details = json.loads(archive.read("training.json"))
+            if (
+                not isinstance(details["label"], str)
+                or not 0 < details["threshold"] < 1
+                or not all(isinstance(column["name"], str) for column in details["columns"])
+            ):
+                raise ValueError
+            return details
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, NotImplementedError, RuntimeError):
         raise UserError(f"{path}: is not a model written by train_model_modern.py; train it again") from None
 
 
@@ -177,6 +188,8 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     details, known = read_details(options.model), []
+    if warning := modern.shared_warning(options.model) or modern.shared_warning(options.model.parent):
+        print(f"warning: {warning}", file=sys.stderr)
     chunks = read_lines(details) if options.csv == "-" else read_rows(options.csv, details)
     chunk = next(chunks, None)  # before TensorFlow is imported: bad input is told at once
     model = load_model(options.model)

@@ -234,7 +234,8 @@ LABELS = {"0": 0, "0.0": 0, "false": 0, "no": 0, "1": 1, "1.0": 1, "true": 1, "y
 SAMPLE_ROWS = 10_000  # rows from which the kind of a column is told
 CHUNK_ROWS = 1_000_000  # rows read at once: bounds the memory on large files
 BLOCK_BYTES = 1 << 24
-INTEGER = re.compile(r"[+-]?\d{1,18}(\.0*)?")
+INTEGER = re.compile(r"[+-]?\d{1,18}(\.0*)?", re.ASCII)  # what fits 64 bits; longer ids are kept as text
+LONG_INTEGER = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
 DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
 
 
@@ -316,12 +317,17 @@ def check_file(path: str) -> str:
         raise UserError(f"{path}: no such file; give the path of your HARVEST.CSV, or --sample to try without data")
     if not os.path.isfile(path):
         raise UserError(f"{path}: is not a regular file; save its contents to a file first")
-    with open(path, "rb") as file:
-        start = file.readline(1 << 20)
+    try:
+        with open(path, "rb") as file:
+            start = file.readline(1 << 20)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; make the file readable or give a copy of it") from None
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(f"{path}: line 1 starts as UTF-16 text; save the file as UTF-8")
     if start[:2] == b"\x1f\x8b" or start[:4] == b"PK\x03\x04":
         raise UserError(f"{path}: is compressed; unpack it first")
+    if b"\0" in start:
+        raise UserError(f"{path}: line 1 holds a NUL byte: the file is not UTF-8 text; save the table as UTF-8 CSV")
     first = start.decode("utf-8-sig", errors="replace").rstrip("\r\n")
     if not start:
         raise UserError(f"{path}: the file is empty; let the harvester write some rows first")
@@ -508,7 +514,7 @@ def column_kind(name: str, cells: Any, options: argparse.Namespace) -> tuple[str
             return "dropped", "a timestamp"
         return nearly_distinct(cells.nunique(), len(cells)) or ("category", "text")
     words = set(re.split(r"[^a-z0-9]+", name.lower()))
-    if words & CATEGORY_WORDS and not words & QUANTITY_WORDS and cells.map(lambda cell: bool(INTEGER.fullmatch(cell))).all():
+    if words & CATEGORY_WORDS and not words & QUANTITY_WORDS and cells.map(lambda cell: bool(LONG_INTEGER.fullmatch(cell))).all():
         return nearly_distinct(cells.nunique(), len(cells)) or ("category", "an id by its name")
     if name not in V0_COLUMNS and len(cells) > 20 and (numeric.diff().iloc[1:] == 1).mean() > 0.99:
         return "dropped", "a row number"
@@ -808,19 +814,18 @@ class Split(NamedTuple):
 
 
 def split_rows(label: Any, method: str, seed: int) -> Split:
-    """Split 60/20/20: at random within each class, or in the order of time."""
+    """Split 70/15/15: at random within each class, or in the order of time."""
     import numpy as np
 
+    def cut(rows: Any) -> list[Any]:
+        held = max(1, round(0.15 * len(rows)))
+        return np.split(rows, [len(rows) - 2 * held, len(rows) - held])
+
     if method == "time":
-        order = np.arange(len(label), dtype=np.int32)
-        return Split(*np.split(order, [round(0.6 * len(order)), round(0.8 * len(order))]))
+        return Split(*cut(np.arange(len(label), dtype=np.int32)))
     generator = np.random.default_rng([seed, 0])
-    parts: list[list] = [[], [], []]
-    for value in (0, 1):
-        rows = generator.permutation(np.flatnonzero(label == value).astype(np.int32))
-        for part, piece in zip(parts, np.split(rows, [round(0.6 * len(rows)), round(0.8 * len(rows))]), strict=True):
-            part.append(piece)
-    return Split(*(np.sort(np.concatenate(part)) for part in parts))
+    classes = [cut(generator.permutation(np.flatnonzero(label == value).astype(np.int32))) for value in (0, 1)]
+    return Split(*(np.sort(np.concatenate(parts)) for parts in zip(*classes, strict=True)))
 
 
 def split_folds(label: Any, folds: int, seed: int) -> list[Split]:
@@ -1026,8 +1031,21 @@ def metadata_version(package: str) -> str:
     return ""
 
 
+ADDRESS_SPACE = 2_200_000_000  # bytes TensorFlow was seen to need on two cores; with less it aborts without a word to the user
+
+
+def check_address_space() -> None:
+    with contextlib.suppress(ImportError):  # Windows
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if 0 <= limit < ADDRESS_SPACE:
+            raise MemoryError(f"the address space is limited to {limit >> 20:,} MB, TensorFlow needs {ADDRESS_SPACE >> 20:,} MB")
+
+
 def import_tensorflow() -> Any:
     """Import TensorFlow without scikit-learn, which Keras would import (0.7 s) and which nothing here uses."""
+    check_address_space()
     absent = "sklearn" not in sys.modules
     if absent:
         sys.modules["sklearn"] = None
@@ -1803,13 +1821,29 @@ class EventLog:
         self.plan, self.every = plan, max(1, epochs // 15)
         self.kept: dict[int, list[Net]] = {}  # the nets whose histograms are written, by epoch
         self.clock = (time.perf_counter(), time.process_time())
-        self.rows = 0.0
+        self.rows, self.failure = 0.0, ""
+        self.report_thread, threading.excepthook = threading.excepthook, self.thread_failed
+
+    def thread_failed(self, details: Any) -> None:
+        """The writers write in threads of their own, whose errors would otherwise be printed with a traceback."""
+        if type(details.thread).__module__.startswith("tensorboard."):
+            self.failure = self.failure or str(details.exc_value).splitlines()[0]
+        else:
+            self.report_thread(details)
 
     def write(self, writer: str, step: int, values: list[Any]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        self.writers[writer].add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        self.add(writer, Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def add(self, writer: str, event: Any) -> None:
+        """Logs are not worth a model: after the first failure, in whatever thread it was, nothing more is written."""
+        try:
+            if not self.failure:
+                self.writers[writer].add_event(event)
+        except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
+            self.failure = str(error).splitlines()[0] or type(error).__name__
 
     def scalars(self, writer: str, step: int, values: dict[str, float]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -1841,7 +1875,7 @@ class EventLog:
         step = tf.function(lambda *values: train_step(tf, plan, *values, plan.weight_decay), autograph=False).get_concrete_function(state, *specs)
         for writer, function in (("train", forward), ("training_step", step)):
             graph = function.graph.as_graph_def(add_shapes=True).SerializeToString()
-            self.writers[writer].add_event(Event(wall_time=time.time(), graph_def=graph))
+            self.add(writer, Event(wall_time=time.time(), graph_def=graph))
         self.tensor("train", 0, "keras", conceptual_graph(model), "graph_keras_model", b"1")
 
     def epoch(self, epoch: int, nets: list[Live]) -> None:
@@ -1911,8 +1945,11 @@ class EventLog:
 
     def close(self) -> None:
         for writer in self.writers.values():
-            with contextlib.suppress(OSError):
+            try:
                 writer.close()
+            except Exception as error:
+                self.failure = self.failure or str(error).splitlines()[0]
+        threading.excepthook = self.report_thread
 
 
 def conceptual_graph(model: Any) -> str:
@@ -2880,6 +2917,18 @@ def make_plan(options: argparse.Namespace, splits: list[Split], label: Any, widt
     )
 
 
+def shared_warning(path: Path) -> str:
+    """What to say when others can write where a model or a state is read from; empty when they cannot."""
+    if os.name != "posix" or not path.exists():
+        return ""
+    status = path.stat()
+    if status.st_mode & 0o002 and not status.st_mode & 0o1000:
+        return f"{path} can be written to by every user of this machine: what is read from it may not be yours (chmod o-w {path})"
+    if status.st_uid not in (0, os.getuid()):
+        return f"{path} belongs to another user, who can change what is read from it"
+    return ""
+
+
 def prepare_folder(folder: Path) -> None:
     """Make the model directory and see that it can be written to."""
     if folder.exists() and not folder.is_dir():
@@ -3196,10 +3245,10 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
     exported = export(run, threshold.value)
     if run.events:
         parts = {"validation": validation, "test": Prediction(label, sigmoid(logits))}
-        try:
-            log_results(run, lives, longest.best_epoch, parts, metrics, report)
-        except OSError as error:
-            run.say(f"TensorBoard: the logs are incomplete: {error}")
+        log_results(run, lives, longest.best_epoch, parts, metrics, report)
+        run.events.close()
+        if run.events.failure:
+            run.say(f"TensorBoard: the logs are incomplete: {run.events.failure}")
     card = write_card(options.model_dir / CARD_FILE, model_card(run, metrics, report))
     run.timing["total_s"] = time.perf_counter() - STARTED
     write_atomically(options.model_dir / METRICS_FILE, json.dumps(metrics, indent=2).encode())
@@ -3211,7 +3260,7 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
     if options.split == "time":
         run.say("Split      by time: neighbouring rows are alike, so that the same model tested on rows drawn at random would look better than it is")
     if len(nets) == 1 and options.split == "random" and len(table.label) < 2_000:
-        steps = 10 * (0.8 / 0.6) * run.timing["steps_per_s"] * run.timing["train_s"]
+        steps = 10 * (0.8 / 0.7) * run.timing["steps_per_s"] * run.timing["train_s"]
         seconds = min(steps * STEP_SECONDS_WITHOUT_XLA, XLA_COMPILE_SECONDS + steps * STEP_SECONDS_WITH_XLA)
         cost = f"about {seconds:.1f} s of training"
         run.say(f"Hint       --folds 10 would test on all {len(table.label):,} rows, cost {cost}, and usually gains accuracy at this size")
@@ -3269,6 +3318,8 @@ def train_command(arguments: list[str] | None) -> int:
     if interrupted and interrupted[0]["fingerprint"] != fingerprint(table):
         raise UserError(f"--resume: {data_name(options)} is not the data of the interrupted run; leave --resume out to train on it")
     prepare_folder(options.model_dir)
+    if warning := shared_warning(options.model_dir):
+        table.notes.append(warning)
     run = Run(options, table, splits, decide(options, splits), {"load_s": time.perf_counter() - started}, asked=asked)
     run.interrupted = tuple(interrupted) if interrupted else None
     stop = StopRequest()
@@ -3294,6 +3345,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped: Ctrl-C; nothing was changed", file=sys.stderr)
         return 130
+    except MemoryError as error:
+        print(
+            f"error: not enough memory{f' ({error})' if str(error) else ''}; end other programs, raise the limit (ulimit -v), or give fewer rows",
+            file=sys.stderr,
+        )
+        return 1
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         print(f"error: {place}{error.strerror or error}; what was there before is unharmed", file=sys.stderr)
