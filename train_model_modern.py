@@ -2729,6 +2729,20 @@ def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, 
     return lines
 
 
+def show_calibration(label: Any, probability: Any, confusion: list[list[int]]) -> list[str]:
+    """The calibration curve and the confusion matrix of the test rows as tables."""
+    import numpy as np
+
+    lines, place = ["probability given   rows   of these are 1", ""], np.minimum((probability * 10).astype(int), 9)
+    for number in range(10):
+        part = label[place == number]
+        observed = f"{percent(float(part.mean())):>8}  {'#' * round(20 * float(part.mean()))}" if len(part) else ""
+        lines.append(f"{10 * number:>3} to {10 * number + 10:>3} %     {len(part):>8,}  {observed}")
+    (true_negative, false_positive), (false_negative, true_positive) = confusion
+    lines += ["", f"{'':<12}{'taken for 0':>14}{'taken for 1':>14}"]
+    return [*lines, f"{'rows of 0':<12}{true_negative:>14,}{false_positive:>14,}", f"{'rows of 1':<12}{false_negative:>14,}{true_positive:>14,}"]
+
+
 def show_importance(values: dict[str, float]) -> list[str]:
     """A list of bars for the columns that matter most."""
     most = max(values.values(), default=0)
@@ -2889,6 +2903,8 @@ def decide(options: argparse.Namespace, splits: list[Split]) -> Decisions:
     segments, steps = segment_steps(rows, batch_size.value)
     total = segments * steps * options.epochs
     xla = choose_xla(options.xla, total * len(splits))
+    if options.profile and options.xla is None:
+        xla = Choice(True, "a profile shows the steps of compiled programs only")
     return Decisions(batch_size, xla, choose_patience(segments * steps), choose_momentum(total))
 
 
@@ -3150,6 +3166,7 @@ def log_results(run: Run, lives: list[Live], step: int, parts: dict[str, Predict
     run.events.histograms(lives, inputs)
     for name, part in parts.items():
         run.events.curve(f"pr_curve/{name}", step, *part)
+    run.events.text("calibration", show_calibration(*parts["test"], metrics["test"]["confusion"]))
     names = ("accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc", "log_loss", "brier", "ece")
     results = {f"test/{name}": metrics["test"][name] for name in names if metrics["test"][name] is not None}
     run.events.trial(metrics["settings"], results, step)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import train_model_modern as modern
 
@@ -103,6 +105,21 @@ def test_histograms_of_all_variables_and_activations(server, model_dir):
         assert steps == sorted(steps) and steps[0] == 1 and steps[-1] == metrics["epochs"] and metrics["best_epoch"] in steps
 
 
+def test_profile(folder, tmp_path):
+    pytest.importorskip("xprof.convert.raw_to_tool_data", reason="the package xprof is not installed")
+    command = [sys.executable, str(ROOT / "train_model_modern.py"), str(folder / "HARVEST.CSV"), "--model-dir", str(tmp_path), "--profile", "--epochs", "20"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "a profile shows the steps" in done.stdout
+    (profile,) = tmp_path.glob("logs/*/train/plugins/profile/*/*.xplane.pb")
+    show = "import sys, xprof.convert.raw_to_tool_data as r; sys.stdout.buffer.write(r.xspace_to_tool_data([sys.argv[1]], sys.argv[2], {})[0])"
+    found = {}
+    for tool in ("overview_page", "memory_profile", "framework_op_stats"):
+        found[tool] = json.loads(subprocess.run([sys.executable, "-c", show, str(profile), tool], capture_output=True, check=True).stdout)
+    steps = found["overview_page"][1]
+    assert len(steps["rows"]) >= 5 and float(steps["p"]["steptime_ms_average"]) > 0
+    assert any(len(allocator["sampledTimelineSnapshots"]) > 10 for allocator in found["memory_profile"]["memoryProfilePerAllocator"].values())
+
+
 def test_graphs(server, model_dir):
     run = run_name(model_dir)
     info = ask(server, "plugin/graphs/info")
@@ -135,8 +152,11 @@ def test_hparams_and_text(server, model_dir):
     assert group["hparams"]["architecture"] == metrics["settings"]["architecture"]
     values = {entry["name"]["tag"]: entry["value"] for entry in group["metricValues"]}
     assert values["test/accuracy"] == pytest.approx(metrics["test"]["accuracy"], rel=1e-5)
-    assert set(ask(server, "plugin/text/tags")[f"{run}/train"]) == {"data", "settings", "report"}
+    assert set(ask(server, "plugin/text/tags")[f"{run}/train"]) == {"data", "settings", "report", "calibration"}
     assert "rows" in ask(server, "plugin/text/text", run=f"{run}/train", tag="report")[0]["text"]
+    (true_negative, false_positive), _ = metrics_of(model_dir)["test"]["confusion"]
+    calibration = ask(server, "plugin/text/text", run=f"{run}/train", tag="calibration")[0]["text"]
+    assert re.search(rf"rows of 0\s+{true_negative}\s+{false_positive}\b", calibration) and "90 to 100 %" in calibration
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: the charts were not looked at")
