@@ -49,7 +49,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 STARTED = time.perf_counter()
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings

@@ -1,7 +1,7 @@
 """Speed of training and of whole commands, each against what it is compared with in the same run, alternating.
 
     make benchmark                                       # everything, in a virtual environment of its own
-    python benchmarks/speed.py [--part steps commands precision large] [--repeats 5]
+    python benchmarks/speed.py [--part steps precision commands epochs predict scale target large] [--repeats 5]
 
 Prints tables of medians with the spread (least to most) and writes benchmarks/speed.json with versions and CPU.
 Peers that are not installed are left out with a message.
@@ -120,6 +120,64 @@ def precision_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
     return result
 
 
+def target_child(rows: int) -> dict[str, Any]:
+    """Seconds of training until the validation log-loss that the best of stock fit's five epochs reaches."""
+    modern.prepare_environment(cpu_only=True, xla=True, batch_size=32)
+    tf = modern.import_tensorflow()
+    import keras
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.csv"
+        modern.write_sample(path, rows, 1)
+        table, fold, plan, inputs, net = make_case(tf, path, 32, True)
+    parts = [(modern.encode(table, fold.encoder, chosen), table.label[chosen]) for chosen in (fold.split.training, fold.split.validation)]
+    stock = {}
+    for size in (4_096, 256, 32):
+        model = stock_model(keras, plan.width, "standard")
+        started = time.perf_counter()
+        model.fit(*parts[0], batch_size=size, epochs=5, verbose=0)
+        seconds = time.perf_counter() - started
+        predicted = model.predict(parts[1][0], batch_size=65_536, verbose=0)[:, 0]
+        stock[str(size)] = {"seconds": seconds, "log_loss": float(modern.log_losses(parts[1][1], predicted).mean())}
+    best = min(stock.values(), key=lambda result: result["log_loss"])
+    started = time.perf_counter()
+    program = modern.build_program(tf, plan, fold.encoder)
+    modern.compile_program(tf, plan, program, inputs, net)
+    compiled = time.perf_counter() - started
+    reached = lambda _, nets: nets[0].best_loss <= best["log_loss"]  # noqa: E731
+    started = time.perf_counter()
+    modern.train_nets(tf, plan, program, inputs, [net], 100, reached, modern.StopRequest())
+    return {"stock": stock, "best": best, "ours": time.perf_counter() - started, "compile_s": compiled, "epochs": len(net.history), "our_loss": net.best_loss}
+
+
+def scale_child(rows: int) -> dict[str, Any]:
+    """Seconds of reading and of training an epoch (the quickest of three) of so many rows, and the peak memory."""
+    import resource
+
+    modern.prepare_environment(cpu_only=True, xla=True, batch_size=32)
+    tf = modern.import_tensorflow()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.csv"
+        modern.write_sample(path, min(rows, 1_000_000), 1)
+        if rows > 1_000_000:  # the same million again and again: writing more takes minutes
+            header, _, body = path.read_bytes().partition(b"\n")
+            with open(path, "wb") as file:
+                file.write(header + b"\n")
+                for _ in range(rows // 1_000_000):
+                    file.write(body)
+            del body
+        started = time.perf_counter()
+        modern.read_table(modern.parse_options([str(path)]))
+        read = time.perf_counter() - started
+        _, fold, plan, inputs, net = make_case(tf, path, 32, True)
+    program = modern.build_program(tf, plan, fold.encoder)
+    modern.compile_program(tf, plan, program, inputs, net)
+    epochs = max(1, 300_000 // rows)
+    seconds = [our_epochs(tf, plan, program, inputs, net, epochs) / epochs for _ in range(3)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {"read_s": read, "epoch_s": min(seconds), "microseconds_a_row": 1e6 * min(seconds) / len(fold.split.training), "peak_gb": peak}
+
+
 def child(part: str, *numbers: int) -> dict[str, Any]:
     """Run a measurement in a process of its own: XLA reads its flags once."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
@@ -228,10 +286,15 @@ def commands(repeats: int) -> dict[str, list[float]]:
         modern.write_sample(path, 110, 1)
         five = Path(name) / "500.csv"
         modern.write_sample(five, 500, 1)
+        many = Path(name) / "100000.csv"
+        modern.write_sample(many, 100_000, 1)
         modern_script, basic = ROOT / "train_model_modern.py", ROOT / "train_model.py"
         cases = {
             "import tensorflow": ("-c", "import tensorflow"),
             "train_model_modern.py, 110 rows": (modern_script, path, "--model-dir", folder),
+            "train_model_modern.py, 100 000 rows": (modern_script, many, "--model-dir", folder),
+            "100 000 rows, --no-tensorboard": (modern_script, many, "--model-dir", folder, "--no-tensorboard"),
+            "100 000 rows, --folds 10": (modern_script, many, "--model-dir", folder, "--folds", 10),
             "the same, --no-tensorboard": (modern_script, path, "--model-dir", folder, "--no-tensorboard"),
             "the same, --no-checkpoints": (modern_script, path, "--model-dir", folder, "--no-checkpoints"),
             "train_model.py, 110 rows": (basic, path, "--model-dir", folder),
@@ -244,19 +307,65 @@ def commands(repeats: int) -> dict[str, list[float]]:
     return found
 
 
+def epoch_cost(repeats: int) -> dict[str, list[float]]:
+    """Milliseconds an epoch of the whole command costs beyond its steps: from epochs of 9 and of 88 steps, all logs on."""
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for rows in (100, 1_000):
+            modern.write_sample(folder / f"{rows}.csv", rows, 1)
+        for _ in range(repeats):
+            for flag in ("--xla", "--no-xla"):
+                seconds = []
+                for rows in (100, 1_000):
+                    command_seconds(
+                        ROOT / "train_model_modern.py", folder / f"{rows}.csv", "--model-dir", folder, "--no-early-stopping", "--batch-size", 8, flag
+                    )
+                    metrics = json.loads((folder / "metrics.json").read_text())
+                    seconds.append(metrics["timing"]["train_s"] / metrics["epochs"])
+                    steps = -(-metrics["rows"]["train"] // 8)
+                    seconds.append(steps)
+                (short, few), (long, many) = seconds[:2], seconds[2:]
+                found.setdefault(flag, []).append(1_000 * (short - few * (long - short) / (many - few)))
+    return found
+
+
+def predictions(repeats: int) -> dict[str, list[float]]:
+    """Seconds of predict.py beyond its start, and its peak memory, for 100 000 and for a million rows."""
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for rows in (500, 100_000, 1_000_000):
+            modern.write_sample(folder / f"{rows}.csv", rows, 1)
+        command_seconds(ROOT / "train_model_modern.py", folder / "500.csv", "--model-dir", folder, "--quiet")
+        program = "import resource, runpy, sys; sys.argv.pop(0); sys.path.insert(0, sys.argv[0].rpartition('/')[0])\n"
+        program += "try: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        for _ in range(repeats):
+            start = 0.0
+            for rows in (500, 100_000, 1_000_000):
+                command = [sys.executable, "-c", program, ROOT / "predict.py", folder / f"{rows}.csv", "--model-dir", folder, "--output", folder / "out.csv"]
+                started = time.perf_counter()
+                done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+                seconds = time.perf_counter() - started
+                start = start or seconds
+                found.setdefault(f"{rows:,} rows, seconds beyond those of 500", []).append(seconds - start)
+                found.setdefault(f"{rows:,} rows, peak memory in MB", []).append(int(done.stdout.split()[-1]) / 1e3)
+    return found
+
+
 def spread(values: list[float], form: str) -> str:
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", nargs="+", default=["steps", "precision", "commands", "large"])
+    parser.add_argument("--part", nargs="+", default=["steps", "precision", "commands", "epochs", "predict", "scale", "target", "large"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         part, *numbers = options.child
-        print(json.dumps({"steps": steps_child, "precision": precision_child}[part](*map(int, numbers))))
+        print(json.dumps({"steps": steps_child, "precision": precision_child, "target": target_child, "scale": scale_child}[part](*map(int, numbers))))
         return
     path = ROOT / "benchmarks" / "speed.json"
     results = json.loads(path.read_text()) if path.exists() else {}
@@ -284,6 +393,27 @@ def main() -> None:
         print("\n| whole command | seconds | to importing TensorFlow |\n|-|-|-|")
         for label, values in results["commands"].items():
             print(f"| {label} | {spread(values, '.1f')} | {statistics.median(values) / base:.2f} |")
+    if "epochs" in options.part:
+        found = results["epochs"] = epoch_cost(options.repeats)
+        print("\n| 100 rows, all logs and callbacks | ms an epoch beyond its steps |\n|-|-|")
+        for flag, values in found.items():
+            print(f"| {flag} | {spread(values, '.2f')} |", flush=True)
+    if "predict" in options.part:
+        found = results["predict"] = predictions(options.repeats)
+        print("\n| predict.py | |\n|-|-|")
+        for label, values in found.items():
+            print(f"| {label} | {spread(values, '.1f')} |", flush=True)
+    if "scale" in options.part:
+        print("\n| rows | reading, s | training an epoch, s | us a row | peak memory, GB |\n|-|-|-|-|-|")
+        for rows in (10_000, 100_000, 1_000_000, 10_000_000):
+            found = results[f"scale, {rows}"] = child("scale", rows)
+            print(f"| {rows:,} | {found['read_s']:.2f} | {found['epoch_s']:.3f} | {found['microseconds_a_row']:.3f} | {found['peak_gb']:.2f} |", flush=True)
+    if "target" in options.part:
+        found = results["target"] = child("target", 1_000_000)
+        print("\n| 1,000,000 rows | seconds | validation log-loss |\n|-|-|-|")
+        for size, result in found["stock"].items():
+            print(f"| stock model.fit, batch {size}, five epochs | {result['seconds']:.1f} | {result['log_loss']:.4f} |")
+        print(f"| ours, {found['epochs']} epochs, and {found['compile_s']:.1f} s compiling | {found['ours']:.1f} | {found['our_loss']:.4f} |", flush=True)
     if "large" in options.part:
         found = results["large"] = large(1_000_000, max(1, options.repeats // 2))
         target, reached = found["target_log_loss"], found["our_test_log_loss"]
