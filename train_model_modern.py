@@ -48,6 +48,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 STARTED = time.perf_counter()
 VERSION = "1.1.0"
 
@@ -260,8 +262,6 @@ def name_some(lines: list[int]) -> str:
 
 def count_fields(path: str) -> tuple[Any, bool, bool]:
     """Count the fields of each line: (int32 array, 0 for an empty line; are there quotes; does the last line end)."""
-    import numpy as np
-
     counts, rest, quotes, line = [], b"", False, 0
     with open(path, "rb") as file:
         while block := file.read(BLOCK_BYTES):
@@ -371,8 +371,6 @@ def find_source(path: str, skip_bad_rows: bool) -> Source:
 
     Raises UserError for rows with too many or too few fields, unless they are to be skipped.
     """
-    import numpy as np
-
     first = check_file(path)
     names, header = column_names(path, first)
     fields, quotes, ended = count_fields(path)
@@ -403,8 +401,6 @@ def find_source(path: str, skip_bad_rows: bool) -> Source:
 
 def read_quoted(path: str) -> tuple[str, Any, Any]:
     """Take quoted text apart with the csv module: (one line a record, fields of each, first line number of each)."""
-    import numpy as np
-
     out, fields, lines, line = io.StringIO(), [], [], 1
     writer = csv.writer(out, lineterminator="\n")
     with open(path, encoding="utf-8-sig", newline="") as file:
@@ -479,8 +475,6 @@ MISSING = -(2**63)  # an empty cell among integer categories
 
 def signed_logarithm(values: Any) -> Any:
     """How numbers are kept: small and large ones of either sign on one scale."""
-    import numpy as np
-
     logarithm = np.abs(values)
     logarithm += 1  # in 64 bits the digits lost near 0 are below what 32 bits keep of any spread that is used
     return np.copysign(np.log(logarithm, out=logarithm), values)
@@ -488,8 +482,6 @@ def signed_logarithm(values: Any) -> Any:
 
 def signed_exponential(values: Any) -> Any:
     """The inverse of signed_logarithm."""
-    import numpy as np
-
     return np.sign(values) * np.expm1(np.abs(values))
 
 
@@ -569,7 +561,6 @@ def undecodable_line(path: str) -> str:
 
 def read_numbers(columns: list[str], start: int, chunk: Any, bad: Any) -> Any:
     """Turn a data frame of text into float64; cells that are not numbers are marked in bad [rows]."""
-    import numpy as np
     import pandas as pd
 
     values = np.empty((len(chunk), len(columns)))
@@ -584,7 +575,6 @@ def read_numbers(columns: list[str], start: int, chunk: Any, bad: Any) -> Any:
 
 def read_table(options: argparse.Namespace) -> Table:
     """Read CSV files of any generation into one Table, or raise UserError saying what is wrong, where and what to do."""
-    import numpy as np
     import pandas as pd
 
     sources = [find_source(path, options.skip_bad_rows) for path in find_files(options.csv)]
@@ -666,8 +656,6 @@ def read_typed(source: Source, number_names: list[str], kinds: dict[str, str]) -
 
 def code_chunk(cells: Any, vocabulary: dict[str, int]) -> Any:
     """Places of a categorical series in a vocabulary that grows as new values are met; an empty cell is ''."""
-    import numpy as np
-
     if cells.isna().any():
         vocabulary.setdefault("", len(vocabulary))
     places = [vocabulary.setdefault(str(value).strip(), len(vocabulary)) for value in cells.cat.categories]
@@ -697,8 +685,6 @@ def check_columns(sources: list[Source], options: argparse.Namespace) -> list[st
 
 def handle_bad_rows(source: Source, options: argparse.Namespace, number_names: list[str], bad: Any) -> int:
     """Leave out a cut last line and, when asked, bad rows; otherwise raise UserError naming the first ones."""
-    import numpy as np
-
     places = np.flatnonzero(bad)
     if len(places) and source.torn and places[-1] == len(bad) - 1:
         source.notes.append(f"line {source.lines[-1]}, the last, is cut off and left out")
@@ -719,8 +705,6 @@ def handle_bad_rows(source: Source, options: argparse.Namespace, number_names: l
 
 def finish_columns(table: Table, vocabularies: list[dict[str, int]], options: argparse.Namespace) -> None:
     """Decide what only whole columns can tell: types of categories, and columns that can teach nothing."""
-    import numpy as np
-
     keep_numbers, keep_codes = [], []
     for place, column in enumerate(table.of_kind("number")):
         values = table.numbers[:, place]
@@ -779,8 +763,6 @@ def write_sample(path: str | Path, rows: int, seed: int) -> Any:
 
     Twelve applications of unequal frequency and usefulness; recent typing speaks for work, a long absence against it.
     """
-    import numpy as np
-
     generator = np.random.default_rng(seed)
     world = np.random.default_rng(seed + 1_000_003)
     apps = world.integers(-(2**31), 2**31, 12)
@@ -815,7 +797,6 @@ class Split(NamedTuple):
 
 def split_rows(label: Any, method: str, seed: int) -> Split:
     """Split 70/15/15: at random within each class, or in the order of time."""
-    import numpy as np
 
     def cut(rows: Any) -> list[Any]:
         held = max(1, round(0.15 * len(rows)))
@@ -830,8 +811,6 @@ def split_rows(label: Any, method: str, seed: int) -> Split:
 
 def split_folds(label: Any, folds: int, seed: int) -> list[Split]:
     """Cut the rows, at random within each class, into K parts: net k tests on part k, stops by part k + 1."""
-    import numpy as np
-
     generator = np.random.default_rng([seed, 0])
     part = np.empty(len(label), np.int32)
     start = 0
@@ -868,8 +847,6 @@ class Encoder(NamedTuple):
 
 def fit_encoders(table: Table, splits: list[Split]) -> list[Encoder]:
     """One encoder a fold, from its training rows; all have the same width, so that one program trains every net."""
-    import numpy as np
-
     gaps = np.flatnonzero(np.isnan(table.numbers).any(axis=0)).tolist()
     scalings = [fit_scaling(table.numbers, split.training) for split in splits]
     places: list[list] = [[] for _ in splits]
@@ -887,8 +864,6 @@ def fit_encoders(table: Table, splits: list[Split]) -> list[Encoder]:
 
 def fit_scaling(numbers: Any, rows: Any) -> tuple[Any, Any]:
     """Median and inverse interquartile range of each number [D], [D]; inverse 0 where training rows do not differ."""
-    import numpy as np
-
     values = numbers[rows[:: max(1, len(rows) // 200_000)]]
     center, scale = np.zeros(values.shape[1], np.float32), np.zeros(values.shape[1], np.float32)
     for place in range(values.shape[1]):
@@ -901,8 +876,6 @@ def fit_scaling(numbers: Any, rows: Any) -> tuple[Any, Any]:
 
 
 def frequent_codes(codes: Any, size: int) -> Any:
-    import numpy as np
-
     counts = np.bincount(codes, minlength=size)
     most = np.argsort(-counts, kind="stable")[:MAXIMUM_CATEGORIES]
     return np.sort(most[counts[most] > 0])
@@ -910,8 +883,6 @@ def frequent_codes(codes: Any, size: int) -> Any:
 
 def encode(table: Table, encoder: Encoder, rows: Any) -> Any:
     """The inputs [rows, E] float32 of the network, in numpy: for the baselines and as a reference for the rest."""
-    import numpy as np
-
     raw = table.numbers[rows]
     missing = np.isnan(raw)
     values = (np.where(missing, 0, raw) - encoder.center) * encoder.scale
@@ -1088,8 +1059,6 @@ def initial_weights(units: tuple[int, ...], width: int, lit: Any, seed: list[int
     Kernel rows of inputs that are 0 in every training row start at 0, and so stay there. Given a linear model [E + 1],
     the output layer starts as that model: its weights for the encoded inputs, 0 for the hidden units.
     """
-    import numpy as np
-
     generator, parts = np.random.default_rng(seed), []
     shapes = layer_shapes(units, width)
     for place, shape in enumerate(shapes):
@@ -1111,8 +1080,6 @@ def initial_weights(units: tuple[int, ...], width: int, lit: Any, seed: list[int
 
 def lit_inputs(table: Table, encoder: Encoder, rows: Any) -> Any:
     """Which of the E inputs are other than 0 in some training row: bool [E]."""
-    import numpy as np
-
     parts = [encoder.scale > 0, [bool(np.isnan(table.numbers[rows, place]).any()) for place in encoder.gaps]]
     for place, (of_code, depth) in enumerate(zip(encoder.places, encoder.depths, strict=True)):
         parts.append(np.bincount(of_code[table.codes[rows, place]], minlength=depth) > 0)
@@ -1167,7 +1134,6 @@ def input_names(columns: list[str]) -> dict[str, str]:
 def encode_in_model(table: Table, encoders: list[Encoder], inputs: dict[str, Any]) -> Any:
     """The same as encode() in Keras layers: [B, E], or [B, K, E] for K encoders. The inputs made are added to inputs."""
     import keras
-    import numpy as np
     from keras import layers, ops
 
     first, parts = encoders[0], []
@@ -1217,8 +1183,6 @@ class Net(NamedTuple):
 
 def unflatten_net(units: tuple[int, ...], width: int, net: Net) -> tuple[list[Any], list[Any]]:
     """The trainable weights in Keras' order, and mean and variance of each BatchNormalization, as arrays."""
-    import numpy as np
-
     shapes = layer_shapes(units, width)
     parts = np.split(net.weights, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
     moving = np.split(net.statistics, np.cumsum([count for count in units for _ in (0, 1)])[:-1])
@@ -1227,8 +1191,6 @@ def unflatten_net(units: tuple[int, ...], width: int, net: Net) -> tuple[list[An
 
 def model_variables(units: tuple[int, ...], encoders: list[Encoder], nets: list[Net]) -> dict[str, Any]:
     """Values of the saved model's variables, by their names in its weights file."""
-    import numpy as np
-
     kind = "dense" if len(nets) == 1 else "einsum_dense"
     stacked: dict[str, list] = {}
     for encoder, net in zip(encoders, nets, strict=True):
@@ -1250,8 +1212,6 @@ def model_variables(units: tuple[int, ...], encoders: list[Encoder], nets: list[
 
 def share_unseen(kernel: Any, encoder: Encoder) -> Any:
     """Give every place no code of this encoder leads to the kernel row of the unseen; inputs are the last E rows."""
-    import numpy as np
-
     start = len(kernel) - sum(encoder.depths)
     for of_code, depth in zip(encoder.places, encoder.depths, strict=True):
         unknown = np.setdiff1d(np.arange(1, depth), of_code)
@@ -1276,8 +1236,6 @@ def set_weights(model: Any, values: dict[str, Any]) -> None:
 
 def raw_inputs(table: Table, rows: Any) -> dict[str, Any]:
     """Raw columns of a table as the saved model takes them: arrays [rows, 1]."""
-    import numpy as np
-
     with np.errstate(over="ignore"):
         values = {column.name: signed_exponential(part) for column, part in zip(table.of_kind("number"), table.numbers[rows].T, strict=True)}
     for place, column in enumerate(table.of_kind("category")):
@@ -1373,8 +1331,6 @@ class State(NamedTuple):
 
 
 def table_inputs(tf: Any, table: Table) -> Inputs:
-    import numpy as np
-
     missing = np.isnan(table.numbers)
     gaps = missing.any(axis=0)
     numbers = np.where(missing, np.float32(0), table.numbers) if gaps.any() else table.numbers
@@ -1387,8 +1343,6 @@ def encoder_code(tf: Any, encoder: Encoder) -> Code:
 
 def encode_rows(tf: Any, encoder: Encoder, inputs: Inputs, code: Code, rows: Any) -> Any:
     """The same as encode(), in the training program: [rows] int32 to [E, rows]."""
-    import numpy as np
-
     values = (tf.gather(inputs.numbers, rows, axis=1) - code.center[:, None]) * code.scale[:, None]
     values *= tf.math.rsqrt(1 + tf.square(values / 3))
     parts = [values]
@@ -1545,8 +1499,6 @@ def build_program(tf: Any, plan: Plan, encoder: Encoder) -> Any:
     program(inputs, code, validation [rows, padded with -1], order [epochs, rows], state, seed, last epoch) gives the new
     state, a history [epochs, 9] and the weights and statistics [epochs, P + 2 S] at the end of each epoch.
     """
-    import numpy as np
-
     shapes = layer_shapes(plan.units, plan.width)
     parameters = sum(math.prod(shape) for shape in shapes)
     decay = np.concatenate([np.full(math.prod(shape), plan.weight_decay if len(shape) == 2 else 0, np.float32) for shape in shapes])
@@ -1607,8 +1559,6 @@ def build_program(tf: Any, plan: Plan, encoder: Encoder) -> Any:
 
 
 def first_state(tf: Any, plan: Plan, weights: Any, learning_rate: float) -> State:
-    import numpy as np
-
     statistics = np.concatenate([np.full(count, value, np.float32) for count in plan.units for value in (0, 1)])
     zero, whole = np.zeros_like(weights), np.int32(0)
     infinite, rate = np.float32(np.inf), np.float32(learning_rate)
@@ -1665,8 +1615,6 @@ def epoch_logs(row: Any, rows: int, validation_rows: int) -> dict[str, float]:
 
 
 def start_net(tf: Any, plan: Plan, fold: Fold, state: State) -> Live:
-    import numpy as np
-
     size = plan.validation_segment
     padding = math.ceil(plan.validation_rows / size) * size - len(fold.split.validation)
     validation = tf.constant(np.pad(fold.split.validation, (0, padding), constant_values=-1))
@@ -1693,8 +1641,6 @@ def train_nets(
     drawn: dict[int, Any] = {}  # the orders of the next call of each net, drawn while the program runs
 
     def draw_orders(fold: Fold, epoch: int) -> Any:
-        import numpy as np
-
         return tf.constant(np.stack([epoch_order(plan, fold, epoch + number) for number in range(plan.epochs_per_call)]))
 
     def call(net: Live) -> tuple[Any, Any]:
@@ -1747,8 +1693,6 @@ def mean_logs(nets: list[Live], epoch: int) -> dict[str, float]:
 
 def epoch_order(plan: Plan, fold: Fold, epoch: int) -> Any:
     """The rows of an epoch in the order they are drawn: int32 [plan.rows], every training row at least once."""
-    import numpy as np
-
     order = np.random.default_rng([plan.seed, 1, fold.number, epoch]).permutation(fold.split.training)
     return np.resize(order, plan.rows)
 
@@ -1900,8 +1844,6 @@ class EventLog:
 
     def histograms(self, nets: list[Live], inputs: list[Any]) -> None:
         """Weights, biases, normalizations, and activations on fixed validation rows, pooled over nets; in order of epochs."""
-        import numpy as np
-
         self.kept[max(len(net.history) for net in nets)] = [net.now for net in nets]
         self.kept[max(net.best_epoch for net in nets)] = [net.best for net in nets]
         for epoch in sorted(self.kept):
@@ -1916,7 +1858,6 @@ class EventLog:
 
     def curve(self, tag: str, step: int, label: Any, probability: Any, thresholds: int = 101) -> None:
         """A precision-recall curve for the plugin pr_curves."""
-        import numpy as np
         from tensorboard.plugins.pr_curve import metadata as pr_metadata
 
         at = np.linspace(0, 1, thresholds)
@@ -2032,8 +1973,6 @@ BOOTSTRAP_ROWS = 5_000  # more rows than this are resampled in part, and the int
 
 
 def sigmoid(logits: Any) -> Any:
-    import numpy as np
-
     return 0.5 * (1 + np.tanh(0.5 * logits))
 
 
@@ -2049,8 +1988,6 @@ def wilson(successes: float, trials: float) -> list[float]:
 
 def ranking(label: Any, probability: Any, weights: Any) -> tuple[Any, Any]:
     """ROC AUC and PR AUC (average precision) of weighted rows: label, probability [N], weights [R, N] give [R], [R]."""
-    import numpy as np
-
     values, place = np.unique(probability, return_inverse=True)
     order = np.argsort(place, kind="stable")
     starts = np.searchsorted(place[order], np.arange(len(values)))
@@ -2067,16 +2004,12 @@ def ranking(label: Any, probability: Any, weights: Any) -> tuple[Any, Any]:
 
 
 def log_losses(label: Any, probability: Any) -> Any:
-    import numpy as np
-
     probability = np.clip(probability.astype(float), 1e-7, 1 - 1e-7)
     return -np.where(label > 0.5, np.log(probability), np.log1p(-probability))
 
 
 def bootstrap(label: Any, probability: Any, seed: int) -> dict[str, list[float]]:
     """95 % percentile intervals of ROC AUC, PR AUC and log-loss over resampled rows (Efron, 1979)."""
-    import numpy as np
-
     generator = np.random.default_rng([seed, 2])
     rows = len(label)
     narrower = math.sqrt(min(1, BOOTSTRAP_ROWS / rows))
@@ -2098,8 +2031,6 @@ def bootstrap(label: Any, probability: Any, seed: int) -> dict[str, list[float]]
 
 def calibration_error(label: Any, probability: Any, bins: int = 10) -> float:
     """Expected calibration error over ten bins of equal width (Naeini et al., 2015)."""
-    import numpy as np
-
     place = np.minimum((probability * bins).astype(int), bins - 1)
     gaps = np.bincount(place, probability - label, minlength=bins)
     return float(np.abs(gaps).sum() / len(label))
@@ -2107,8 +2038,6 @@ def calibration_error(label: Any, probability: Any, bins: int = 10) -> float:
 
 def measure(label: Any, probability: Any, threshold: float, seed: int) -> dict[str, Any]:
     """Everything metrics.json says of predictions [N] against labels [N]."""
-    import numpy as np
-
     predicted, actual = probability >= threshold, label > 0.5
     hits, false = int(np.sum(predicted & actual)), int(np.sum(predicted & ~actual))
     missed = int(np.sum(~predicted & actual))
@@ -2136,8 +2065,6 @@ def measure(label: Any, probability: Any, threshold: float, seed: int) -> dict[s
 
 def choose_threshold(rule: tuple[str, float | None], label: Any, probability: Any) -> Choice:
     """The threshold that serves a rule best on rows that were not trained on: [N], [N]."""
-    import numpy as np
-
     name, number = rule
     if name == "fixed":
         return Choice(number, "as asked" if number != 0.5 else "the more likely class")
@@ -2165,8 +2092,6 @@ def choose_threshold(rule: tuple[str, float | None], label: Any, probability: An
 
 def fit_temperature(label: Any, logits: Any) -> float:
     """The divisor of logits that lowers their log-loss most (Guo et al., 2017), held near 1 when rows are few."""
-    import numpy as np
-
     step = max(1, len(label) // 20_000)
     label, logits = label[::step], logits[::step]
     logarithms = np.linspace(-0.7, 1.1, 91)
@@ -2176,8 +2101,6 @@ def fit_temperature(label: Any, logits: Any) -> float:
 
 def fit_logistic_regression(inputs: Any, label: Any, penalty: float = 1.0) -> Any:
     """Weights [E + 1], the intercept last, of an L2-penalised logistic regression, by Newton's method."""
-    import numpy as np
-
     rows = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1).astype(float)
     ridge = np.full(rows.shape[1], penalty)
     ridge[-1] = 1e-6
@@ -2215,8 +2138,6 @@ def fit_linear(table: Table, folds: list[Fold]) -> list[Any]:
 
 def baselines(table: Table, folds: list[Fold], models: list[Any]) -> dict[str, Any]:
     """Probabilities on the test rows of what anyone could do without a network: always the majority, a linear model."""
-    import numpy as np
-
     majority, linear = [], []
     for fold, weights in zip(folds, models, strict=True):
         test = fold.split.test
@@ -2231,8 +2152,6 @@ IMPORTANCE_ROWS = 5_000
 
 def importance(table: Table, folds: list[Fold], units: tuple[int, ...], nets: list[Net], seed: int) -> dict[str, float]:
     """How much the log-loss of test rows rises when a column's cells are shuffled among them (Breiman, 2001)."""
-    import numpy as np
-
     generator = np.random.default_rng([seed, 4])
     names = [column.name for kind in ("number", "category") for column in table.of_kind(kind)]
     rises, total = np.zeros(len(names)), 0
@@ -2251,8 +2170,6 @@ def importance(table: Table, folds: list[Fold], units: tuple[int, ...], nets: li
 
 def network(units: tuple[int, ...], net: Net, inputs: Any, activations: list[Any] | None = None) -> Any:
     """Logits [B] of a trained net on encoded inputs [B, E], in numpy; the outputs of the hidden layers are appended."""
-    import numpy as np
-
     weights, moving = unflatten_net(units, inputs.shape[1], net)
     hidden = inputs
     for layer in range(len(units)):
@@ -2265,8 +2182,6 @@ def network(units: tuple[int, ...], net: Net, inputs: Any, activations: list[Any
 
 
 def net_logits(table: Table, encoder: Encoder, units: tuple[int, ...], net: Net, rows: Any) -> Any:
-    import numpy as np
-
     pieces = np.array_split(rows, max(1, len(rows) // 100_000))
     return np.concatenate([network(units, net, encode(table, encoder, piece)) for piece in pieces]).astype(float)
 
@@ -2325,8 +2240,6 @@ def archive_with_weights(template: bytes, values: dict[str, Any]) -> bytes:
 
 def portable_function(tf: Any, table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net]) -> Any:
     """Raw columns [B, 1] by input_names() to {"probability": [B, 1]}, without lookup tables: categories are compared."""
-    import numpy as np
-
     numbers, categories = table.of_kind("number"), table.of_kind("category")
     kinds = {column.name: tf.float32 for column in numbers}
     kinds |= {column.name: tf.int64 if isinstance(column.vocabulary[0], int) else tf.string for column in categories}
@@ -2366,7 +2279,6 @@ def portable_function(tf: Any, table: Table, plan: Plan, encoders: list[Encoder]
 
 def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net], threshold: float) -> bytes:
     """The same as an ONNX file; categories go through ai.onnx.ml's LabelEncoder. The threshold is in its metadata."""
-    import numpy as np
     from onnx import TensorProto, checker, helper, numpy_helper
 
     nodes, constants, inputs = [], [], []
@@ -2449,8 +2361,6 @@ def export_model(tf: Any, name: str, path: Path, portable: Any, to_onnx: Any) ->
 
 def exported_probabilities(tf: Any, name: str, path: Path, rows: dict[str, Any]) -> Any:
     """What an exported model says of raw rows, by its own runtime: [B]."""
-    import numpy as np
-
     names = input_names(list(rows))
     if name == "saved_model":
         predict = tf.saved_model.load(str(path)).signatures["serving_default"]
@@ -2518,8 +2428,6 @@ NOT_COMPARED = {"resume", "quiet", "model_dir", "csv"}  # flags that may differ 
 
 def fingerprint(table: Table) -> str:
     """A digest of everything a table teaches."""
-    import numpy as np
-
     digest = hashlib.blake2b(json.dumps([[column.name, column.kind, column.vocabulary] for column in table.columns]).encode())
     for part in (table.numbers, table.codes, table.label):
         digest.update(np.ascontiguousarray(part))
@@ -2545,8 +2453,6 @@ class StateFile:
 
 
 def pack_state(nets: list[Live], description: dict[str, Any]) -> bytes:
-    import numpy as np
-
     arrays: dict[str, Any] = {}
     facts = [{"reason": net.reason, "best_loss": net.best_loss, "best_epoch": net.best_epoch} for net in nets]
     for number, net in enumerate(nets):
@@ -2563,8 +2469,6 @@ def pack_state(nets: list[Live], description: dict[str, Any]) -> bytes:
 
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The description and the arrays of an interrupted run. Nothing in the file can be executed."""
-    import numpy as np
-
     if not path.is_file():
         raise UserError(f"--resume: {path.parent} holds no interrupted run; leave --resume out to start one")
     try:
@@ -2580,7 +2484,6 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def unpack_state(tf: Any, net: Live, number: int, description: dict[str, Any], arrays: dict[str, Any]) -> None:
     """Put a net where it was. Raises UserError when the arrays are not those of such a net."""
-    import numpy as np
 
     def take(name: str, like: Any) -> Any:
         value = arrays.get(f"{number}/{name}")
@@ -2681,8 +2584,6 @@ def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) ->
 
 def describe_columns(table: Table) -> list[str]:
     """A line for each column: what it is read as, how many values it has, how many cells are empty."""
-    import numpy as np
-
     width = max(len(column.name) for column in table.columns)
     lines = [f"{'column':<{width}}  {'read as':<9}{'distinct':>10}{'missing':>10}  values"]
     ranges = {}
@@ -2731,8 +2632,6 @@ def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, 
 
 def show_calibration(label: Any, probability: Any, confusion: list[list[int]]) -> list[str]:
     """The calibration curve and the confusion matrix of the test rows as tables."""
-    import numpy as np
-
     lines, place = ["probability given   rows   of these are 1", ""], np.minimum((probability * 10).astype(int), 9)
     for number in range(10):
         part = label[place == number]
@@ -3184,8 +3083,6 @@ class Prediction(NamedTuple):
 
 def predict_part(run: Run, nets: list[Net], part: str) -> tuple[Any, Any]:
     """Labels and logits of the validation or the test rows of all folds."""
-    import numpy as np
-
     rows = [getattr(fold.split, part) for fold in run.folds]
     logits = [net_logits(run.table, fold.encoder, run.plan.units, net, piece) for fold, net, piece in zip(run.folds, nets, rows, strict=True)]
     return run.table.label[np.concatenate(rows)], np.concatenate(logits)
@@ -3288,8 +3185,6 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
 
 def export(run: Run, threshold: float) -> bool:
     """Write the formats asked for and compare each, run by its own runtime, with the model: False when one is not right."""
-    import numpy as np
-
     options, right = run.options, True
     encoders, rows = run.encoders, np.concatenate([fold.split.test for fold in run.folds])[:1_000]
     for name, (file, _) in EXPORTS.items():
