@@ -66,7 +66,7 @@ def read_details(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: str, details: dict[str, Any]) -> Any:
-    """Iterate over (first line number, data frame of text) of a CSV with or without a header."""
+    """Iterate over data frames of text, indexed by line number, of a CSV with or without a header."""
     import pandas as pd
 
     first = modern.check_file(path)
@@ -86,8 +86,13 @@ def read_rows(path: str, details: dict[str, Any]) -> Any:
             index_col=False,
             skipinitialspace=True,
         ):
-            yield line, chunk.fillna("")
+            chunk = chunk.fillna("").set_axis(range(line, line + len(chunk)))
             line += len(chunk)
+            again = (chunk == names).all(axis=1) if header and (chunk.iloc[:, 0] == names[0]).any() else None
+            if again is not None and again.any():
+                print(f"note: {modern.name_some(chunk.index[again].tolist())}: the header again, left out", file=sys.stderr)
+                chunk = chunk[~again]
+            yield chunk
     except UnicodeDecodeError:
         raise UserError(f"{path}: {modern.undecodable_line(path)} is not UTF-8 text; save the file as UTF-8") from None
     except pd.errors.ParserError as error:
@@ -119,14 +124,14 @@ def read_lines(details: dict[str, Any]) -> Any:
     names, header = list_columns("-", text)
     check_names("-", names, details)
     number, waiting, ended = (1, [], False) if header else (0, [first], False)
-    yield 1, pd.DataFrame(columns=names, dtype=str)  # the header can be answered before any row arrives
+    yield pd.DataFrame(columns=names, dtype=str)  # the header can be answered before any row arrives
     while not ended:
         waiting = waiting or [lines.get()]
         while waiting[-1] is not None and len(waiting) < CHUNK_ROWS and not lines.empty():
             waiting.append(lines.get())
         if ended := waiting[-1] is None:
             waiting.pop()
-        rows, start = [], number + 1
+        rows, places = [], []
         for line in waiting:
             number += 1
             cells = next(csv.reader([line.rstrip("\r\n")], skipinitialspace=True), [])
@@ -137,9 +142,10 @@ def read_lines(details: dict[str, Any]) -> Any:
                     print(f"note: line {number}: {len(cells)} fields where {len(names)} are expected, left out", file=sys.stderr)
             else:
                 rows.append(cells)
+                places.append(number)
         waiting = []
         if rows:
-            yield start, pd.DataFrame(rows, columns=names, dtype=str)
+            yield pd.DataFrame(rows, places, names, dtype=str)
 
 
 def list_columns(path: str, first: str) -> tuple[list[str], bool]:
@@ -149,7 +155,7 @@ def list_columns(path: str, first: str) -> tuple[list[str], bool]:
     return modern.column_names(path, first)
 
 
-def model_inputs(model: Any, path: str, line: int, chunk: Any) -> dict[str, Any]:
+def model_inputs(model: Any, path: str, chunk: Any) -> dict[str, Any]:
     """Turn text cells into what the model takes: numbers float32, integer categories int64, text as it is; [B, 1]."""
     import numpy as np
     import pandas as pd
@@ -164,10 +170,11 @@ def model_inputs(model: Any, path: str, line: int, chunk: Any) -> dict[str, Any]
         numbers = pd.to_numeric(cells.where(cells != ""), errors="coerce")
         wrong = np.flatnonzero((cells != "") & ~np.isfinite(numbers.astype(float)))
         if tensor.dtype == "int64":
-            whole = [int(cell.split(".")[0]) if modern.INTEGER.fullmatch(cell) else modern.MISSING for cell in cells.unique()]
+            unseen = modern.MISSING + 3  # what is no id cannot have been seen
+            whole = [int(cell.split(".")[0]) if modern.INTEGER.fullmatch(cell) else unseen if cell else modern.MISSING for cell in cells.unique()]
             inputs[name] = np.array(whole, np.int64)[pd.factorize(cells)[0]][:, None]
         elif len(wrong):
-            raise UserError(f"{path}: line {line + wrong[0]}, column {name}: {cells.iloc[wrong[0]]!r} is not a number; mend the cell or leave it empty")
+            raise UserError(f"{path}: line {chunk.index[wrong[0]]}, column {name}: {cells.iloc[wrong[0]]!r} is not a number; mend the cell or leave it empty")
         else:
             inputs[name] = numbers.to_numpy(np.float32)[:, None]
     return inputs
@@ -198,14 +205,12 @@ def run(options: argparse.Namespace) -> int:
         try:
             header = True
             while chunk is not None:
-                line, rows = chunk
-                inputs = model_inputs(model, options.csv, line, rows)
-                probability = model.predict_on_batch(inputs)[:, 0] if len(rows) else np.empty(0, np.float32)
+                inputs = model_inputs(model, options.csv, chunk)
+                probability = model.predict_on_batch(inputs)[:, 0] if len(chunk) else np.empty(0, np.float32)
                 if options.evaluate:
-                    known.append((read_label(options, details, line, rows), probability))
-                rows["probability"] = [f"{value:.6f}" for value in probability]
-                rows["predicted"] = (probability >= details["threshold"]).astype(int)
-                rows.to_csv(out, index=False, header=header, lineterminator="\n")
+                    known.append((read_label(options, details, chunk), probability))
+                answers = {"probability": [f"{value:.6f}" for value in probability], "predicted": (probability >= details["threshold"]).astype(int)}
+                chunk.assign(**answers).to_csv(out, index=False, header=header, lineterminator="\n")
                 out.flush()
                 header, chunk = False, next(chunks, None)
         except BaseException:
@@ -220,7 +225,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_label(options: argparse.Namespace, details: dict[str, Any], line: int, rows: Any) -> Any:
+def read_label(options: argparse.Namespace, details: dict[str, Any], rows: Any) -> Any:
     """The labels of a chunk as 0 and 1; UserError where one is missing."""
     import numpy as np
 
@@ -230,7 +235,7 @@ def read_label(options: argparse.Namespace, details: dict[str, Any], line: int, 
     labels = np.array([modern.LABELS.get(cell.strip().lower(), -1) for cell in rows[name]], np.float32)
     wrong = np.flatnonzero(labels < 0)
     if len(wrong):
-        raise UserError(f"{options.csv}: line {line + wrong[0]}, column {name}: the label is missing or not 0 or 1; leave --evaluate out")
+        raise UserError(f"{options.csv}: line {rows.index[wrong[0]]}, column {name}: the label is missing or not 0 or 1; leave --evaluate out")
     return labels
 
 

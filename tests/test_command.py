@@ -421,3 +421,21 @@ def test_predict_names_the_line_of_standard_input(sample, tmp_path):
     for rows, place in (([header, *lines[:2], "1,many,3,4,1"], 4), ([*lines[:2], "1,many,3,4,1"], 3)):
         done = subprocess.run(command, input="\n".join(rows) + "\n", capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and f"line {place}, column keyboard_activity" in done.stderr
+
+
+def test_predict_leaves_repeated_headers_out_and_knows_ids_it_has_not_seen(run, sample, tmp_path):
+    path, folder = sample(60), tmp_path / "model"
+    assert train(path, folder) == 0
+    header, *lines = path.read_text().splitlines()
+    cells = lines[0].split(",")[1:]
+    apps = ["123456789", "no id at all", "99999999999999999999", ""]
+    strange = tmp_path / "strange.csv"
+    strange.write_text("\n".join([header, *lines[:2], header, *(",".join([app, *cells]) for app in apps), header]) + "\n")
+    done = run("predict.py", strange, "--model-dir", folder)
+    assert done.returncode == 0 and done.stderr == "note: lines 4, 9: the header again, left out\n"
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [row["foreground_app"] for row in rows] == [line.split(",")[0] for line in lines[:2]] + apps
+    assert len({row["probability"] for row in rows[2:5]}) == 1
+    strange.write_text("\n".join([header, header, *lines[:2], "1,many,3,4,1"]) + "\n")
+    done = run("predict.py", strange, "--model-dir", folder)
+    assert done.returncode == 2 and "line 5, column keyboard_activity" in done.stderr
