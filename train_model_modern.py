@@ -1763,7 +1763,8 @@ class EventLog:
         self.folder = folder
         self.writers = {name: EventFileWriter(str(folder / name), flush_secs=1) for name in ("train", "validation", "training_step")}
         self.plan, self.every = plan, max(1, epochs // 15)
-        self.kept: dict[int, list[Net]] = {}  # the nets whose histograms are written, by epoch
+        self.fixed: list[Any] = []  # for each net: encoded validation rows, whose activations are drawn
+        self.drawn = 0  # the last epoch with histograms
         self.clock = (time.perf_counter(), time.process_time())
         self.rows, self.failure = 0.0, ""
         self.report_thread, threading.excepthook = threading.excepthook, self.thread_failed
@@ -1840,21 +1841,24 @@ class EventLog:
             values |= {"folds/lowest_loss": min(losses), "folds/highest_loss": max(losses)}
         self.scalars("validation", epoch, values)
         if epoch == 1 or epoch % self.every == 0:
-            self.kept[epoch] = [net.now for net in nets]
+            self.histograms(epoch, nets)
 
-    def histograms(self, nets: list[Live], inputs: list[Any]) -> None:
-        """Weights, biases, normalizations, and activations on fixed validation rows, pooled over nets; in order of epochs."""
-        self.kept[max(len(net.history) for net in nets)] = [net.now for net in nets]
-        self.kept[max(net.best_epoch for net in nets)] = [net.best for net in nets]
-        for epoch in sorted(self.kept):
+    def histograms(self, epoch: int, nets: list[Live]) -> None:
+        """Weights, biases, normalizations and activations, pooled over nets: of the best epoch since the last time, and of now.
+
+        TensorBoard wants steps in order. The best epoch of all is the best so far when its turn comes, so it is never left out.
+        """
+        for number, chosen in ((max(net.best_epoch for net in nets), [net.best for net in nets]), (epoch, [net.now for net in nets])):
+            if number <= self.drawn or None in chosen:
+                continue
+            self.drawn = number
             pooled: dict[str, list] = {}
-            for net, rows in zip(self.kept[epoch], inputs, strict=True):
+            for net, rows in zip(chosen, self.fixed, strict=True):
                 for tag, values in describe_net(self.plan, net, rows).items():
                     pooled.setdefault(tag, []).append(values.ravel())
             for tag, parts in pooled.items():
                 counts, edges = np.histogram(np.concatenate(parts), bins=30)
-                buckets = np.stack([edges[:-1], edges[1:], counts], axis=1)
-                self.tensor("train", epoch, tag, buckets, "histograms")
+                self.tensor("train", number, tag, np.stack([edges[:-1], edges[1:], counts], axis=1), "histograms")
 
     def curve(self, tag: str, step: int, label: Any, probability: Any, thresholds: int = 101) -> None:
         """A precision-recall curve for the plugin pr_curves."""
@@ -2997,7 +3001,7 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
         compiled = pool.submit(compile_program, tf, plan, program, inputs, nets[0])
         run.model = build_model(run.table, run.encoders, ARCHITECTURES[options.architecture], plan.momentum)
         run.template = model_archive(run.model)
-        run.events = open_events(run, nets[0])
+        run.events = open_events(run, nets)
         compiled.result()
     run.timing["compile_s"] = time.perf_counter() - started
     progress = Progress(options.epochs, options.quiet)
@@ -3040,7 +3044,7 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
     return nets
 
 
-def open_events(run: Run, net: Live) -> EventLog | None:
+def open_events(run: Run, nets: list[Live]) -> EventLog | None:
     options = run.options
     if not options.tensorboard:
         return None
@@ -3053,16 +3057,19 @@ def open_events(run: Run, net: Live) -> EventLog | None:
     except OSError as error:
         run.say(f"TensorBoard: {options.model_dir / 'logs'}: {error.strerror}; going on without logs")
         return None
-    if not run.interrupted:
-        events.graphs(run.tf, run.model, net)
+    events.fixed = [encode(run.table, fold.encoder, fold.split.validation[:256]) for fold in run.folds]
+    if run.interrupted:
+        done = max(len(net.history) for net in nets)
+        events.drawn = done - done % events.every
+    else:
+        events.graphs(run.tf, run.model, nets[0])
         events.text("data", show_data(options, run.table, run.splits))
     return events
 
 
 def log_results(run: Run, lives: list[Live], step: int, parts: dict[str, Prediction], metrics: dict[str, Any], report: list[str]) -> None:
     """What TensorBoard shows of a run once it is over."""
-    inputs = [encode(run.table, fold.encoder, fold.split.validation[:256]) for fold in run.folds]
-    run.events.histograms(lives, inputs)
+    run.events.histograms(max(len(net.history) for net in lives), lives)
     for name, part in parts.items():
         run.events.curve(f"pr_curve/{name}", step, *part)
     run.events.text("calibration", show_calibration(*parts["test"], metrics["test"]["confusion"]))

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -211,3 +212,32 @@ def test_profile_marks_steps(sample, tmp_path, capsys):
     content = trace.read_bytes()
     assert b"step_num" in content
     assert modern.main([str(sample(60)), "--model-dir", str(folder), "--profile", "--no-tensorboard"]) == 2
+
+
+def test_histograms_are_written_while_it_trains_and_once_when_it_is_resumed(sample, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    def steps():
+        found = []
+        for path in sorted(tmp_path.glob("model/logs/*/train/events*"), key=os.path.getmtime):
+            found += [event.step for event in EventFileLoader(str(path)).Load() if event.summary.value and event.summary.value[0].tag == "bias/probability"]
+        return found
+
+    offer = modern.StateFile.offer
+
+    def stopping(self, nets, now=False):
+        offer(self, nets, now)
+        if not now:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    monkeypatch.setattr(modern.StateFile, "offer", stopping)
+    folder = str(tmp_path / "model")
+    assert modern.main([str(sample(100)), "--model-dir", folder, "--quiet", "--epochs", "60"]) == 143
+    monkeypatch.undo()
+    interrupted = steps()
+    assert interrupted[0] == 1 and len(interrupted) > 3
+    assert modern.main(["--model-dir", folder, "--resume", "--quiet"]) == 0
+    metrics, whole = json.loads((tmp_path / "model" / "metrics.json").read_text()), steps()
+    assert whole == sorted(set(whole)) and whole[: len(interrupted)] == interrupted
+    assert whole[-1] == metrics["epochs"] and metrics["best_epoch"] in whole
