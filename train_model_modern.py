@@ -2288,12 +2288,12 @@ def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net
     nodes, constants, inputs = [], [], []
 
     def constant(values: Any, kind: Any = np.float32) -> str:
-        constants.append(numpy_helper.from_array(np.asarray(values, kind), f"constant_{len(constants)}"))
+        constants.append(numpy_helper.from_array(np.asarray(values, kind), f"/constant_{len(constants)}"))
         return constants[-1].name
 
     def add(operation: str, *parts: str, output: str = "", **attributes: Any) -> str:
         domain = "ai.onnx.ml" if operation == "LabelEncoder" else ""
-        nodes.append(helper.make_node(operation, parts, [output or f"{operation}_{len(nodes)}"], domain=domain, **attributes))
+        nodes.append(helper.make_node(operation, parts, [output or f"/{operation}_{len(nodes)}"], domain=domain, **attributes))
         return nodes[-1].output[0]
 
     numbers, categories, one = table.of_kind("number"), table.of_kind("category"), constant(1)
@@ -2321,10 +2321,9 @@ def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net
             known = np.flatnonzero(places)
             keys = [column.vocabulary[code] for code in known] or [MISSING + 2 if isinstance(column.vocabulary[0], int) else "\x00"]
             kind = "keys_int64s" if isinstance(keys[0], int) else "keys_strings"
-            values = places[known].tolist() or [0]
-            index = add("LabelEncoder", column.name, default_int64=0, **{kind: keys, "values_int64s": values})
-            column_of_ones = add("OneHot", index, constant(depth, np.int64), constant([0, 1]), axis=-1)
-            parts.append(add("Reshape", column_of_ones, constant([-1, depth], np.int64)))
+            index = add("LabelEncoder", column.name, default_int64=0, **{kind: keys, "values_int64s": places[known].tolist() or [0]})
+            one_hot = add("OneHot", index, constant(depth, np.int64), constant([0, 1]), axis=-1)
+            parts.append(add("Reshape", one_hot, constant([-1, depth], np.int64)))
         joined = add("Concat", *parts, axis=1)
         weights, moving = unflatten_net(plan.units, plan.width, net)
         hidden = joined
