@@ -35,10 +35,11 @@ $(VENV)/test.done: $(VENV)/train.done tests/requirements.txt
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache __pycache__ tests/__pycache__ benchmarks/.venv
 
-# The benchmarks' peers live in a virtual environment of their own; about 20 minutes, on an otherwise idle machine.
+# The benchmarks' peers live in a virtual environment of their own; about an hour and a half, on an otherwise idle machine.
 benchmark: benchmarks/.venv/done
 	benchmarks/.venv/bin/python benchmarks/speed.py
-	benchmarks/.venv/bin/python benchmarks/quality.py
+	benchmarks/.venv/bin/python benchmarks/quality.py --sizes 50 80 150 300 500 2000 --no-real
+	benchmarks/.venv/bin/python benchmarks/quality.py --sizes 20000 --seeds 3
 
 benchmarks/.venv/done: requirements-cpu.txt benchmarks/requirements.txt
 	test -x benchmarks/.venv/bin/python || $(PYTHON) -m venv benchmarks/.venv

@@ -271,6 +271,7 @@ def main() -> None:
                 print(f"{size} rows, data set {seed + 1} of {options.seeds}", file=sys.stderr, flush=True)
             results[f"{'ablation' if options.ablation else 'simulated'}, {size} rows"] = runs
             print("\n".join(summarise(f"Simulated, {size:,} rows, {options.seeds} data sets", runs)), flush=True)
+            keep(results)
         if options.real and not options.ablation:
             runs = []
             for name, path in real_tables(folder).items():
@@ -283,6 +284,10 @@ def main() -> None:
                     print(f"{name} ({cut} rows): {line}", file=sys.stderr, flush=True)
             results["real"] = runs
             print("\n".join(summarise("Real tables", runs)), flush=True)
+            keep(results)
+
+
+def keep(results: dict[str, Any]) -> None:
     path = ROOT / "benchmarks" / "quality.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(known | results, indent=1))
