@@ -1762,7 +1762,7 @@ class EventLog:
 
         self.folder = folder
         self.writers = {name: EventFileWriter(str(folder / name), flush_secs=1) for name in ("train", "validation", "training_step")}
-        self.plan, self.every = plan, max(1, epochs // 15)
+        self.plan, self.every = plan, max(1, epochs // 10)
         self.fixed: list[Any] = []  # for each net: encoded validation rows, whose activations are drawn
         self.drawn = 0  # the last epoch with histograms
         self.clock = (time.perf_counter(), time.process_time())
@@ -1797,11 +1797,14 @@ class EventLog:
 
     def tensor(self, writer: str, step: int, tag: str, values: Any, plugin: str, content: bytes = b"") -> None:
         """Add a tensor for one of TensorBoard's plugins."""
+        self.tensors(writer, step, {tag: values}, plugin, content)
+
+    def tensors(self, writer: str, step: int, values: dict[str, Any], plugin: str, content: bytes = b"") -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
         from tensorboard.util.tensor_util import make_tensor_proto
 
         data = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin, content=content))
-        self.write(writer, step, [Summary.Value(tag=tag, tensor=make_tensor_proto(values), metadata=data)])
+        self.write(writer, step, [Summary.Value(tag=tag, tensor=make_tensor_proto(part), metadata=data) for tag, part in values.items()])
 
     def text(self, tag: str, lines: list[str]) -> None:
         self.tensor("train", 0, tag, ["\n".join("    " + line for line in lines)], "text")  # indented: as it stands
@@ -1856,9 +1859,7 @@ class EventLog:
             for net, rows in zip(chosen, self.fixed, strict=True):
                 for tag, values in describe_net(self.plan, net, rows).items():
                     pooled.setdefault(tag, []).append(values.ravel())
-            for tag, parts in pooled.items():
-                counts, edges = np.histogram(np.concatenate(parts), bins=30)
-                self.tensor("train", number, tag, np.stack([edges[:-1], edges[1:], counts], axis=1), "histograms")
+            self.tensors("train", number, {tag: histogram(np.concatenate(parts)) for tag, parts in pooled.items()}, "histograms")
 
     def curve(self, tag: str, step: int, label: Any, probability: Any, thresholds: int = 101) -> None:
         """A precision-recall curve for the plugin pr_curves."""
@@ -1895,6 +1896,15 @@ class EventLog:
             except Exception as error:
                 self.failure = self.failure or str(error).splitlines()[0]
         threading.excepthook = self.report_thread
+
+
+def histogram(values: Any, bins: int = 30) -> Any:
+    """Left and right edge and count of each bin [bins, 3] float32, as TensorBoard takes them."""
+    low, high = float(values.min()), float(values.max())
+    width = (high - low) / bins or 1.0
+    counts = np.bincount(np.minimum(((values - low) / width).astype(np.int32), bins - 1), minlength=bins)
+    edges = low + width * np.arange(bins + 1)
+    return np.stack([edges[:-1], edges[1:], counts], axis=1).astype(np.float32)
 
 
 def conceptual_graph(model: Any) -> str:
