@@ -29,16 +29,16 @@ def metrics_of(folder):
 def test_a_plain_run_leaves_what_is_promised(run, sample, tmp_path):
     done = run("train_model_modern.py", sample(120), "--epochs", 12, cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == ""
-    for words in ("120 rows", "72 training, 24 validation, 24 test rows", "XLA        off", "always the majority", "tensorboard --logdir model/logs"):
+    for words in ("120 rows", "84 training, 18 validation, 18 test rows", "XLA        off", "always the majority", "tensorboard --logdir model/logs"):
         assert words in done.stdout
     metrics = metrics_of(tmp_path / "model")
-    assert metrics["rows"] == {"read": 120, "used": 120, "skipped": 0, "train": 72, "validation": 24, "test": 24}
+    assert metrics["rows"] == {"read": 120, "used": 120, "skipped": 0, "train": 84, "validation": 18, "test": 18}
     assert metrics["epochs"] == 12 and 1 <= metrics["best_epoch"] <= 12 and metrics["threshold"] == 0.5
     assert set(metrics["timing"]) == {"import_s", "load_s", "compile_s", "train_s", "total_s", "rows_per_s", "steps_per_s"}
     assert metrics["settings"]["batch_size"] == 8 and "training rows" in metrics["settings"]["reasons"]["batch_size"]
     expected = {"accuracy", "accuracy_ci95", "precision", "recall", "f1", "roc_auc", "pr_auc", "log_loss", "brier", "ece", "confusion"}
     assert expected <= set(metrics["test"]) and expected <= set(metrics["baselines"]["majority"])
-    assert np.sum(metrics["test"]["confusion"]) == 24
+    assert np.sum(metrics["test"]["confusion"]) == 18
     assert metrics["versions"]["tensorflow"] and metrics["versions"]["keras"]
     files = sorted(path.name for path in (tmp_path / "model" / "checkpoints").iterdir())
     assert 1 <= len(files) <= 5 and all(name.startswith("model_") and len(name.split("_")) == 3 for name in files)
