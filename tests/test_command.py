@@ -252,7 +252,7 @@ def test_basic_trainer(run, sample, tmp_path):
     done = run("train_model.py", sample(80), "--model-dir", tmp_path / "model", "--quick", "--lightweight", "--cpu-only", "--seed", 3)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "model" / "basic_metrics.json").read_text())
-    assert metrics["rows"] == {"training": 48, "validation": 16, "test": 16} and 0 <= metrics["test"]["accuracy"] <= 1
+    assert metrics["rows"] == {"training": 56, "validation": 12, "test": 12} and 0 <= metrics["test"]["accuracy"] <= 1
     assert (tmp_path / "model" / "basic_model.keras").exists()
     assert len((ROOT / "train_model.py").read_text().splitlines()) < 120
     refused = run("train_model.py", tmp_path / "absent.csv")
