@@ -453,6 +453,11 @@ class Column:
     vocabulary: list = field(default_factory=list)  # of a category: integers, or text; "" or MISSING for no value
     hint: str = ""
 
+    @property
+    def integers(self) -> bool:
+        """Of a category: are its values integers, not text."""
+        return isinstance(self.vocabulary[0], int)
+
 
 @dataclass
 class Table:
@@ -1161,7 +1166,7 @@ def encode_in_model(table: Table, encoders: list[Encoder], inputs: dict[str, Any
     for place, column in enumerate(table.of_kind("category")):
         order = np.max([encoder.places[place] for encoder in encoders], axis=0)  # a code has one place, or 0
         known = [column.vocabulary[code] for code in np.argsort(order, kind="stable")[np.sum(order == 0) :]]
-        integers = isinstance(column.vocabulary[0], int)
+        integers = column.integers
         category = keras.Input((1,), name=column.name, dtype="int64" if integers else "string")
         inputs[column.name] = category
         # Lookup layers refuse an empty vocabulary: one value that cannot occur stands for it.
@@ -1239,7 +1244,7 @@ def raw_inputs(table: Table, rows: Any) -> dict[str, Any]:
     with np.errstate(over="ignore"):
         values = {column.name: signed_exponential(part) for column, part in zip(table.of_kind("number"), table.numbers[rows].T, strict=True)}
     for place, column in enumerate(table.of_kind("category")):
-        kind = np.int64 if isinstance(column.vocabulary[0], int) else object
+        kind = np.int64 if column.integers else object
         values[column.name] = np.array(column.vocabulary, kind)[table.codes[rows, place]]
     return {name: part[:, None] for name, part in values.items()}
 
@@ -2256,7 +2261,7 @@ def portable_function(tf: Any, table: Table, plan: Plan, encoders: list[Encoder]
     """Raw columns [B, 1] by input_names() to {"probability": [B, 1]}, without lookup tables: categories are compared."""
     numbers, categories = table.of_kind("number"), table.of_kind("category")
     kinds = {column.name: tf.float32 for column in numbers}
-    kinds |= {column.name: tf.int64 if isinstance(column.vocabulary[0], int) else tf.string for column in categories}
+    kinds |= {column.name: tf.int64 if column.integers else tf.string for column in categories}
     names = input_names(list(kinds))
     plan = plan._replace(precision="float32")
 
@@ -2315,7 +2320,7 @@ def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net
         ratio = add("Div", size, add("Sub", above, one))
         logarithm = add("Mul", add("Sign", raw), add("Where", add("Greater", above, one), add("Mul", add("Log", above), ratio), size))
     for column in categories:
-        kind = TensorProto.INT64 if isinstance(column.vocabulary[0], int) else TensorProto.STRING
+        kind = TensorProto.INT64 if column.integers else TensorProto.STRING
         inputs.append(helper.make_tensor_value_info(column.name, kind, ["rows", 1]))
     probabilities = []
     for encoder, net in zip(encoders, nets, strict=True):
@@ -2329,7 +2334,7 @@ def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net
                 parts.append(add("Cast", add("Gather", missing, constant(encoder.gaps, np.int64), axis=1), to=TensorProto.FLOAT))
         for column, places, depth in zip(categories, encoder.places, encoder.depths, strict=True):
             known = np.flatnonzero(places)
-            keys = [column.vocabulary[code] for code in known] or [MISSING + 2 if isinstance(column.vocabulary[0], int) else "\x00"]
+            keys = [column.vocabulary[code] for code in known] or [MISSING + 2 if column.integers else "\x00"]
             kind = "keys_int64s" if isinstance(keys[0], int) else "keys_strings"
             index = add("LabelEncoder", column.name, default_int64=0, **{kind: keys, "values_int64s": places[known].tolist() or [0]})
             one_hot = add("OneHot", index, constant(depth, np.int64), constant([0, 1]), axis=-1)
@@ -2374,14 +2379,14 @@ def export_model(tf: Any, name: str, path: Path, portable: Any, to_onnx: Any) ->
 
 def exported_probabilities(tf: Any, name: str, path: Path, rows: dict[str, Any]) -> Any:
     """What an exported model says of raw rows, by its own runtime: [B]."""
-    names = input_names(list(rows))
+    named = {alias: rows[column] for column, alias in input_names(list(rows)).items()}
     if name == "saved_model":
         predict = tf.saved_model.load(str(path)).signatures["serving_default"]
-        return predict(**{names[column]: tf.constant(cells) for column, cells in rows.items()})["probability"].numpy()[:, 0]
+        return predict(**{column: tf.constant(cells) for column, cells in named.items()})["probability"].numpy()[:, 0]
     if name == "litert":
         from ai_edge_litert.interpreter import Interpreter
 
-        return Interpreter(str(path)).get_signature_runner()(**{names[column]: cells for column, cells in rows.items()})["probability"][:, 0]
+        return Interpreter(str(path)).get_signature_runner()(**named)["probability"][:, 0]
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -3202,7 +3207,10 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
 def export(run: Run, threshold: float) -> bool:
     """Write the formats asked for and compare each, run by its own runtime, with the model: False when one is not right."""
     options, right = run.options, True
-    encoders, rows = run.encoders, np.concatenate([fold.split.test for fold in run.folds])[:1_000]
+    if options.export:
+        encoders, rows = run.encoders, np.concatenate([fold.split.test for fold in run.folds])[:1_000]
+        portable = portable_function(run.tf, run.table, run.plan, encoders, run.nets)
+        raw, expected = raw_inputs(run.table, rows), run.probabilities(rows)
     for name, (file, _) in EXPORTS.items():
         path = options.model_dir / file
         if name not in options.export:
@@ -3210,9 +3218,8 @@ def export(run: Run, threshold: float) -> bool:
                 run.say(f"Export     {path} is of an earlier run; --export {name} writes it anew")
             continue
         try:
-            portable = portable_function(run.tf, run.table, run.plan, encoders, run.nets)
             export_model(run.tf, name, path, portable, lambda: onnx_model(run.table, run.plan, encoders, run.nets, threshold))
-            gap = np.abs(exported_probabilities(run.tf, name, path, raw_inputs(run.table, rows)) - run.probabilities(rows)).max()
+            gap = np.abs(exported_probabilities(run.tf, name, path, raw) - expected).max()
             reason = "" if gap <= 1e-5 else f"its probabilities differ by up to {gap:.1g}"
             run.say(*([] if reason else [f"Export     {path}: probabilities of {len(rows):,} test rows agree within {gap:.0e}"]))
         except Exception as error:  # each converter raises kinds of its own

@@ -192,11 +192,11 @@ def child(part: str, *numbers: int) -> dict[str, Any]:
 PATIENCE = 90  # seconds: a peer that has not reached the log-loss by then is given up
 
 
-def command_seconds(*arguments: Any) -> float:
+def command_seconds(*arguments: Any, timeout: float | None = None) -> float:
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     started = time.perf_counter()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run([sys.executable, *map(str, arguments)], check=True, capture_output=True, env=environment, timeout=PATIENCE)
+        subprocess.run([sys.executable, *map(str, arguments)], check=True, capture_output=True, env=environment, timeout=timeout)
     return time.perf_counter() - started
 
 
@@ -275,7 +275,7 @@ def large(rows: int, repeats: int) -> dict[str, Any]:
             times.setdefault("train_model_modern.py --epochs 2", []).append(two)
             for label, program in programs.items():
                 try:
-                    times.setdefault(label, []).append(command_seconds("-c", setup + program, path, target))
+                    times.setdefault(label, []).append(command_seconds("-c", setup + program, path, target, timeout=PATIENCE))
                 except subprocess.CalledProcessError as error:
                     print(f"{label} is left out: {error.stderr.decode().splitlines()[-1]}")
                     times.pop(label)
@@ -299,14 +299,14 @@ def commands(repeats: int) -> dict[str, list[float]]:
         cases = {
             "import tensorflow": ("-c", "import tensorflow"),
             "train_model_modern.py, 110 rows": (modern_script, path, "--model-dir", folder),
-            "train_model_modern.py, 100 000 rows": (modern_script, many, "--model-dir", folder),
-            "100 000 rows, --no-tensorboard": (modern_script, many, "--model-dir", folder, "--no-tensorboard"),
-            "100 000 rows, --folds 10": (modern_script, many, "--model-dir", folder, "--folds", 10),
             "the same, --no-tensorboard": (modern_script, path, "--model-dir", folder, "--no-tensorboard"),
             "the same, --no-checkpoints": (modern_script, path, "--model-dir", folder, "--no-checkpoints"),
             "train_model.py, 110 rows": (basic, path, "--model-dir", folder),
             "train_model_modern.py, 500 rows": (modern_script, five, "--model-dir", folder),
             "the same, --folds 10": (modern_script, five, "--model-dir", folder, "--folds", 10),
+            "train_model_modern.py, 100 000 rows": (modern_script, many, "--model-dir", folder),
+            "100 000 rows, --no-tensorboard": (modern_script, many, "--model-dir", folder, "--no-tensorboard"),
+            "100 000 rows, --folds 10": (modern_script, many, "--model-dir", folder, "--folds", 10),
         }
         for _ in range(repeats):
             for label, case in cases.items():
@@ -323,16 +323,14 @@ def epoch_cost(repeats: int) -> dict[str, list[float]]:
             modern.write_sample(folder / f"{rows}.csv", rows, 1)
         for _ in range(repeats):
             for flag in ("--xla", "--no-xla"):
-                seconds = []
+                measured = []
                 for rows in (100, 1_000):
                     command_seconds(
                         ROOT / "train_model_modern.py", folder / f"{rows}.csv", "--model-dir", folder, "--no-early-stopping", "--batch-size", 8, flag
                     )
                     metrics = json.loads((folder / "metrics.json").read_text())
-                    seconds.append(metrics["timing"]["train_s"] / metrics["epochs"])
-                    steps = -(-metrics["rows"]["train"] // 8)
-                    seconds.append(steps)
-                (short, few), (long, many) = seconds[:2], seconds[2:]
+                    measured.append((metrics["timing"]["train_s"] / metrics["epochs"], -(-metrics["rows"]["train"] // 8)))
+                (short, few), (long, many) = measured
                 found.setdefault(flag, []).append(1_000 * (short - few * (long - short) / (many - few)))
     return found
 
