@@ -6,7 +6,7 @@
 
 The label may be absent, columns may come in any order, and other columns are passed through. Every input row gives one
 output row, in the same order, with the columns probability and predicted added. From standard input (-) each line is
-answered as it arrives; repeated headers and lines that are cut off are left out with a note.
+answered as it arrives; lines that cannot be read, and repeated headers, are left out with a note.
 """
 
 from __future__ import annotations
@@ -15,19 +15,25 @@ import argparse
 import contextlib
 import csv
 import json
+import math
 import os
 import queue
+import signal
 import sys
 import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
+
 import train_model_modern as modern
 from train_model_modern import UserError
 
 CHUNK_ROWS = 100_000
 MAXIMUM_MODEL_BYTES = 1 << 28
+LONGEST_RECORD = 100  # lines that one record of standard input may have
+ANSWERS = ("probability", "predicted")
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
@@ -39,7 +45,28 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--evaluate", action="store_true", help="when the rows hold the label: print how good the predictions are, to standard error")
     options = parser.parse_args(arguments)
     options.model = options.model or options.model_dir / modern.MODEL_FILE
+    if options.output:
+        check_output(options)
     return options
+
+
+def check_output(options: argparse.Namespace) -> None:
+    """Refuse an output that cannot be written, or that would replace what is read."""
+    path = options.output
+    if path.is_dir():
+        raise UserError(f"--output {path}: is a directory; name a file")
+    if not path.parent.is_dir():
+        raise UserError(f"--output {path}: there is no directory {path.parent}; make it first")
+    for source in (options.csv, options.model):
+        if path.exists() and os.path.exists(source) and os.path.samefile(path, source):
+            raise UserError(f"--output {path}: is the file that is read; name another")
+    if path.is_symlink() and path.is_file() and not is_stream(path):
+        raise UserError(f"--output {path}: is a link to {os.path.realpath(path)}; name that file, or another")
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path leads to a terminal, a pipe or a device, or names a stream of this process."""
+    return (path.exists() and not path.is_file()) or str(path).startswith(("/dev/", "/proc/self/fd/"))
 
 
 def read_details(path: Path) -> dict[str, Any]:
@@ -54,53 +81,60 @@ def read_details(path: Path) -> dict[str, Any]:
             if strange := [entry.filename for entry in entries if entry.filename.startswith(("/", "\\")) or ".." in entry.filename]:
                 raise UserError(f"{path}: holds {strange[0]!r}, a path that leads out of it; train the model again")
             details = json.loads(archive.read("training.json"))
-            if (
-                not isinstance(details["label"], str)
-                or not 0 < details["threshold"] < 1
-                or not all(isinstance(column["name"], str) for column in details["columns"])
-            ):
+            names = [column["name"] for column in details["columns"]]
+            if not all(isinstance(name, str) for name in [details["label"], *names]) or not 0 < details["threshold"] < 1 or not names:
                 raise ValueError
             return details
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, NotImplementedError, RuntimeError):
-        raise UserError(f"{path}: is not a model written by train_model_modern.py; train it again") from None
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, NotImplementedError, RuntimeError, EOFError, OSError):
+        raise foreign_model(path) from None
+
+
+def foreign_model(path: Path) -> UserError:
+    return UserError(f"{path}: is not a model written by train_model_modern.py; train it again")
+
+
+def note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def read_rows(path: str, details: dict[str, Any]) -> Any:
     """Iterate over data frames of text, indexed by line number, of a CSV with or without a header."""
     import pandas as pd
 
-    first = modern.check_file(path)
-    names, header = list_columns(path, first)
-    check_names(path, names, details)
-    line = 2 if header else 1
-    try:
-        for chunk in pd.read_csv(
-            path,
-            header=0 if header else None,
-            names=names,
-            dtype=str,
-            chunksize=CHUNK_ROWS,
-            keep_default_na=False,
-            na_values=[],
-            encoding="utf-8-sig",
-            index_col=False,
-            skipinitialspace=True,
-        ):
-            chunk = chunk.fillna("").set_axis(range(line, line + len(chunk)))
-            line += len(chunk)
-            again = (chunk == names).all(axis=1) if header and (chunk.iloc[:, 0] == names[0]).any() else None
-            if again is not None and again.any():
-                print(f"note: {modern.name_some(chunk.index[again].tolist())}: the header again, left out", file=sys.stderr)
-                chunk = chunk[~again]
-            yield chunk
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: {modern.undecodable_line(path)} is not UTF-8 text; save the file as UTF-8") from None
-    except pd.errors.ParserError as error:
-        raise UserError(f"{path}: {error}; mend the row") from None
+    source = modern.find_source(path, skip_bad_rows=False, unlabelled=True)
+    check_names(path, source.names, details)
+    for words in source.notes:
+        note(words)
+    start = 0
+    if not len(source.lines):
+        yield pd.DataFrame(columns=source.names, dtype=object)
+        return
+    for chunk in modern.read_chunks(source, dict.fromkeys(source.names, object), len(source.lines), CHUNK_ROWS):
+        chunk = chunk.fillna("").set_axis(source.lines[start : start + len(chunk)])
+        start += len(chunk)
+        if source.torn and start == len(source.lines) and is_torn(chunk, details):
+            note(f"line {chunk.index[-1]}, the last, is cut off and left out")
+            chunk = chunk.iloc[:-1]
+        yield chunk
+    if start != len(source.lines):
+        raise UserError(modern.CHANGED.format(path))
+
+
+def is_torn(chunk: Any, details: dict[str, Any]) -> bool:
+    """Whether the last row, which no line end follows, ends too early: in a cell that means nothing, or before the last."""
+    last = chunk.iloc[-1]
+    numbers = [column["name"] for column in details["columns"] if column["kind"] == "number"]
+    if any(math.isinf(modern.cell_number(last[name])) for name in numbers):
+        return True
+    label = details["label"]
+    if label in chunk and modern.cell_label(last[label]) < 0 and (chunk[label].iloc[:-1].map(modern.cell_label) >= 0).any():
+        return True
+    return not last.iloc[-1] and bool((chunk.iloc[:-1, -1] != "").any())
 
 
 def check_names(path: str, names: list[str], details: dict[str, Any]) -> None:
-    absent = [column["name"] for column in details["columns"] if column["name"] not in names]
+    present = set(names)
+    absent = [column["name"] for column in details["columns"] if column["name"] not in present]
     if absent:
         raise UserError(f"{path}: line 1 has no column {absent[0]}, which the model needs; columns are {', '.join(names[:12])}")
 
@@ -112,19 +146,26 @@ def read_lines(details: dict[str, Any]) -> Any:
     lines: queue.Queue = queue.Queue(2 * CHUNK_ROWS)
 
     def listen() -> None:
-        for line in sys.stdin:
-            lines.put(line)
-        lines.put(None)
+        try:
+            for line in sys.stdin.buffer if sys.stdin else ():
+                lines.put(line)
+        finally:
+            lines.put(None)
 
     threading.Thread(target=listen, daemon=True).start()
     first = lines.get()
     if first is None:
         raise UserError("-: standard input is empty; pipe rows into it")
-    text = first.removeprefix("\ufeff").rstrip("\r\n")
-    names, header = list_columns("-", text)
+    try:
+        text = first.decode("utf-8-sig").rstrip("\r\n")
+        header_cells = modern.split_record(text)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"-: line 1 cannot be read ({error}); give the column names as UTF-8 text") from None
+    names, header = modern.column_names("-", header_cells, unlabelled=True)
     check_names("-", names, details)
     number, waiting, ended = (1, [], False) if header else (0, [first], False)
-    yield pd.DataFrame(columns=names, dtype=str)  # the header can be answered before any row arrives
+    begun: list[str] = []  # the lines so far of a record with a quoted line feed
+    yield pd.DataFrame(columns=names, dtype=object)  # the header can be answered before any row arrives
     while not ended:
         waiting = waiting or [lines.get()]
         while waiting[-1] is not None and len(waiting) < CHUNK_ROWS and not lines.empty():
@@ -134,109 +175,194 @@ def read_lines(details: dict[str, Any]) -> Any:
         rows, places = [], []
         for line in waiting:
             number += 1
-            cells = next(csv.reader([line.rstrip("\r\n")], skipinitialspace=True), [])
-            if line.rstrip("\r\n") == text and header:
-                print(f"note: line {number}: the header again, left out", file=sys.stderr)
-            elif len(cells) != len(names):
-                if cells:
-                    print(f"note: line {number}: {len(cells)} fields where {len(names)} are expected, left out", file=sys.stderr)
-            else:
+            cells = record_cells(line, number, begun, len(names))
+            if cells == header_cells and header:
+                note(f"line {number}: the header again, left out")
+            elif cells and len(cells) != len(names):
+                note(f"line {number}: {len(cells)} fields where {len(names)} are expected, left out")
+            elif cells:
                 rows.append(cells)
                 places.append(number)
+        if ended and begun:
+            note(f"line {number}: the quotes of the last record are open, left out")
         waiting = []
         if rows:
-            yield pd.DataFrame(rows, places, names, dtype=str)
+            yield pd.DataFrame(rows, places, names, dtype=object)
 
 
-def list_columns(path: str, first: str) -> tuple[list[str], bool]:
-    """As in training, but four numbers without a header are a 2017 row without its label."""
-    if first.count(",") == len(modern.V0_COLUMNS) - 2 and all(modern.is_number(cell) for cell in first.split(",")):
-        return modern.V0_COLUMNS[:-1], False
-    return modern.column_names(path, first)
+def record_cells(line: bytes, number: int, begun: list[str], fields: int) -> list[str]:
+    """The cells of the record that ends with a line; none for an empty line, a bad one, or one in the midst of quotes.
+
+    A record that was begun by a stray quote is given up when a line without quotes has all the fields of a row.
+    """
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        if begun and '"' not in text and text.count(",") == fields - 1:
+            note(f"line {number - len(begun)}: its quotes are open, left out")
+            begun.clear()
+        begun.append(text)
+        whole = "".join(begun)
+        if whole.count('"') % 2 and len(begun) <= LONGEST_RECORD and len(whole) < modern.LONGEST_LINE:
+            return []
+        if "\0" in whole:
+            raise csv.Error("holds a NUL byte")
+        cells = modern.split_record(whole.rstrip("\r\n"))
+    except (UnicodeDecodeError, csv.Error) as error:
+        note(f"line {number}: {'is not UTF-8 text' if isinstance(error, UnicodeDecodeError) else error}, left out")
+        cells = []
+    begun.clear()
+    return cells
 
 
-def model_inputs(model: Any, path: str, chunk: Any) -> dict[str, Any]:
-    """Turn text cells into what the model takes: numbers float32, integer categories int64, text as it is; [B, 1]."""
+def model_inputs(model: Any, chunk: Any) -> tuple[dict[str, Any], Any]:
+    """Turn text cells into what the model takes [B, 1]; and for each row the name of a column that holds no number, or None."""
     import numpy as np
     import pandas as pd
     import tensorflow
 
-    inputs = {}
+    inputs, wrong = {}, np.full(len(chunk), None, object)
     for name, tensor in model.input.items():
-        cells = chunk[name].str.strip()
+        codes, texts = pd.factorize(chunk[name].to_numpy(object))
+        meaning = modern.MEANINGS[tensor.dtype]
+        values = np.array([meaning(text) for text in texts], object if tensor.dtype == "string" else tensor.dtype)[codes]
         if tensor.dtype == "string":
-            inputs[name] = tensorflow.constant(cells.to_numpy(object)[:, None])
+            inputs[name] = tensorflow.constant(values[:, None], tensorflow.string)
             continue
-        numbers = pd.to_numeric(cells.where(cells != ""), errors="coerce")
-        wrong = np.flatnonzero((cells != "") & ~np.isfinite(numbers.astype(float)))
-        if tensor.dtype == "int64":
-            unseen = modern.MISSING + 3  # what is no id cannot have been seen
-            whole = [int(cell.split(".")[0]) if modern.INTEGER.fullmatch(cell) else unseen if cell else modern.MISSING for cell in cells.unique()]
-            inputs[name] = np.array(whole, np.int64)[pd.factorize(cells)[0]][:, None]
-        elif len(wrong):
-            raise UserError(f"{path}: line {chunk.index[wrong[0]]}, column {name}: {cells.iloc[wrong[0]]!r} is not a number; mend the cell or leave it empty")
-        else:
-            inputs[name] = numbers.to_numpy(np.float32)[:, None]
-    return inputs
+        inputs[name] = values[:, None]
+        if meaning is modern.cell_number:
+            wrong[np.isinf(values)] = name
+    return inputs, wrong
 
 
-def load_model(path: Path) -> Any:
+def load_model(path: Path, details: dict[str, Any]) -> Any:
     modern.prepare_environment(cpu_only=True, xla=False, batch_size=1)
     modern.import_tensorflow()
     import keras
 
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
         raise UserError(f"{path}: cannot be loaded ({type(error).__name__}); train the model again") from None
+    inputs = getattr(model, "input", None)
+    if not isinstance(inputs, dict) or set(inputs) != {column["name"] for column in details["columns"]}:
+        raise foreign_model(path)
+    if any(tuple(tensor.shape) != (None, 1) or tensor.dtype not in modern.MEANINGS for tensor in inputs.values()):
+        raise foreign_model(path)
+    if getattr(model, "output_shape", None) != (None, 1):
+        raise foreign_model(path)
+    return model
+
+
+def predict_chunk(model: Any, options: argparse.Namespace, chunk: Any) -> tuple[Any, Any]:
+    """The rows that can be predicted, and their probabilities. A bad cell is refused in a file, noted in a stream."""
+    import numpy as np
+
+    inputs, wrong = model_inputs(model, chunk)
+    for place in np.flatnonzero(wrong != None):  # noqa: E711 each cell of the array is compared
+        name = wrong[place]
+        words = f"line {chunk.index[place]}, column {name}: {chunk[name].iloc[place][:50]!r} is not a number"
+        if options.csv != "-":
+            raise UserError(f"{options.csv}: {words}; mend the cell or leave it empty")
+        note(f"{words}, left out")
+    if (wrong != None).any():  # noqa: E711
+        return predict_chunk(model, options, chunk[wrong == None])  # noqa: E711
+    if not len(chunk):
+        return chunk, np.empty(0, np.float32)
+    try:
+        probability = model.predict_on_batch(inputs)[:, 0]
+    except Exception as error:  # a model whose layers do not fit together raises kinds of its own
+        raise UserError(f"{options.model}: cannot be run ({type(error).__name__}); train the model again") from None
+    if not np.isfinite(probability).all():
+        raise UserError(f"{options.model}: holds weights that are not numbers; train the model again")
+    return chunk, probability
+
+
+@contextlib.contextmanager
+def open_output(path: Path | None) -> Any:
+    """Where the rows go: standard output, a device or pipe as it is, or a file that is there whole or not at all."""
+    if path is None or is_stream(path):
+        if path is None and hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(encoding="utf-8", errors="strict", newline="")
+        with contextlib.nullcontext(sys.stdout) if path is None else open(path, "w", encoding="utf-8", newline="") as out:
+            yield out
+        return
+    new = modern.beside(path)
+    new.unlink(missing_ok=True)
+    try:
+        with modern.open_new(new) as raw, open(raw.fileno(), "w", encoding="utf-8", newline="", closefd=False) as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(new, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)
+        raise
+
+
+def answer_names(names: list[str]) -> list[str]:
+    """What the added columns are called: by other names where the input has such columns of its own."""
+    given = []
+    for name in ANSWERS:
+        free = name if name not in names else f"model_{name}"
+        while free in names:
+            free += "_"
+        if free != name:
+            note(f"the input has a column {name}, which is kept; the model's is called {free}")
+        given.append(free)
+    return given
 
 
 def run(options: argparse.Namespace) -> int:
     import numpy as np
+    import pandas as pd
 
     details, known = read_details(options.model), []
     if warning := modern.shared_warning(options.model) or modern.shared_warning(options.model.parent):
         print(f"warning: {warning}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        modern.finish_commit(options.model.parent)
     chunks = read_lines(details) if options.csv == "-" else read_rows(options.csv, details)
     chunk = next(chunks, None)  # before TensorFlow is imported: bad input is told at once
-    model = load_model(options.model)
-    beside = options.output and options.output.with_name(f".{options.output.name}.{os.getpid()}.tmp")
-    with open(beside, "w", encoding="utf-8", newline="") if beside else contextlib.nullcontext(sys.stdout) as out:
-        try:
-            header = True
-            while chunk is not None:
-                inputs = model_inputs(model, options.csv, chunk)
-                probability = model.predict_on_batch(inputs)[:, 0] if len(chunk) else np.empty(0, np.float32)
-                if options.evaluate:
-                    known.append((read_label(options, details, chunk), probability))
-                answers = {"probability": [f"{value:.6f}" for value in probability], "predicted": (probability >= details["threshold"]).astype(int)}
-                chunk.assign(**answers).to_csv(out, index=False, header=header, lineterminator="\n")
+    if options.evaluate and details["label"] not in chunk:
+        raise UserError(f"{options.csv}: line 1 has no column {details['label']}, which --evaluate needs")
+    if options.evaluate and not len(chunk) and options.csv != "-":
+        raise UserError(f"{options.csv}: holds no rows to evaluate")
+    model, names = load_model(options.model, details), answer_names(list(chunk))
+    with open_output(options.output) as out:
+        header = True
+        while chunk is not None:
+            chunk, probability = predict_chunk(model, options, chunk)
+            if options.evaluate:
+                known.append(labelled(options, details["label"], chunk, probability))
+            answers = ([f"{value:.6f}" for value in probability], (probability >= details["threshold"]).astype(int))
+            answered = pd.concat([chunk, pd.DataFrame(dict(zip(names, answers, strict=True)), chunk.index)], axis=1)
+            returns = any("\r" in cell for name in chunk for cell in chunk[name])  # not quoted unless all cells are
+            answered.to_csv(out, index=False, header=header, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
+            if out is not None:
                 out.flush()
-                header, chunk = False, next(chunks, None)
-        except BaseException:
-            if beside:
-                beside.unlink()
-            raise
-    if beside:
-        os.replace(beside, options.output)
+            header, chunk = False, next(chunks, None)
     if options.evaluate:
         label, probability = (np.concatenate(parts) for parts in zip(*known, strict=True))
+        if not len(label):
+            raise UserError(f"{options.csv}: holds no rows to evaluate")
         print("\n".join(evaluation(modern.measure(label, probability, details["threshold"], 0), len(label))), file=sys.stderr)
     return 0
 
 
-def read_label(options: argparse.Namespace, details: dict[str, Any], rows: Any) -> Any:
-    """The labels of a chunk as 0 and 1; UserError where one is missing."""
+def labelled(options: argparse.Namespace, name: str, rows: Any, probability: Any) -> tuple[Any, Any]:
+    """The labels, 0 and 1, and probabilities of a chunk. A row without one is refused in a file, noted in a stream."""
     import numpy as np
 
-    name = details["label"]
-    if name not in rows.columns:
-        raise UserError(f"{options.csv}: line 1 has no column {name}, which --evaluate needs")
-    labels = np.array([modern.LABELS.get(cell.strip().lower(), -1) for cell in rows[name]], np.float32)
-    wrong = np.flatnonzero(labels < 0)
-    if len(wrong):
-        raise UserError(f"{options.csv}: line {rows.index[wrong[0]]}, column {name}: the label is missing or not 0 or 1; leave --evaluate out")
-    return labels
+    labels = np.array([modern.cell_label(cell) for cell in rows[name]], np.float32)
+    for place in np.flatnonzero(labels < 0):
+        words = f"line {rows.index[place]}, column {name}: the label is missing or not 0 or 1"
+        if options.csv != "-":
+            raise UserError(f"{options.csv}: {words}; leave --evaluate out")
+        note(f"{words}, not evaluated")
+    return labels[labels >= 0], probability[labels >= 0]
 
 
 def evaluation(test: dict[str, Any], rows: int) -> list[str]:
@@ -247,15 +373,29 @@ def evaluation(test: dict[str, Any], rows: int) -> list[str]:
     return lines
 
 
+def stop(number: int, _: Any) -> None:
+    raise modern.Stopped(number)
+
+
 def main(arguments: list[str] | None = None) -> int:
+    modern.prepare_streams()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
     try:
         return run(parse_options(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, BrokenPipeError):
-        sys.stderr.close()
-        return 130
+    except KeyboardInterrupt as error:
+        return 128 + getattr(error, "signal", signal.SIGINT)
+    except BrokenPipeError:  # whoever reads the rows has enough of them
+        modern.drop_output()
+        return 1
+    except OSError as error:
+        place = error.filename or "standard output"
+        modern.drop_output()
+        print(f"error: {place}: {error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
+
 import train_model_modern as modern
 
 EPOCHS = 150
@@ -30,18 +32,19 @@ def parse_options(arguments=None):
     return parser.parse_args(arguments)
 
 
-def read_numbers(csv):
-    """Read the CSV as the modern trainer does, then take every column as a number: inputs [N, D], label [N]."""
+def read_numbers(csv, seed):
+    """Read and split the CSV as the modern trainer does, then take every column as a number: inputs [N, D], label [N]."""
     import numpy as np
 
     table = modern.read_table(modern.parse_options([csv] if csv else []))
+    split = modern.split_rows(table.label, "random", seed, table.order)
     raw = modern.raw_inputs(table, np.arange(len(table.label)))
     names = list(raw)
     for name, values in raw.items():
         if values.dtype == object:  # text: numbered in the order of the alphabet
             raw[name] = np.unique(values.astype(str), return_inverse=True)[1].reshape(-1, 1)
     inputs = np.concatenate([raw[name].astype(float) for name in names], axis=1)
-    return names, np.nan_to_num(inputs), table.label
+    return names, np.nan_to_num(inputs), table.label, split
 
 
 def build_model(keras, width, lightweight):
@@ -52,14 +55,14 @@ def build_model(keras, width, lightweight):
 
 
 def run(options):
-    names, inputs, label = read_numbers(options.csv)
-    split = modern.split_rows(label, "random", options.seed)
+    names, inputs, label, split = read_numbers(options.csv, options.seed)
     modern.prepare_folder(options.model_dir)
     mean, deviation = inputs[split.training].mean(axis=0), inputs[split.training].std(axis=0)
     inputs = ((inputs - mean) / (deviation + 1e-9)).astype("float32")
     if options.cpu_only:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    modern.own_settings()
     import keras
 
     keras.utils.set_random_seed(options.seed)
@@ -76,7 +79,7 @@ def run(options):
     )
     seconds = time.perf_counter() - started
     loss, accuracy = model.evaluate(inputs[split.test], label[split.test], verbose=0)
-    model.save(options.model_dir / "basic_model.keras")
+    modern.write_atomically(options.model_dir / "basic_model.keras", modern.model_archive(model))
     metrics = {
         "rows": {name: len(part) for name, part in split._asdict().items()},
         "test": {"accuracy": accuracy, "log_loss": loss},
@@ -93,11 +96,16 @@ def run(options):
 
 
 def main(arguments=None):
+    modern.prepare_streams()
     try:
         return run(parse_options(arguments))
     except modern.UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        modern.drop_output()
+        print(f"error: {error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -37,11 +37,14 @@ import platform
 import re
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import threading
 import time
 import zipfile
+import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -74,6 +77,8 @@ ARCHITECTURES = {
 MODEL_FILE = "productivity_model.keras"
 METRICS_FILE = "metrics.json"
 CARD_FILE = "README.md"
+PREDICTIONS_FILE = "predictions.csv"
+PREDICTION_COLUMNS = [b"file", b"line", b"fold", b"label", b"probability"]
 RESUME_FILE = "resume.npz"
 LOCK_FILE = ".lock"
 MINIMUM_LEARNING_RATE = 0.00001
@@ -84,6 +89,7 @@ EXPORTS = {  # what --export writes, and the packages it takes
     "litert": ("productivity_model.tflite", ("ai-edge-litert",)),
     "onnx": ("productivity_model.onnx", ("onnx", "onnxruntime")),
 }
+RESULT_FILES = [MODEL_FILE, PREDICTIONS_FILE, CARD_FILE, *(file for file, _ in EXPORTS.values()), METRICS_FILE]
 MAXIMUM_CATEGORIES = 256  # a column; the most frequent are kept, the others share the place of the unseen
 
 
@@ -229,16 +235,60 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Data: what a cell means
+
+MISSING = -(2**63)  # an empty cell among integer ids
+UNSEEN = MISSING + 1  # among integer ids, text that is no id: it cannot have been seen in training
+LOWEST_ID = MISSING + 8  # what lies below is kept for cells that are no ids
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+INTEGER = re.compile(r"(-?[1-9]\d{0,18}|0)(\.0+)?", re.ASCII)  # 5.0 is 5, as programs write ids beside empty cells
+DIGITS = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)  # an id of any length and with zeros in front, perhaps kept as text
+DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
+LABELS = {"0": 0, "0.0": 0, "false": 0, "no": 0, "1": 1, "1.0": 1, "true": 1, "yes": 1}
+
+
+def cell_number(cell: str) -> float:
+    """The number a cell means: NaN for an empty cell, infinity for what is no number or is beyond 3.4e38."""
+    text = cell.strip()
+    if not text:
+        return math.nan
+    value = float(text) if NUMBER.fullmatch(text) else math.inf
+    return value if abs(value) <= LARGEST_NUMBER else math.inf
+
+
+def cell_id(cell: str) -> int:
+    """The integer id a cell means: MISSING for an empty cell, UNSEEN for what is no integer of 64 bits."""
+    text = cell.strip()
+    if not text:
+        return MISSING
+    value = int(text.partition(".")[0]) if INTEGER.fullmatch(text) else UNSEEN
+    return value if LOWEST_ID <= value < 2**63 else UNSEEN
+
+
+def cell_text(cell: str) -> str:
+    """The text a cell means: "" for an empty cell. No meaning starts or ends with white space."""
+    return cell.strip()
+
+
+def cell_label(cell: str) -> int:
+    """0 or 1, or -1 for what is neither."""
+    return LABELS.get(cell.strip().lower(), -1)
+
+
+MEANINGS = {"float64": cell_number, "float32": cell_number, "int64": cell_id, "string": cell_text}  # by the type of a model's input
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Data: lines
 
 V0_COLUMNS = ["foreground_app", "keyboard_activity", "mouse_activity", "time_last_request", "productive"]
-LABELS = {"0": 0, "0.0": 0, "false": 0, "no": 0, "1": 1, "1.0": 1, "true": 1, "yes": 1}
-SAMPLE_ROWS = 10_000  # rows from which the kind of a column is told
+GUESS_ROWS = 10_000  # rows from which it is guessed how a column is read fastest; what it is follows from all rows
 CHUNK_ROWS = 1_000_000  # rows read at once: bounds the memory on large files
 BLOCK_BYTES = 1 << 24
-INTEGER = re.compile(r"[+-]?\d{1,18}(\.0*)?", re.ASCII)  # what fits 64 bits; longer ids are kept as text
-LONG_INTEGER = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
-DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
+LONGEST_LINE = 1 << 26  # bytes
+LONGEST_NAME = 500  # characters
+csv.field_size_limit(LONGEST_LINE)
 
 
 @dataclass(frozen=True)
@@ -247,6 +297,7 @@ class Source:
 
     path: str
     names: list[str]
+    header: bool
     content: str | None  # None: pandas reads the file itself; otherwise quoted text, put right by the csv module
     skip: list[int]  # lines of the file, from 0, that pandas leaves out
     lines: Any  # int array: the line number, from 1, of each data row
@@ -272,11 +323,11 @@ def count_fields(path: str) -> tuple[Any, bool, bool]:
             cut = block.rfind(b"\n") + 1
             if not cut:
                 rest += block
-                if len(rest) > 1 << 26:
+                if len(rest) > LONGEST_LINE:
                     raise UserError(f"{path}: line {line + 1} is longer than 64 MB; this is not a HARVEST.CSV")
                 continue
             whole = rest + block[:cut]
-            if whole.count(b"\r") != whole.count(b"\r\n"):
+            if not quotes and whole.count(b"\r") != whole.count(b"\r\n"):
                 number = line + 1 + whole.count(b"\n", 0, re.search(rb"\r(?!\n)", whole).start())
                 raise UserError(f"{path}: line {number} holds a carriage return; save the file with line feeds")
             text = np.frombuffer(whole, np.uint8)
@@ -288,7 +339,7 @@ def count_fields(path: str) -> tuple[Any, bool, bool]:
             fields[length == 0] = 0
             counts.append(fields.astype(np.int32))
             line += len(fields)
-    if b"\r" in rest[:-1]:
+    if not quotes and b"\r" in rest[:-1]:
         raise UserError(f"{path}: line {line + 1} holds a carriage return; save the file with line feeds")
     if rest:
         counts.append(np.array([rest.count(b",") + 1], np.int32))
@@ -303,9 +354,14 @@ def find_files(paths: list[str]) -> list[str]:
         if found == []:
             raise UserError(f"{path}: is a directory without a .csv file; give the CSV file")
         files += [path] if found is None else [os.path.join(path, name) for name in found]
+    seen: dict[Any, str] = {}
     for path in files:
-        if files.count(path) > 1:
-            raise UserError(f"{path}: was given twice; leave one of them out")
+        status = os.stat(path) if os.path.exists(path) else None
+        identity = (status.st_dev, status.st_ino) if status and status.st_ino else os.path.abspath(path)
+        if identity in seen:
+            also = "" if seen[identity] == path else f", as {seen[identity]} too"
+            raise UserError(f"{path}: was given twice{also}; leave one of them out")
+        seen[identity] = path
     return files
 
 
@@ -319,7 +375,7 @@ def check_file(path: str) -> str:
         raise UserError(f"{path}: is not a regular file; save its contents to a file first")
     try:
         with open(path, "rb") as file:
-            start = file.readline(1 << 20)
+            start = file.readline(1 << 24)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; make the file readable or give a copy of it") from None
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -328,9 +384,12 @@ def check_file(path: str) -> str:
         raise UserError(f"{path}: is compressed; unpack it first")
     if b"\0" in start:
         raise UserError(f"{path}: line 1 holds a NUL byte: the file is not UTF-8 text; save the table as UTF-8 CSV")
-    first = start.decode("utf-8-sig", errors="replace").rstrip("\r\n")
     if not start:
         raise UserError(f"{path}: the file is empty; let the harvester write some rows first")
+    try:
+        first = start.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: line 1 is not UTF-8 text; save the file as UTF-8") from None
     if not first.strip():
         raise UserError(f"{path}: line 1 is empty; it must hold the column names")
     if "\r" in first:
@@ -341,42 +400,46 @@ def check_file(path: str) -> str:
     return first
 
 
-def is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def split_record(record: str) -> list[str]:
+    """The cells of one record, taken apart as everywhere; csv.Error where its quotes are wrong."""
+    return next(csv.reader(io.StringIO(record, newline=""), skipinitialspace=True, strict=True), [])
 
 
-def column_names(path: str, first: str) -> tuple[list[str], bool]:
-    """The names of the columns and whether the first line holds them; the 2017 generation has no header."""
-    cells = [cell.strip() for cell in next(csv.reader([first]), [])]
-    if cells and all(is_number(cell) or not cell for cell in cells):
-        if len(cells) != len(V0_COLUMNS):
+def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple[list[str], bool]:
+    """The names of the columns and whether the first line holds them; the 2017 generation has no header.
+
+    Where rows may be unlabelled, four numbers are a row of 2017 without its label.
+    """
+    cells = [cell.strip() for cell in first]
+    if cells and all(not math.isinf(cell_number(cell)) for cell in cells):
+        known = V0_COLUMNS[: len(cells)]
+        if len(cells) != len(V0_COLUMNS) and not (unlabelled and len(cells) == len(V0_COLUMNS) - 1):
             raise UserError(f"{path}: line 1 has {len(cells)} numbers and no column names; add a header line (only five columns are known without)")
-        return V0_COLUMNS, False
+        return known, False
     names = [cell or f"unnamed_{place}" for place, cell in enumerate(cells, 1)]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise UserError(f"{path}: line 1 names the column {repeated[0]} twice; rename one of them")
-    unusable = [name for name in names if "/" in name or not name.isprintable()]
-    if unusable:
-        raise UserError(f"{path}: line 1, column {unusable[0]!r}: the name holds a slash or an unprintable character; rename it")
+    seen: set[str] = set()
+    for place, name in enumerate(names, 1):
+        if name in seen:
+            raise UserError(f"{path}: line 1 names the column {name} twice; rename one of them")
+        seen.add(name)
+        if len(name) > LONGEST_NAME:
+            raise UserError(f"{path}: line 1, column {place}: the name has {len(name):,} characters; shorten it to {LONGEST_NAME} or fewer")
+        if "/" in name or not name.isprintable():
+            raise UserError(f"{path}: line 1, column {name!r}: the name holds a slash or an unprintable character; rename it")
     return names, True
 
 
-def find_source(path: str, skip_bad_rows: bool) -> Source:
+def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Source:
     """Check the structure of a CSV file, every line of it, before anything is read from it.
 
     Raises UserError for rows with too many or too few fields, unless they are to be skipped.
     """
     first = check_file(path)
-    names, header = column_names(path, first)
     fields, quotes, ended = count_fields(path)
-    content, lines = None, np.arange(1, len(fields) + 1)
+    records, lines = [], np.arange(1, len(fields) + 1)
     if quotes:
-        content, fields, lines = read_quoted(path)
+        records, fields, lines = read_quoted(path)
+    names, header = column_names(path, split_record(records[0] if quotes else first), unlabelled)
     data = np.arange(len(fields)) >= (1 if header else 0)
     kept = data & (fields > 0)
     notes, bad = [], np.flatnonzero(kept & (fields != len(names)))
@@ -385,7 +448,8 @@ def find_source(path: str, skip_bad_rows: bool) -> Source:
         kept[bad[-1]] = False
         bad = bad[:-1]
     if header:
-        repeated = [place for place in find_line(path, content, first) if place and kept[place]]
+        same = [place for place, record in enumerate(records) if record == records[0]] if quotes else find_line(path, first)
+        repeated = [place for place in same if place and kept[place]]
         if repeated:
             notes.append(f"{name_some([int(lines[place]) for place in repeated])}: the header again, left out")
             kept[repeated] = False
@@ -396,18 +460,25 @@ def find_source(path: str, skip_bad_rows: bool) -> Source:
             raise UserError(f"{path}: {where}: {fields[bad[0]]} fields where {len(names)} are expected; mend the rows or leave them out with --skip-bad-rows")
         notes.append(f"{where}: wrong number of fields, left out")
         kept[bad] = False
-    return Source(path, names, content, np.flatnonzero(~kept).tolist(), lines[kept], notes, len(bad), not ended)
+    content, skip = None, np.flatnonzero(~kept).tolist()
+    if quotes:  # what is left out is not written in the first place
+        content, skip = "\n".join([*records[: int(header)], *(records[place] for place in np.flatnonzero(kept)), ""]), []
+    return Source(path, names, header, content, [line for line in skip if line or not header], lines[kept], notes, len(bad), not ended)
 
 
-def read_quoted(path: str) -> tuple[str, Any, Any]:
-    """Take quoted text apart with the csv module: (one line a record, fields of each, first line number of each)."""
-    out, fields, lines, line = io.StringIO(), [], [], 1
-    writer = csv.writer(out, lineterminator="\n")
-    with open(path, encoding="utf-8-sig", newline="") as file:
+def read_quoted(path: str) -> tuple[list[str], Any, Any]:
+    """Take quoted text apart with the csv module: (records as plain CSV, fields of each, first line number of each)."""
+    records, fields, lines, line = [], [], [], 1
+    out = io.StringIO()
+    writer = csv.writer(out)  # its line end makes it quote line feeds and carriage returns
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
         reader = csv.reader(file, skipinitialspace=True, strict=True)
         try:
             for record in reader:
-                writer.writerow([cell.replace("\n", " ").replace("\r", " ") for cell in record] or [""])
+                writer.writerow(record or [""])
+                records.append(out.getvalue().removesuffix("\r\n"))
+                out.seek(0)
+                out.truncate()
                 fields.append(len(record))
                 lines.append(line)
                 line = reader.line_num + 1
@@ -415,13 +486,11 @@ def read_quoted(path: str) -> tuple[str, Any, Any]:
             raise UserError(f"{path}: line {line}: {error}; close the quotes or remove them") from None
         except UnicodeDecodeError:
             raise UserError(f"{path}: {undecodable_line(path)} is not UTF-8 text; save the file as UTF-8") from None
-    return out.getvalue(), np.array(fields, np.int32), np.array(lines)
+    return records, np.array(fields, np.int32), np.array(lines)
 
 
-def find_line(path: str, content: str | None, wanted: str) -> list[int]:
+def find_line(path: str, wanted: str) -> list[int]:
     """The places, from 0, of the lines that equal a wanted line."""
-    if content is not None:
-        return [place for place, line in enumerate(content.split("\n")) if line == wanted]
     target, places, line = wanted.encode(), [], 0
     with open(path, "rb") as file:
         rest = b""
@@ -430,7 +499,7 @@ def find_line(path: str, content: str | None, wanted: str) -> list[int]:
             cut = block.rfind(b"\n") + 1
             rest, block = block[cut:], block[:cut]
             if target in block:
-                places += [line + place for place, text in enumerate(block.splitlines()) if text == target]
+                places += [line + place for place, text in enumerate(block.split(b"\n")) if text.rstrip(b"\r") == target]
             line += block.count(b"\n")
     return places + ([line] if rest == target else [])
 
@@ -450,7 +519,7 @@ class Column:
     reason: str = ""
     missing: int = 0
     distinct: int = 0
-    vocabulary: list = field(default_factory=list)  # of a category: integers, or text; "" or MISSING for no value
+    vocabulary: list = field(default_factory=list)  # of a category, sorted: integers, or text; "" or MISSING for no value
     hint: str = ""
 
     @property
@@ -461,83 +530,97 @@ class Column:
 
 @dataclass
 class Table:
-    """The rows of a file. N rows, D numbers, C categories."""
+    """The rows of a file. N rows, D numbers, C categories. Columns stand in the order of their names."""
 
     columns: list[Column]
-    numbers: Any  # [N, D] float32: sign(x) log1p(|x|), NaN where the cell is empty
+    numbers: Any  # [N, D] float64, NaN where the cell is empty; columns are contiguous
     codes: Any  # [N, C] int32: places in the vocabularies
     label: Any  # [N] float32, 0 or 1
+    files: Any  # [N] int32: which of the files a row is from
+    lines: Any  # [N] int32: the line of its file
     notes: list[str]
     read: int
     skipped: int
+    order: Any = None  # [N] int64: the rows sorted by what they hold, so that the order in the files changes nothing
+    scales: Any = None  # Scales of the numbers
 
     def of_kind(self, kind: str) -> list[Column]:
         return [column for column in self.columns if column.kind == kind]
 
 
-MISSING = -(2**63)  # an empty cell among integer categories
+@dataclass
+class Cells:
+    """All cells of a column: as numbers, or as places in the list of its texts."""
+
+    values: Any = None  # [N] float64: what cell_number says of each cell
+    codes: Any = None  # [N] int32
+    texts: list[str] = field(default_factory=list)
+
+    def numbers(self) -> Any:
+        if self.values is None:
+            self.values = np.array([cell_number(text) for text in self.texts])[self.codes]
+        return self.values
 
 
-def signed_logarithm(values: Any) -> Any:
-    """How numbers are kept: small and large ones of either sign on one scale."""
-    logarithm = np.abs(values)
-    logarithm += 1  # in 64 bits the digits lost near 0 are below what 32 bits keep of any spread that is used
-    return np.copysign(np.log(logarithm, out=logarithm), values)
+def name_words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", name.lower()))
 
 
-def signed_exponential(values: Any) -> Any:
-    """The inverse of signed_logarithm."""
-    return np.sign(values) * np.expm1(np.abs(values))
+def is_id_name(name: str) -> bool:
+    words = name_words(name)
+    return bool(words & CATEGORY_WORDS) and not words & QUANTITY_WORDS
 
 
-def column_kind(name: str, cells: Any, options: argparse.Namespace) -> tuple[str, str]:
-    """Tell the kind of a column from its name and a sample of its cells (text): (kind, reason)."""
-    import pandas as pd
-
-    if name in options.drop:
-        return "dropped", "--drop"
+def column_kind(name: str, cells: Cells, options: argparse.Namespace) -> tuple[str, str]:
+    """Tell the kind of a column from its name and all its cells, whatever their order: (kind, reason)."""
     if name in options.categorical:
         return "category", "--categorical"
     if name in options.numeric:
         return "number", "--numeric"
-    if name.lower() in TIME_NAMES:
+    if cells.values is not None:
+        known = cells.values[~np.isnan(cells.values)]
+        return ("dropped", "empty") if not len(known) else row_number(name, known) or ("number", "")
+    counts = np.bincount(cells.codes, minlength=len(cells.texts))
+    texts = [(text, count) for text, count in zip(cells.texts, counts, strict=True) if text and count]
+    filled = int(sum(count for _, count in texts))
+    if not filled:
+        return "dropped", "empty"
+    if is_id_name(name) and all(DIGITS.fullmatch(text) for text, _ in texts):
+        return nearly_distinct(len(texts), filled) or ("category", "an id by its name")
+    numeric = sum(count for text, count in texts if math.isfinite(cell_number(text))) / filled
+    if numeric == 1 or (numeric >= 0.5 and not is_id_name(name)):
+        values = cells.numbers()
+        return row_number(name, values[np.isfinite(values)]) or ("number", "")
+    if all(DATE.match(text) for text, _ in texts):
         return "dropped", "a timestamp"
-    cells = cells[cells != ""]
-    if not len(cells):
-        return "category", "unknown"  # decided when the whole column has been read
-    numeric = pd.to_numeric(cells, errors="coerce")
-    if numeric.notna().mean() < 0.5:
-        if cells.head(50).map(lambda cell: bool(DATE.match(cell))).all():
-            return "dropped", "a timestamp"
-        return nearly_distinct(cells.nunique(), len(cells)) or ("category", "text")
-    words = set(re.split(r"[^a-z0-9]+", name.lower()))
-    if words & CATEGORY_WORDS and not words & QUANTITY_WORDS and cells.map(lambda cell: bool(LONG_INTEGER.fullmatch(cell))).all():
-        return nearly_distinct(cells.nunique(), len(cells)) or ("category", "an id by its name")
-    if name not in V0_COLUMNS and len(cells) > 20 and (numeric.diff().iloc[1:] == 1).mean() > 0.99:
-        return "dropped", "a row number"
-    return "number", ""
+    return nearly_distinct(len(texts), filled) or ("category", "text")
 
 
 def nearly_distinct(distinct: int, count: int) -> tuple[str, str] | None:
     return ("dropped", "nearly all values distinct") if count > 20 and distinct > 0.9 * count else None
 
 
-def read_chunks(source: Source, kinds: dict[str, Any], rows: int) -> Any:
+def row_number(name: str, values: Any) -> tuple[str, str] | None:
+    """Whole numbers without a gap, each once, count the rows."""
+    if name in V0_COLUMNS or len(values) <= 20 or np.ptp(values) > 1.01 * len(values) or np.any(values % 1):
+        return None
+    return ("dropped", "a row number") if len(np.unique(values)) == len(values) else None
+
+
+def read_chunks(source: Source, kinds: dict[str, Any], rows: int, chunk_rows: int = CHUNK_ROWS) -> Any:
     """Iterate over data frames of columns, of these pandas dtypes, up to a number of rows; UserError for what is no text."""
     import pandas as pd
 
-    header = 0 if source.lines[0] > 1 or 0 in source.skip else None
-    skip = [line for line in source.skip if line] if header == 0 else source.skip
     try:
         yield from pd.read_csv(
             io.StringIO(source.content) if source.content is not None else source.path,
-            header=header,
+            header=0 if source.header else None,
             names=source.names,
             usecols=list(kinds),
             dtype=kinds,
-            skiprows=skip,
+            skiprows=source.skip,
             nrows=rows,
-            chunksize=CHUNK_ROWS,
+            chunksize=chunk_rows,
             keep_default_na=False,
             na_values=[""],
             skipinitialspace=True,
@@ -564,107 +647,155 @@ def undecodable_line(path: str) -> str:
     return "a line"
 
 
-def read_numbers(columns: list[str], start: int, chunk: Any, bad: Any) -> Any:
-    """Turn a data frame of text into float64; cells that are not numbers are marked in bad [rows]."""
+def read_columns(sources: list[Source], names: list[str], options: argparse.Namespace) -> dict[str, Cells]:
+    """Read columns of all files. Most numbers are read by pandas' own parser, everything else as text.
+
+    A column in which that parser finds anything but numbers is read again, as text: what it is follows from its texts.
+    """
+    textual = {name for name in names if name == options.label or name in options.categorical or is_id_name(name)}
+    textual |= guess_text(sources, [name for name in names if name not in textual])
+    cells: dict[str, Cells] = {}
+    while wanted := [name for name in names if name not in cells]:
+        done, text = read_once(sources, wanted, textual)
+        cells |= done
+        textual |= text
+    return cells
+
+
+def guess_text(sources: list[Source], names: list[str]) -> set[str]:
+    """The columns that hold text, or nothing but 0 and 1, in the first rows."""
     import pandas as pd
 
-    values = np.empty((len(chunk), len(columns)))
-    for place, name in enumerate(columns):
-        numeric = pd.to_numeric(chunk[name], errors="coerce").to_numpy(float)
-        wrong = np.isnan(numeric) & chunk[name].notna().to_numpy()
-        values[:, place] = numeric
-        if wrong.any():
-            bad[start + np.flatnonzero(wrong)] = place + 1
-    return values
+    textual = set()
+    for source in sources:
+        kinds = {name: object for name in names if name in source.names}
+        for chunk in read_chunks(source, kinds, GUESS_ROWS // len(sources) + 1) if kinds else ():
+            for name in chunk:
+                values = pd.to_numeric(chunk[name], errors="coerce")
+                if (values.isna() & chunk[name].notna()).any() or (values.notna().any() and values.dropna().isin([0, 1]).all()):
+                    textual.add(name)
+    return textual
+
+
+def read_once(sources: list[Source], names: list[str], textual: set[str]) -> tuple[dict[str, Cells], set[str]]:
+    """The cells of the columns, and the names of those that must be read again, as text."""
+    rows = sum(len(source.lines) for source in sources)
+    places: dict[str, dict[str, int]] = {name: {"": 0} for name in names if name in textual}
+    cells = {name: Cells(codes=np.zeros(rows, np.int32)) if name in textual else Cells(values=np.full(rows, math.nan)) for name in names}
+    again: set[str] = set()
+    start = 0
+    for source in sources:
+        first = start
+        for chunk in read_typed(source, [name for name in names if name in source.names], textual, again):
+            stop = start + len(chunk)
+            for name in chunk:
+                if name in textual:
+                    cells[name].codes[start:stop] = code_chunk(chunk[name].to_numpy(object), places[name])
+                elif name not in again:
+                    cells[name].values[start:stop] = chunk[name].to_numpy(float)
+            start = stop
+        if start - first != len(source.lines):
+            raise UserError(CHANGED.format(source.path))
+    for name in names:
+        if name in textual:
+            cells[name].texts = list(places[name])
+        elif name not in again:
+            values = cells[name].values
+            # pandas reads TRUE as 1 where a whole chunk holds nothing else, and takes infinities for numbers
+            most = np.fmax.reduce(np.abs(values), initial=-1.0)
+            if most > LARGEST_NUMBER or (0 <= most <= 1 and (np.isin(values, [0, 1]) | np.isnan(values)).all()):
+                again.add(name)
+    return {name: part for name, part in cells.items() if name not in again}, again
+
+
+def read_typed(source: Source, names: list[str], textual: set[str], again: set[str]) -> Any:
+    """Iterate over data frames; where numbers cannot be parsed, the columns at fault are added to again."""
+    import pandas as pd
+
+    def kinds() -> dict[str, Any]:
+        return {name: object if name in textual or name in again else "float64" for name in names}
+
+    done = 0
+    while names:
+        try:
+            for place, chunk in enumerate(read_chunks(source, kinds(), len(source.lines))):
+                if place >= done:
+                    yield chunk
+                    done += 1
+            return
+        except ValueError:
+            if all(kind is object for kind in kinds().values()):
+                raise
+            for place, chunk in enumerate(read_chunks(source, dict.fromkeys(names, object), len(source.lines))):
+                if place == done:
+                    found = {name for name in names if (pd.to_numeric(chunk[name], errors="coerce").isna() & chunk[name].notna()).any()}
+                    again |= (found - textual) or set(names) - textual
+                    break
+    yield from read_blank(source)
+
+
+def read_blank(source: Source) -> Any:
+    """Data frames without columns, for a file that has none of those wanted."""
+    import pandas as pd
+
+    for start in range(0, len(source.lines), CHUNK_ROWS):
+        yield pd.DataFrame(index=range(min(CHUNK_ROWS, len(source.lines) - start)))
+
+
+def code_chunk(cells: Any, places: dict[str, int]) -> Any:
+    """The place of each cell [N] (text, NaN where empty) in a list of texts that grows as new ones are met."""
+    import pandas as pd
+
+    codes, texts = pd.factorize(cells)
+    known = [places.setdefault(cell_text(text), len(places)) for text in texts]
+    return np.array([*known, 0], np.int32)[codes]  # -1, an empty cell, is the last
 
 
 def read_table(options: argparse.Namespace) -> Table:
     """Read CSV files of any generation into one Table, or raise UserError saying what is wrong, where and what to do."""
-    import pandas as pd
-
     sources = [find_source(path, options.skip_bad_rows) for path in find_files(options.csv)]
     names = check_columns(sources, options)
-    rows = sum(len(source.lines) for source in sources)
-    samples = [chunk for source in sources for chunk in read_chunks(source, dict.fromkeys(source.names, str), SAMPLE_ROWS // len(sources) + 1)]
-    sample = pd.concat(samples).reindex(columns=names).fillna("")
-    columns = []
-    for name in names:
-        if name != options.label:
-            kind, reason = column_kind(name, sample[name], options)
-            columns.append(Column(name, kind, reason, int((sample[name] == "").sum()), sample[name].nunique()))
-    del samples, sample
-    number_names = [column.name for column in columns if column.kind == "number"]
-    category_names = [column.name for column in columns if column.kind == "category"]
-    numbers = np.empty((rows, len(number_names)), np.float32)
-    codes = np.empty((rows, len(category_names)), np.int32)
-    label = np.empty(rows, np.float32)
-    bad = np.zeros(rows, np.int16)  # 0 right, -1 the label, otherwise 1 + the place among the numbers
-    vocabularies: list[dict[str, int]] = [{} for _ in category_names]
-    kinds = dict.fromkeys(number_names, "float64") | dict.fromkeys([*category_names, options.label], "category")
-    start = skipped = 0
+    fixed = {name: "--drop" for name in options.drop}
+    fixed |= {name: "a timestamp" for name in names if name.lower() in TIME_NAMES and name not in (*options.categorical, *options.numeric, *fixed)}
+    cells = read_columns(sources, sorted(set(names) - set(fixed)), options)
+    columns = [Column(name, "dropped", reason, -1, -1) for name, reason in fixed.items()]  # never read, so not counted
+    columns += [Column(name, *column_kind(name, part, options)) for name, part in cells.items() if name != options.label]
+    columns.sort(key=lambda column: column.name)
+    label = np.array([cell_label(text) for text in cells[options.label].texts], np.float32)[cells[options.label].codes]
+    numbers = [column.name for column in columns if column.kind == "number"]
+    bad = np.zeros(len(label), np.int32)  # 0 right, -1 the label, otherwise 1 + the place among the numbers
+    for place, name in reversed(list(enumerate(numbers))):
+        bad[np.isinf(cells[name].numbers())] = place + 1
+    bad[label < 0] = -1
+    skipped = start = 0
     for source in sources:
-        first = start
-        for numeric, chunk in read_typed(source, number_names, kinds):
-            stop = start + len(chunk)
-            values = chunk[number_names].to_numpy(float) if numeric else read_numbers(number_names, start, chunk, bad)
-            infinite = np.isinf(values)
-            if infinite.any():
-                bad[start + np.flatnonzero(infinite.any(axis=1))] = infinite[infinite.any(axis=1)].argmax(axis=1) + 1
-            with np.errstate(invalid="ignore"):
-                numbers[start:stop] = signed_logarithm(values)
-            for place, name in enumerate(category_names):
-                codes[start:stop, place] = code_chunk(chunk[name], vocabularies[place])
-            cells = chunk[options.label].cat
-            meaning = np.array([LABELS.get(str(cell).strip().lower(), -1) for cell in cells.categories] + [-1], np.float32)
-            label[start:stop] = meaning[cells.codes]
-            start = stop
-        if start - first != len(source.lines):
-            raise UserError(CHANGED.format(source.path))
-        bad[first:start][label[first:start] < 0] = -1
-        skipped += source.skipped + handle_bad_rows(source, options, number_names, bad[first:start])
-    if bad.any():
-        keep = bad == 0
-        numbers, codes, label = numbers[keep], codes[keep], label[keep]
-    notes = [f"{source.path}: {note}" if len(sources) > 1 else note for source in sources for note in source.notes]
-    table = Table(columns, numbers, codes, label, notes, rows + sum(source.skipped for source in sources), skipped)
-    finish_columns(table, vocabularies, options)
+        stop = start + len(source.lines)
+        skipped += source.skipped + handle_bad_rows(source, options, numbers, bad[start:stop])
+        start = stop
+    files = np.repeat(np.arange(len(sources), dtype=np.int32), [len(source.lines) for source in sources])
+    lines = np.concatenate([source.lines for source in sources]).astype(np.int32)
+    keep = bad == 0
+    shown = short_names([source.path for source in sources])
+    notes = [f"{name}: {note}" if len(sources) > 1 else note for name, source in zip(shown, sources, strict=True) for note in source.notes]
+    read = len(label) + sum(source.skipped for source in sources)
+    table = Table(columns, None, None, *(part if keep.all() else part[keep] for part in (label, files, lines)), notes, read, skipped)
+    fill_table(table, cells, None if keep.all() else keep, options)
     check_rows(data_name(options), table)
+    table.order = np.argsort(row_digests(table))
+    table.scales = fit_scales(table.numbers, table.order[:SCALE_ROWS])
     return table
+
+
+def short_names(paths: list[str]) -> list[str]:
+    """What files are called in what a run writes: without directories that say more than they must."""
+    names = [os.path.basename(path) for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    return [os.path.relpath(path, os.path.commonpath(list(map(os.path.abspath, paths)))) for path in paths]
 
 
 def data_name(options: argparse.Namespace) -> str:
     return options.csv[0] if len(options.csv) == 1 else f"{len(options.csv)} files, {options.csv[0]} to {options.csv[-1]}"
-
-
-def read_typed(source: Source, number_names: list[str], kinds: dict[str, str]) -> Any:
-    """Iterate over (are the numbers parsed, data frame); a file with text among its numbers is read again as text.
-
-    Columns that a file of another generation does not have are empty.
-    """
-    import pandas as pd
-
-    def filled(chunk: Any) -> Any:
-        return chunk.assign(**{name: pd.Series(math.nan, chunk.index).astype(kinds[name]) for name in kinds if name not in chunk})
-
-    present = {name: kind for name, kind in kinds.items() if name in source.names}
-    done = 0
-    try:
-        for chunk in read_chunks(source, present, len(source.lines)):
-            yield True, filled(chunk)
-            done += 1
-    except ValueError:
-        slow = present | dict.fromkeys(set(number_names) & set(present), str)
-        for place, chunk in enumerate(read_chunks(source, slow, len(source.lines))):
-            if place >= done:
-                yield False, filled(chunk)
-
-
-def code_chunk(cells: Any, vocabulary: dict[str, int]) -> Any:
-    """Places of a categorical series in a vocabulary that grows as new values are met; an empty cell is ''."""
-    if cells.isna().any():
-        vocabulary.setdefault("", len(vocabulary))
-    places = [vocabulary.setdefault(str(value).strip(), len(vocabulary)) for value in cells.cat.categories]
-    return np.array([*places, vocabulary.get("", 0)], np.int32)[cells.cat.codes]
 
 
 def check_columns(sources: list[Source], options: argparse.Namespace) -> list[str]:
@@ -677,7 +808,8 @@ def check_columns(sources: list[Source], options: argparse.Namespace) -> list[st
         if not len(source.lines):
             raise UserError(f"{source.path}: no rows after the header; let the harvester write some first")
         if len(source.names) < len(names):
-            absent = [name for name in names if name not in source.names]
+            present = set(source.names)
+            absent = [name for name in names if name not in present]
             source.notes.append(f"has no {', '.join(absent[:5])}{' and others' if len(absent) > 5 else ''}: missing in its rows")
     for flag in ("categorical", "numeric", "drop"):
         for name in getattr(options, flag):
@@ -700,7 +832,7 @@ def handle_bad_rows(source: Source, options: argparse.Namespace, number_names: l
     same = places[bad[places] == kind]
     where = name_some([int(source.lines[place]) for place in same])
     name = options.label if kind < 0 else number_names[kind - 1]
-    wrong = "the label is missing or not 0 or 1" if kind < 0 else "text or infinity in a column of numbers"
+    wrong = "the label is missing or not 0 or 1" if kind < 0 else "text, infinity or a number beyond 3.4e38 in a column of numbers"
     if not options.skip_bad_rows:
         other = "" if kind < 0 else f", read it with --categorical {name}, leave it out with --drop {name}"
         raise UserError(f"{source.path}: {where}, column {name}: {wrong}; mend the rows{other} or use --skip-bad-rows")
@@ -708,48 +840,75 @@ def handle_bad_rows(source: Source, options: argparse.Namespace, number_names: l
     return len(places)
 
 
-def finish_columns(table: Table, vocabularies: list[dict[str, int]], options: argparse.Namespace) -> None:
-    """Decide what only whole columns can tell: types of categories, and columns that can teach nothing."""
-    keep_numbers, keep_codes = [], []
-    for place, column in enumerate(table.of_kind("number")):
-        values = table.numbers[:, place]
-        column.missing = int(np.isnan(values).sum())
-        column.distinct = len(np.unique(values[~np.isnan(values)][:1_000_000]))
-        if column.distinct < 2 and not (column.distinct and column.missing):
-            column.kind, column.reason = "dropped", "constant" if column.distinct else "empty"
-        else:
-            keep_numbers.append(place)
-            counted = set(re.split(r"[^a-z0-9]+", column.name.lower())) & QUANTITY_WORDS
-            if not counted and 2 < column.distinct <= 10 and len(values) > 200 and np.all(np.expm1(values[:1000]) % 1 < 0.01):
-                column.hint = f"few whole numbers: --categorical {column.name} if they are names for something"
-    late = []
-    for place, column in enumerate(table.of_kind("category")):
-        vocabulary, counts = list(vocabularies[place]), np.bincount(table.codes[:, place], minlength=len(vocabularies[place]))
-        column.missing = int(counts[vocabulary.index("")]) if "" in vocabulary else 0
-        values = [value for value in vocabulary if value]
-        column.distinct = int(np.sum(counts > 0)) - bool(column.missing)
-        if np.sum(counts > 0) < 2:
-            column.kind, column.reason = "dropped", "constant" if column.distinct else "empty"
-        elif column.reason != "--categorical" and (verdict := nearly_distinct(column.distinct, len(table.label) - column.missing)):
-            column.kind, column.reason = verdict
-        elif column.reason == "unknown" and all(is_number(value) for value in values):
-            late.append((column, np.array([float(value or "nan") for value in vocabulary])[table.codes[:, place]]))
-        else:
-            integers = all(INTEGER.fullmatch(value) for value in values)
-            mend = (lambda value: int(value.split(".")[0]) if value else MISSING) if integers else str
-            column.vocabulary = [mend(value) for value in vocabulary]
-            keep_codes.append(place)
-    table.numbers, table.codes = keep_columns(table.numbers, keep_numbers), keep_columns(table.codes, keep_codes)
-    for column, values in late:  # empty in the first rows, numbers in later ones
-        column.kind, column.reason = "number", ""
-        table.columns.remove(column)
-        table.columns.append(column)
-        logarithm = signed_logarithm(values).astype(np.float32)
-        table.numbers = np.concatenate([table.numbers, logarithm[:, None]], axis=1)
+def fill_table(table: Table, cells: dict[str, Cells], keep: Any, options: argparse.Namespace) -> None:
+    """Move the cells of the kept rows into the table, and leave out columns that can teach nothing."""
+    number_parts, code_parts = [], []
+    for column in table.columns:
+        part = cells.pop(column.name, None)
+        if part is None:
+            continue
+        if column.kind == "number":
+            values = part.numbers() if keep is None else part.numbers()[keep]
+            if finish_number(column, values):
+                number_parts.append(values)
+            continue
+        codes = part.codes if part.codes is not None else part.values
+        codes = codes if keep is None else codes[keep]
+        if column.kind == "dropped":
+            empty = np.isnan(codes) if part.codes is None else codes == 0
+            column.missing, column.distinct = int(np.sum(empty)), len(np.unique(codes[~empty]))
+        elif (codes := finish_category(column, codes, part.texts)) is not None:
+            code_parts.append(codes)
+    rows = len(table.label)
+    table.numbers = gather_columns(number_parts, np.empty((len(number_parts), rows), np.float64))
+    table.codes = gather_columns(code_parts, np.empty((len(code_parts), rows), np.int32))
 
 
-def keep_columns(array: Any, places: list[int]) -> Any:
-    return array if len(places) == array.shape[1] else array[:, places]
+def gather_columns(parts: list[Any], store: Any) -> Any:
+    """The parts as columns [N, ...] of one array, each given up when it has been copied."""
+    for place in range(len(store)):
+        store[place], parts[place] = parts[place], None
+    return store.T
+
+
+def finish_number(column: Column, values: Any) -> bool:
+    """Count what a column of numbers holds; False, with the reason, when it can teach nothing."""
+    known = values[~np.isnan(values)]
+    column.missing = len(values) - len(known)
+    column.distinct = len(np.unique(known[:: max(1, len(known) // 1_000_000)]))
+    if not len(known) or (np.ptp(known) == 0 and not column.missing):
+        column.kind, column.reason = "dropped", "constant" if len(known) else "empty"
+        return False
+    counted = name_words(column.name) & QUANTITY_WORDS
+    if not counted and 2 < column.distinct <= 10 and len(values) > 200 and not np.any(known % 1):
+        column.hint = f"few whole numbers: --categorical {column.name} if they are names for something"
+    return True
+
+
+def finish_category(column: Column, codes: Any, texts: list[str]) -> Any:
+    """Sort the vocabulary of a category by meaning and give the codes in it [N] int32; None when it can teach nothing."""
+    counts = np.bincount(codes, minlength=len(texts))
+    used = [text for text, count in zip(texts, counts, strict=True) if count]
+    integers = all(cell_id(text) != UNSEEN for text in used) and any(used)
+    meaning = cell_id if integers else cell_text
+    column.vocabulary = sorted({meaning(text) for text in used})
+    place = {value: number for number, value in enumerate(column.vocabulary)}
+    column.missing = int(counts[0])
+    column.distinct = len(column.vocabulary) - bool(column.missing)
+    if len(column.vocabulary) < 2:
+        column.kind, column.reason, column.vocabulary = "dropped", "constant" if column.distinct else "empty", []
+        return None
+    return np.array([place.get(meaning(text), 0) for text in texts], np.int32)[codes]
+
+
+def row_digests(table: Table) -> Any:
+    """A number [N] uint64 for what each row holds."""
+    digest = np.zeros(len(table.label), np.uint64)
+    for part in [*table.numbers.T, *table.codes.T, table.label]:
+        bits = np.where(np.isnan(part), np.inf, part).view(np.uint64) if part.dtype == np.float64 else part.astype(np.uint64)
+        digest = (digest ^ bits) * np.uint64(0x9E3779B97F4A7C15)
+        digest ^= digest >> np.uint64(29)
+    return digest
 
 
 def check_rows(path: str, table: Table) -> None:
@@ -789,6 +948,9 @@ def write_sample(path: str | Path, rows: int, seed: int) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Data: split and encoding
 
 
@@ -800,8 +962,8 @@ class Split(NamedTuple):
     test: Any
 
 
-def split_rows(label: Any, method: str, seed: int) -> Split:
-    """Split 70/15/15: at random within each class, or in the order of time."""
+def split_rows(label: Any, method: str, seed: int, order: Any = None) -> Split:
+    """Split 70/15/15: at random within each class, or in the order of the files."""
 
     def cut(rows: Any) -> list[Any]:
         held = max(1, round(0.15 * len(rows)))
@@ -810,35 +972,88 @@ def split_rows(label: Any, method: str, seed: int) -> Split:
     if method == "time":
         return Split(*cut(np.arange(len(label), dtype=np.int32)))
     generator = np.random.default_rng([seed, 0])
-    classes = [cut(generator.permutation(np.flatnonzero(label == value).astype(np.int32))) for value in (0, 1)]
-    return Split(*(np.sort(np.concatenate(parts)) for parts in zip(*classes, strict=True)))
+    classes = [cut(generator.permutation(rows)) for rows in class_rows(label, order)]
+    return Split(*(np.concatenate(parts) for parts in zip(*classes, strict=True)))
 
 
-def split_folds(label: Any, folds: int, seed: int) -> list[Split]:
+def class_rows(label: Any, order: Any) -> list[Any]:
+    """The rows of class 0 and those of class 1, int32, in an order that tells them apart by what they hold."""
+    order = (np.arange(len(label)) if order is None else order).astype(np.int32)
+    return [order[label[order] == value] for value in (0, 1)]
+
+
+def split_folds(label: Any, folds: int, seed: int, order: Any = None) -> list[Split]:
     """Cut the rows, at random within each class, into K parts: net k tests on part k, stops by part k + 1."""
     generator = np.random.default_rng([seed, 0])
-    part = np.empty(len(label), np.int32)
+    parts: list[list] = [[] for _ in range(folds)]
     start = 0
-    for value in (0, 1):
-        rows = generator.permutation(np.flatnonzero(label == value))
-        part[rows] = (np.arange(len(rows)) + start) % folds
+    for rows in class_rows(label, order):
+        rows = generator.permutation(rows)
+        for part in range(folds):
+            parts[(start + part) % folds].append(rows[part::folds])
         start += len(rows)
+    joined = [np.concatenate(part) for part in parts]
     splits = []
     for test in range(folds):
         validation = (test + 1) % folds
-        members = [(part != test) & (part != validation), part == validation, part == test]
-        splits.append(Split(*(np.flatnonzero(member).astype(np.int32) for member in members)))
+        training = [part for place, part in enumerate(joined) if place not in (test, validation)]
+        splits.append(Split(np.concatenate(training), joined[validation], joined[test]))
     return splits
+
+
+SCALE_ROWS = 200_000  # rows from which scales are taken
+WIDE = 50  # a column spreads over decades when its 95th percentile is this many times its 5th, zeros left out
+FARTHEST = 1e6  # a scaled number is held within this distance of 0, where the clip below has long been flat
+
+
+class Scales(NamedTuple):
+    """How the cells of D numbers are brought to the size of 1, in 64 bits, before 32 bits keep them: [D] each.
+
+    A column that spreads over decades is taken as a signed logarithm, sign(s) log1p(|s|) of s = x / unit; any other
+    as (x - median) / interquartile range, subtracted before digits are lost. It follows from all rows, never from labels.
+    """
+
+    offset: Any  # float64; 0 for a logarithm
+    gain: Any  # float64: the inverse of the unit or of the range
+    logarithmic: Any  # bool
+
+
+def fit_scales(numbers: Any, rows: Any) -> Scales:
+    count = numbers.shape[1]
+    scales = Scales(np.zeros(count), np.ones(count), np.zeros(count, bool))
+    for place, values in enumerate(numbers.T):
+        known = values[rows]
+        known = known[~np.isnan(known)]
+        if not len(known) or np.ptp(known) == 0:
+            known = values[~np.isnan(values)]
+        size = np.abs(known[known != 0])
+        low, high = np.percentile(size, [5, 95]) if len(size) else (1.0, 1.0)
+        first, middle, third = np.percentile(known, [25, 50, 75])
+        scales.logarithmic[place] = high > WIDE * low
+        if scales.logarithmic[place]:
+            scales.gain[place] = 1 / max(min(1.0, low), size.max() * 1e-30)
+        else:
+            scales.offset[place] = middle
+            scales.gain[place] = 1 / max(third - first or np.ptp(known) / 2 or 1.0, 1e-300)
+    return scales
+
+
+def scale_numbers(ops: Any, raw: Any, scales: Scales) -> Any:
+    """Numbers [..., D] float64 as Scales says; ops is numpy or keras.ops. NaN stays NaN."""
+    scaled = (raw - scales.offset) * scales.gain
+    logarithm = ops.sign(scaled) * ops.log1p(ops.absolute(scaled))
+    return ops.clip(ops.where(scales.logarithmic, logarithm, scaled), -FARTHEST, FARTHEST)
 
 
 class Encoder(NamedTuple):
     """How a row becomes E inputs of the network, learned from training rows only. D numbers, C categories.
 
-    The inputs are: D numbers, centred on the median, divided by the interquartile range, clipped smoothly to +-3 (the
-    preprocessing of RealMLP: Holzmueller, Grinsztajn, Steinwart, 2024), 0 where missing; an indicator for each number
-    that was ever missing; for each category a place for what is unseen and one for each other value.
+    The inputs are: D scaled numbers, centred on the median, divided by the interquartile range, clipped smoothly to +-3
+    (the preprocessing of RealMLP: Holzmueller, Grinsztajn, Steinwart, 2024), 0 where missing; an indicator for each
+    number that was ever missing; for each category a place for what is unseen and one for each other value.
     """
 
+    scales: Scales
     center: Any  # [D] float32
     scale: Any  # [D] float32
     gaps: list[int]  # the numbers that have an indicator
@@ -850,10 +1065,17 @@ class Encoder(NamedTuple):
         return len(self.center) + len(self.gaps) + sum(self.depths)
 
 
+class Encoded(NamedTuple):
+    """Encoded rows without the zeros of their categories, so that what is computed of them costs no more than the cells."""
+
+    dense: Any  # [rows, D + M] float32: numbers and indicators
+    places: Any  # [rows, C] int32: which of the E inputs is 1 for each category
+
+
 def fit_encoders(table: Table, splits: list[Split]) -> list[Encoder]:
     """One encoder a fold, from its training rows; all have the same width, so that one program trains every net."""
     gaps = np.flatnonzero(np.isnan(table.numbers).any(axis=0)).tolist()
-    scalings = [fit_scaling(table.numbers, split.training) for split in splits]
+    scalings = [fit_scaling(table, split.training) for split in splits]
     places: list[list] = [[] for _ in splits]
     depths = []
     for number, column in enumerate(table.of_kind("category")):
@@ -864,12 +1086,12 @@ def fit_encoders(table: Table, splits: list[Split]) -> list[Encoder]:
             of_code = np.zeros(len(column.vocabulary), np.int32)
             of_code[codes] = 1 + np.searchsorted(shared, codes)
             places[fold].append(of_code)
-    return [Encoder(*scaling, gaps, of_code, depths) for scaling, of_code in zip(scalings, places, strict=True)]
+    return [Encoder(table.scales, *scaling, gaps, of_code, depths) for scaling, of_code in zip(scalings, places, strict=True)]
 
 
-def fit_scaling(numbers: Any, rows: Any) -> tuple[Any, Any]:
-    """Median and inverse interquartile range of each number [D], [D]; inverse 0 where training rows do not differ."""
-    values = numbers[rows[:: max(1, len(rows) // 200_000)]]
+def fit_scaling(table: Table, rows: Any) -> tuple[Any, Any]:
+    """Median and inverse interquartile range of each scaled number [D], [D]; inverse 0 where training rows do not differ."""
+    values = scale_numbers(np, table.numbers[rows[:: max(1, len(rows) // 200_000)]], table.scales)
     center, scale = np.zeros(values.shape[1], np.float32), np.zeros(values.shape[1], np.float32)
     for place in range(values.shape[1]):
         known = values[~np.isnan(values[:, place]), place]
@@ -886,28 +1108,42 @@ def frequent_codes(codes: Any, size: int) -> Any:
     return np.sort(most[counts[most] > 0])
 
 
-def encode(table: Table, encoder: Encoder, rows: Any) -> Any:
-    """The inputs [rows, E] float32 of the network, in numpy: for the baselines and as a reference for the rest."""
+def encode_sparse(table: Table, encoder: Encoder, rows: Any) -> Encoded:
+    """Encode rows in numpy: for the baselines, and as a reference for the rest."""
     raw = table.numbers[rows]
     missing = np.isnan(raw)
-    values = (np.where(missing, 0, raw) - encoder.center) * encoder.scale
+    values = (np.where(missing, 0, scale_numbers(np, raw, encoder.scales)).astype(np.float32) - encoder.center) * encoder.scale
     values = np.where(missing, 0, values / np.sqrt(1 + np.square(values / 3)))
-    parts = [values, missing[:, encoder.gaps]]
-    for place, (of_code, depth) in enumerate(zip(encoder.places, encoder.depths, strict=True)):
-        parts.append(np.arange(depth) == of_code[table.codes[rows, place]][:, None])
-    return np.concatenate([part.astype(np.float32) for part in parts], axis=1)
+    dense = np.concatenate([values, missing[:, encoder.gaps]], axis=1).astype(np.float32)
+    starts = dense.shape[1] + np.cumsum([0, *encoder.depths])[:-1]
+    places = [start + of_code[table.codes[rows, place]] for place, (start, of_code) in enumerate(zip(starts, encoder.places, strict=True))]
+    return Encoded(dense, np.stack(places, axis=1).astype(np.int32) if places else np.zeros((len(rows), 0), np.int32))
 
 
-def column_inputs(encoder: Encoder) -> list[list[int]]:
-    """The places among the E inputs of each number, then of each category."""
-    numbers, parts = len(encoder.center), []
-    for number in range(numbers):
-        parts.append([number] + [numbers + gap for gap, place in enumerate(encoder.gaps) if place == number])
-    start = numbers + len(encoder.gaps)
-    for depth in encoder.depths:
-        parts.append(list(range(start, start + depth)))
-        start += depth
-    return parts
+def encode(table: Table, encoder: Encoder, rows: Any) -> Any:
+    """The inputs [rows, E] float32 of the network, with all their zeros."""
+    encoded = encode_sparse(table, encoder, rows)
+    inputs = np.zeros((len(rows), encoder.width), np.float32)
+    inputs[:, : encoded.dense.shape[1]] = encoded.dense
+    np.put_along_axis(inputs, encoded.places, 1, axis=1)
+    return inputs
+
+
+def product(encoded: Encoded, kernel: Any) -> Any:
+    """Encoded rows times a kernel [E, U] or [E]: [rows, U] or [rows]."""
+    result = encoded.dense @ kernel[: encoded.dense.shape[1]]
+    for places in encoded.places.T:
+        result += kernel[places]
+    return result
+
+
+def column_products(encoded: Encoded, kernel: Any, encoder: Encoder) -> Any:
+    """Iterate over what each number, then each category, adds to product(): [rows, U]."""
+    for number in range(len(encoder.center)):
+        inputs = [number] + [len(encoder.center) + gap for gap, place in enumerate(encoder.gaps) if place == number]
+        yield encoded.dense[:, inputs] @ kernel[inputs]
+    for places in encoded.places.T:
+        yield kernel[places]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -989,7 +1225,7 @@ def prepare_environment(cpu_only: bool, xla: bool, batch_size: int) -> None:
     """Set what TensorFlow reads once, at its import."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its kernels gain nothing at these widths and print a notice
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    own_settings()
     if cpu_only:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     # An unknown XLA flag ends the process, so they are set only for the version they were measured with.
@@ -998,6 +1234,14 @@ def prepare_environment(cpu_only: bool, xla: bool, batch_size: int) -> None:
         if batch_size <= HOISTED_BATCH:
             flags += " --xla_cpu_experimental_ynn_fusion_type= --xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
         os.environ["XLA_FLAGS"] = flags
+
+
+def own_settings() -> None:
+    """Keep Keras from the user's own settings: ~/.keras/keras.json is neither read nor written."""
+    for name in [name for name in os.environ if name.startswith("KERAS_") or name == "TF_USE_LEGACY_KERAS"]:
+        del os.environ[name]
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["KERAS_HOME"] = os.devnull  # no directory, so that nothing can be in it
 
 
 def metadata_version(package: str) -> str:
@@ -1094,7 +1338,7 @@ def lit_inputs(table: Table, encoder: Encoder, rows: Any) -> Any:
 def build_model(table: Table, encoders: list[Encoder], architecture: Architecture, momentum: float) -> Any:
     """The inference model: raw named columns in, probability out; stock Keras layers and operations only.
 
-    Integer categories come as int64 (MISSING where the cell is empty), text as strings (""), numbers as float32 (NaN).
+    Integer categories come as int64 (MISSING where the cell is empty), text as strings (""), numbers as float64 (NaN).
     Several encoders make several nets side by side, [B, K, ...], whose probabilities are averaged.
     """
     import keras
@@ -1121,7 +1365,23 @@ def build_model(table: Table, encoders: list[Encoder], architecture: Architectur
     else:
         probability = layers.EinsumDense("bki,kio->bko", (folds, 1), bias_axes="ko", **output)(joined)
         probability = layers.GlobalAveragePooling1D(name="average")(probability)
+    give_way(probability, set(inputs))
     return keras.Model(inputs, probability, name="productivity")
+
+
+def give_way(output: Any, columns: set[str]) -> None:
+    """Rename the layers and operations that lead to an output and are called like a column: its input keeps the name."""
+    waiting, seen = [output], set()
+    while waiting:
+        operation, node, _ = waiting.pop()._keras_history
+        if operation in seen:
+            continue
+        seen.add(operation)
+        parents = operation._inbound_nodes[node].input_tensors
+        if parents:
+            while operation.name in columns:
+                operation.name += "_layer"
+        waiting += parents
 
 
 def graph_name(column: str, prefix: str) -> str:
@@ -1132,7 +1392,10 @@ def graph_name(column: str, prefix: str) -> str:
 def input_names(columns: list[str]) -> dict[str, str]:
     """What columns are called where only identifiers are allowed: by their own names if these are such."""
     plain = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-    odd = {name for name in columns if not plain.fullmatch(name) or keyword.iskeyword(name)}
+    lower = Counter(name.lower() for name in columns)  # TensorFlow's graphs tell names apart without regard to case
+    taken = {"self", "probability"}  # what calls a signature, and its output
+    odd = {name for name in columns if not plain.fullmatch(name) or keyword.iskeyword(name) or lower[name.lower()] > 1 or name.lower() in taken}
+    odd |= {name for name in columns if name.lower().startswith("input_")}
     return {name: graph_name(name, f"input_{place}") if name in odd else name for place, name in enumerate(columns)}
 
 
@@ -1148,14 +1411,14 @@ def encode_in_model(table: Table, encoders: list[Encoder], inputs: dict[str, Any
 
     numbers = table.of_kind("number")
     for column in numbers:
-        inputs[column.name] = keras.Input((1,), name=column.name, dtype="float32")
+        inputs[column.name] = keras.Input((1,), name=column.name, dtype="float64")
     if numbers:
         raw = [inputs[column.name] for column in numbers]
-        raw = layers.Concatenate(name="numbers")(raw) if len(raw) > 1 else raw[0]
+        raw = layers.Concatenate(name="numbers", dtype="float64")(raw) if len(raw) > 1 else raw[0]
         missing = ops.isnan(raw)
-        logarithm = for_each_net(ops.sign(raw) * ops.log1p(ops.absolute(raw)))
-        center, scale = (np.squeeze(np.stack([part[place] for part in encoders]), 0 if len(encoders) == 1 else ()) for place in (0, 1))
-        values = (logarithm - center) * scale
+        scaled = for_each_net(ops.cast(scale_numbers(ops, raw, first.scales), "float32"))
+        center, scale = (np.squeeze(np.stack([part[place] for part in encoders]), 0 if len(encoders) == 1 else ()) for place in (1, 2))
+        values = (scaled - center) * scale
         values = values / ops.sqrt(1.0 + ops.square(values / 3.0))
         # A cell is finite or missing: NaN is the one value that is not equal to itself, and where() leaves none behind.
         parts.append(ops.where(ops.isnan(values), 0.0, values))
@@ -1169,14 +1432,18 @@ def encode_in_model(table: Table, encoders: list[Encoder], inputs: dict[str, Any
         integers = column.integers
         category = keras.Input((1,), name=column.name, dtype="int64" if integers else "string")
         inputs[column.name] = category
-        # Lookup layers refuse an empty vocabulary: one value that cannot occur stands for it.
-        known = known or [MISSING + 2 if integers else "\x00"]
+        known = known or [no_value(integers)]
         lookup = layers.IntegerLookup if integers else layers.StringLookup
-        unseen = {"oov_token": MISSING + 1} if integers else {"oov_token": "\x01"}
+        unseen = {"oov_token": UNSEEN if integers else " unseen "}
         name = graph_name(column.name, f"place_{place}")
         index = lookup(vocabulary=np.array(known, np.int64) if integers else known, name=name, **unseen)(category)
         parts.append(for_each_net(ops.one_hot(ops.squeeze(index, -1), first.depths[place])))
     return layers.Concatenate(name="encoded")(parts) if len(parts) > 1 else parts[0]
+
+
+def no_value(integers: bool) -> Any:
+    """A value no cell means, for a vocabulary that must not be empty: text with white space at its ends, or no id."""
+    return UNSEEN + 1 if integers else " nothing "
 
 
 class Net(NamedTuple):
@@ -1241,8 +1508,7 @@ def set_weights(model: Any, values: dict[str, Any]) -> None:
 
 def raw_inputs(table: Table, rows: Any) -> dict[str, Any]:
     """Raw columns of a table as the saved model takes them: arrays [rows, 1]."""
-    with np.errstate(over="ignore"):
-        values = {column.name: signed_exponential(part) for column, part in zip(table.of_kind("number"), table.numbers[rows].T, strict=True)}
+    values = {column.name: table.numbers[rows, place] for place, column in enumerate(table.of_kind("number"))}
     for place, column in enumerate(table.of_kind("category")):
         kind = np.int64 if column.integers else object
         values[column.name] = np.array(column.vocabulary, kind)[table.codes[rows, place]]
@@ -1285,17 +1551,19 @@ class Plan(NamedTuple):
     @property
     def validation_segment(self) -> int:
         """Validation rows encoded at a time."""
-        return min(VALIDATION_SEGMENT, self.validation_rows)
+        return min(VALIDATION_SEGMENT, self.validation_rows, max(1, SEGMENT_CELLS // self.width))
 
 
-SEGMENT_ROWS = 65_536
-VALIDATION_SEGMENT = 4_096
+SEGMENT_ROWS = 65_536  # training rows encoded at a time
+VALIDATION_SEGMENT = 4_096  # validation rows encoded at a time
+SEGMENT_CELLS = 1 << 25  # inputs encoded at a time, of either: 128 MB
 HISTORY = ["loss", "true_positive", "predicted", "positive", "val_loss", "val_true_positive", "val_predicted", "val_positive", "learning_rate"]
 
 
-def segment_steps(rows: int, batch_size: int) -> tuple[int, int]:
+def segment_steps(rows: int, batch_size: int, width: int = 1) -> tuple[int, int]:
+    """How many segments an epoch is cut into, and how many steps each has."""
     steps = math.ceil(rows / batch_size)
-    segments = math.ceil(steps * batch_size / SEGMENT_ROWS)
+    segments = math.ceil(steps * batch_size / min(SEGMENT_ROWS, max(batch_size, SEGMENT_CELLS // width)))
     return segments, math.ceil(steps / segments)
 
 
@@ -1338,8 +1606,12 @@ class State(NamedTuple):
 def table_inputs(tf: Any, table: Table) -> Inputs:
     missing = np.isnan(table.numbers)
     gaps = missing.any(axis=0)
-    numbers = np.where(missing, np.float32(0), table.numbers) if gaps.any() else table.numbers
-    return Inputs(*map(tf.constant, (numbers.T, missing[:, gaps].T.astype(np.float32), table.codes.T, table.label)))
+    scaled = np.empty(table.numbers.shape[::-1], np.float32)
+    for place, values in enumerate(table.numbers.T):
+        scales = Scales(*(part[place] for part in table.scales))
+        scaled[place] = scale_numbers(np, np.where(missing[:, place], 0, values) if gaps[place] else values, scales)
+    scaled[missing.T] = 0
+    return Inputs(*map(tf.constant, (scaled, missing[:, gaps].T.astype(np.float32), table.codes.T, table.label)))
 
 
 def encoder_code(tf: Any, encoder: Encoder) -> Code:
@@ -1604,6 +1876,7 @@ class StopRequest:
     """Whether a signal has asked training to stop, and which."""
 
     signal: int = 0
+    committing: bool = False  # the files of the run are being put into their places
 
 
 def epoch_logs(row: Any, rows: int, validation_rows: int) -> dict[str, float]:
@@ -1729,12 +2002,48 @@ def drive_callbacks(model: Any, plan: Plan, callbacks: list[Any], epochs: int) -
 # Logging
 
 
+class Output:
+    """Prints for the user. A standard output that is full or gone ends no training: it is told when that is over."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self.failure = quiet, ""
+
+    def say(self, *lines: str, end: str = "\n") -> None:
+        if self.quiet or self.failure:
+            return
+        try:
+            print("\n".join(lines), end=end, flush=True)
+        except (OSError, ValueError) as error:
+            self.failure = getattr(error, "strerror", None) or str(error)
+            drop_output()
+
+
+def drop_output() -> None:
+    """Let what is still to be printed go nowhere, so that it cannot fail again when the process ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def prepare_streams() -> None:
+    """Make printing safe where a stream was closed by the caller, or cannot show every name."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # or the next file opened would be taken for it
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 class Progress:
     """A live line on a terminal, a plain line every few epochs elsewhere."""
 
-    def __init__(self, epochs: int, quiet: bool) -> None:
-        self.epochs, self.quiet = epochs, quiet
-        self.live = sys.stdout.isatty()
+    def __init__(self, epochs: int, output: Output) -> None:
+        self.epochs, self.output, self.quiet = epochs, output, output.quiet
+        self.live = sys.stdout is not None and sys.stdout.isatty()
         self.started = self.shown = time.perf_counter()
 
     def epoch(self, epoch: int, logs: dict[str, float]) -> None:
@@ -1748,13 +2057,13 @@ class Progress:
         words = f"epoch {epoch:3d}/{self.epochs}  loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}  val_accuracy {logs['val_accuracy']:.3f}"
         if self.live:
             bar = ("#" * round(20 * epoch / self.epochs)).ljust(20, ".")
-            print(f"\r[{bar}] {words}  at most {left:.0f} s left ", end="", flush=True)
+            self.output.say(f"\r[{bar}] {words}  at most {left:.0f} s left ", end="")
         else:
-            print(words, flush=True)
+            self.output.say(words)
 
     def close(self) -> None:
         if self.live and not self.quiet:
-            print("\r" + " " * 110 + "\r", end="", flush=True)
+            self.output.say("\r" + " " * 110 + "\r", end="")
 
 
 class EventLog:
@@ -1938,7 +2247,7 @@ def resident_megabytes() -> float:
 
 
 def describe_net(plan: Plan, net: Net, inputs: Any) -> dict[str, Any]:
-    """Every kernel, bias and normalization of a net, and its activations on encoded inputs [B, E], by tag."""
+    """Every kernel, bias and normalization of a net, and its activations on encoded rows, by tag."""
     weights, moving = unflatten_net(plan.units, plan.width, net)
     values: dict[str, Any] = {}
     for layer in range(len(plan.units)):
@@ -1947,7 +2256,7 @@ def describe_net(plan: Plan, net: Net, inputs: Any) -> dict[str, Any]:
             values[f"{name}/hidden_{layer + 1}"] = part
     values |= {"weights/probability": weights[-2], "bias/probability": weights[-1]}
     activations: list[Any] = []
-    network(plan.units, net, inputs, activations)
+    network(plan.units, net, product(inputs, input_kernel(plan.units, net, plan.width)), plan.width, activations)
     return values | {f"activations/hidden_{layer}": part for layer, part in enumerate(activations, 1)}
 
 
@@ -2118,29 +2427,56 @@ def fit_temperature(label: Any, logits: Any) -> float:
     return math.exp(logarithms[int(np.argmin(losses))])
 
 
-def fit_logistic_regression(inputs: Any, label: Any, penalty: float = 1.0) -> Any:
-    """Weights [E + 1], the intercept last, of an L2-penalised logistic regression, by Newton's method."""
-    rows = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1).astype(float)
-    ridge = np.full(rows.shape[1], penalty)
-    ridge[-1] = 1e-6
-    weights = np.zeros(rows.shape[1])
+def fit_logistic_regression(encoded: Encoded, label: Any, width: int, penalty: float = 1.0) -> Any:
+    """Weights [E + 1], the intercept last, of an L2-penalised logistic regression.
 
-    def objective(weights: Any) -> float:
-        logits = rows @ weights
+    Newton's method whose steps are solved by conjugate gradients (Komarek and Moore, 2005): what an iteration costs
+    follows the cells of the rows, not the square of the inputs.
+    """
+    dense, ridge = encoded.dense.astype(float), np.full(width + 1, penalty)
+    ridge[-1] = 1e-6
+
+    def logits_of(weights: Any) -> Any:
+        return product(Encoded(dense, encoded.places), weights[:-1]) + weights[-1]
+
+    def back(rows: Any) -> Any:
+        """The transposed product: [rows] to [E + 1]."""
+        result = np.concatenate([rows @ dense, np.zeros(width - dense.shape[1]), [rows.sum()]])
+        for places in encoded.places.T:
+            result[:-1] += np.bincount(places, rows, minlength=width)[:width]
+        return result
+
+    def objective(weights: Any, logits: Any) -> float:
         return float(np.sum(np.logaddexp(0, logits) - label * logits) + ridge @ weights**2 / 2)
 
-    value = objective(weights)
+    weights, logits = np.zeros(width + 1), np.zeros(len(label))
+    value = objective(weights, logits)
     for _ in range(50):
-        probability = sigmoid(rows @ weights)
-        curvature = (rows * (probability * (1 - probability))[:, None]).T @ rows + np.diag(ridge)
-        change = np.linalg.solve(curvature, rows.T @ (probability - label) + ridge * weights)
-        size = 1.0
-        while (now := objective(weights - size * change)) > value and size > 1e-4:
+        probability = sigmoid(logits)
+        curvature = probability * (1 - probability)
+        change = conjugate_gradients(lambda vector, by=curvature: back(by * logits_of(vector)) + ridge * vector, back(probability - label) + ridge * weights)
+        along, size = logits_of(change), 1.0
+        while (now := objective(weights - size * change, logits - size * along)) > value and size > 1e-4:
             size /= 2
-        weights, gain, value = weights - size * change, value - now, now
-        if gain < 1e-6 * max(1, abs(value)):
+        weights, logits, gain, value = weights - size * change, logits - size * along, value - now, now
+        if gain < 1e-7 * max(1, abs(value)):
             break
     return weights
+
+
+def conjugate_gradients(multiply: Any, target: Any, tolerance: float = 1e-4, most: int = 200) -> Any:
+    """Solve multiply(x) = target for a symmetric positive matrix (Hestenes and Stiefel, 1952)."""
+    solution, rest = np.zeros_like(target), target.copy()
+    direction, size = rest, rest @ rest
+    for _ in range(most):
+        if size <= tolerance**2 * (target @ target):
+            break
+        image = multiply(direction)
+        step = size / (direction @ image)
+        solution, rest = solution + step * direction, rest - step * image
+        size, before = rest @ rest, size
+        direction = rest + size / before * direction
+    return solution
 
 
 LINEAR_ROWS = 50_000  # a linear model learns nothing more from more rows
@@ -2151,7 +2487,7 @@ def fit_linear(table: Table, folds: list[Fold]) -> list[Any]:
     models = []
     for fold in folds:
         rows = fold.split.training[:: max(1, len(fold.split.training) * len(folds) // LINEAR_ROWS)]
-        models.append(fit_logistic_regression(encode(table, fold.encoder, rows), table.label[rows]))
+        models.append(fit_logistic_regression(encode_sparse(table, fold.encoder, rows), table.label[rows], fold.encoder.width))
     return models
 
 
@@ -2160,8 +2496,8 @@ def baselines(table: Table, folds: list[Fold], models: list[Any]) -> dict[str, A
     majority, linear = [], []
     for fold, weights in zip(folds, models, strict=True):
         test = fold.split.test
-        for piece in np.array_split(test, max(1, len(test) // 100_000)):
-            linear.append(sigmoid(encode(table, fold.encoder, piece) @ weights[:-1] + weights[-1]))
+        for piece in row_pieces(test):
+            linear.append(sigmoid(product(encode_sparse(table, fold.encoder, piece), weights[:-1]) + weights[-1]))
         majority.append(np.full(len(test), float(table.label[fold.split.training].mean())))
     return {"majority": np.concatenate(majority), "logistic_regression": np.concatenate(linear)}
 
@@ -2176,52 +2512,168 @@ def importance(table: Table, folds: list[Fold], units: tuple[int, ...], nets: li
     rises, total = np.zeros(len(names)), 0
     for fold, net in zip(folds, nets, strict=True):
         rows = fold.split.test[:: max(1, len(fold.split.test) * len(folds) // IMPORTANCE_ROWS)]
-        inputs, label = encode(table, fold.encoder, rows), table.label[rows]
-        before = log_losses(label, sigmoid(network(units, net, inputs))).sum()
-        for number, places in enumerate(column_inputs(fold.encoder)):
-            shuffled = inputs.copy()
-            shuffled[:, places] = inputs[generator.permutation(len(rows))][:, places]
-            rises[number] += log_losses(label, sigmoid(network(units, net, shuffled))).sum() - before
+        encoded, label = encode_sparse(table, fold.encoder, rows), table.label[rows]
+        kernel = input_kernel(units, net, fold.encoder.width)
+        entering = product(encoded, kernel)
+        before = log_losses(label, sigmoid(network(units, net, entering, fold.encoder.width))).sum()
+        for number, part in enumerate(column_products(encoded, kernel, fold.encoder)):
+            shuffled = entering - part + part[generator.permutation(len(rows))]
+            rises[number] += log_losses(label, sigmoid(network(units, net, shuffled, fold.encoder.width))).sum() - before
         total += len(rows)
     order = np.argsort(-rises)
     return {names[number]: float(rises[number] / total) for number in order}
 
 
-def network(units: tuple[int, ...], net: Net, inputs: Any, activations: list[Any] | None = None) -> Any:
-    """Logits [B] of a trained net on encoded inputs [B, E], in numpy; the outputs of the hidden layers are appended."""
-    weights, moving = unflatten_net(units, inputs.shape[1], net)
-    hidden = inputs
+def input_kernel(units: tuple[int, ...], net: Net, width: int) -> Any:
+    """The weights the encoded inputs meet: of the first hidden layer and of the output layer, [E, U + 1]."""
+    weights, _ = unflatten_net(units, width, net)
+    return np.concatenate([weights[0], weights[-2][units[-1] :]], axis=1)
+
+
+def network(units: tuple[int, ...], net: Net, entering: Any, width: int, activations: list[Any] | None = None) -> Any:
+    """Logits [B] of a trained net in numpy, from encoded inputs times input_kernel() [B, U + 1].
+
+    The outputs of the hidden layers are appended to activations.
+    """
+    weights, moving = unflatten_net(units, width, net)
+    hidden = entering[:, :-1]
     for layer in range(len(units)):
         kernel, bias, gamma, beta = weights[4 * layer : 4 * layer + 4]
         scale = gamma / np.sqrt(moving[2 * layer + 1] + BATCH_NORMALIZATION_EPSILON)
-        hidden = np.maximum(hidden @ kernel + bias, 0) * scale + (beta - moving[2 * layer] * scale)
+        hidden = np.maximum((hidden @ kernel if layer else hidden) + bias, 0) * scale + (beta - moving[2 * layer] * scale)
         if activations is not None:
             activations.append(hidden)
-    return (np.concatenate([hidden, inputs], axis=1) @ weights[-2])[:, 0] + weights[-1]
+    return (hidden @ weights[-2][: units[-1]])[:, 0] + entering[:, -1] + weights[-1]
+
+
+def row_pieces(rows: Any) -> list[Any]:
+    return np.array_split(rows, max(1, len(rows) // 100_000))
 
 
 def net_logits(table: Table, encoder: Encoder, units: tuple[int, ...], net: Net, rows: Any) -> Any:
-    pieces = np.array_split(rows, max(1, len(rows) // 100_000))
-    return np.concatenate([network(units, net, encode(table, encoder, piece)) for piece in pieces]).astype(float)
+    kernel = input_kernel(units, net, encoder.width)
+    products = (product(encode_sparse(table, encoder, piece), kernel) for piece in row_pieces(rows))
+    return np.concatenate([network(units, net, entering, encoder.width) for entering in products]).astype(float)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Export
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the place, flush to the disk, move over it: a failure leaves the previous file as it was."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+TEMPORARY = ".train_model_modern-"  # how the names begin of what is not yet, or no longer, in its place
+COMMIT_FILE = TEMPORARY + "commit.json"
+
+
+def beside(path: Path) -> Path:
+    """A name of this process for what will be moved to a path."""
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}.tmp")
+
+
+def open_new(path: Path) -> Any:
+    """A new file for bytes, never one that exists or that a link leads to."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def write_beside(path: Path, content: bytes) -> Path:
+    """Write what will be moved to a path, and see that it is on the disk; nothing is left after a failure."""
+    new = beside(path)
+    new.unlink(missing_ok=True)  # of a process that had the same number
     try:
-        with open(beside, "wb") as file:
+        with open_new(new) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            new.unlink()
         raise
+    return new
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside the place, then move over it: a failure leaves the previous file as it was."""
+    new = write_beside(path, content)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link, or a directory with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def commit(folder: Path, names: list[str]) -> None:
+    """Put the files of a run, each written beside its place, into their places: all of them or none.
+
+    A list of them is written first. Whoever is killed between two of the moves is finished by the next run.
+    """
+    write_atomically(folder / COMMIT_FILE, json.dumps({"process": os.getpid(), "names": names}).encode())
+    finish_commit(folder)
+
+
+def finish_commit(folder: Path) -> None:
+    """Do the moves that the list of a commit still has; what is not such a list is left alone."""
+    path = folder / COMMIT_FILE
+    try:
+        listed = json.loads(path.read_bytes())
+        process, names = int(listed["process"]), [name for name in listed["names"] if name in RESULT_FILES]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return
+    for name in names:
+        new, place = folder / f"{TEMPORARY}{process}-{name}.tmp", folder / name
+        with contextlib.suppress(FileNotFoundError):  # another process may be finishing it too
+            if new.is_dir() and place.is_dir():
+                os.replace(place, folder / f"{TEMPORARY}{process}-{name}-before.tmp")
+            os.replace(new, place)
+        remove(folder / f"{TEMPORARY}{process}-{name}-before.tmp")
+    path.unlink(missing_ok=True)
+
+
+def remove_litter(folder: Path) -> None:
+    """Delete what processes of this program that are no more have left half-written."""
+    for path in folder.glob(TEMPORARY + "*.tmp"):
+        found = re.match(r"(\d+)-", path.name.removeprefix(TEMPORARY))
+        if found and not is_alive(int(found.group(1))):
+            remove(path)
+
+
+def is_alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere os.kill would end it
+        return process != os.getpid()
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return process != os.getpid()
+
+
+def is_ours(path: Path) -> bool:
+    """Whether what is at the place of a result was written by this program, so that it may be replaced."""
+    if path.is_symlink() or path.is_dir() != (path.name == EXPORTS["saved_model"][0]):
+        return False
+    if path.is_dir():
+        return (path / "saved_model.pb").is_file()
+    with open(path, "rb") as file:
+        start = file.read(200)
+    if path.name == MODEL_FILE:
+        return zipfile.is_zipfile(path) and "training.json" in zipfile.ZipFile(path).namelist()
+    if path.name == METRICS_FILE:
+        return start.startswith(b'{\n  "rows":')
+    if path.name == PREDICTIONS_FILE:
+        return start.splitlines()[:1] in ([b",".join(names)] for names in (PREDICTION_COLUMNS[1:], PREDICTION_COLUMNS))
+    if path.name == CARD_FILE:
+        return start.startswith(CARD[:14].encode())
+    return b"train_model_modern" in start if path.suffix == ".onnx" else start[4:8] == b"TFL3"
 
 
 def model_archive(model: Any) -> bytes:
@@ -2257,10 +2709,40 @@ def archive_with_weights(template: bytes, values: dict[str, Any]) -> bytes:
     return out.getvalue()
 
 
-def portable_function(tf: Any, table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net]) -> Any:
+def scale_without_doubles(tf: Any, cells: Any, scales: Scales) -> Any:
+    """scale_numbers() of one column [B, 1] float64, to float32, for LiteRT, which can do nothing with doubles but copy them.
+
+    The bits of a double, read as an integer, count the doubles from 0 on, and between two powers of two these lie evenly.
+    So integers, which LiteRT can subtract exactly, tell how far a cell is from the offset.
+    """
+
+    def count_doubles(value: float) -> int:
+        bits = int(np.float64(value).view(np.int64))
+        return bits if bits >= 0 else MISSING - bits
+
+    offset, gain = float(scales.offset), float(scales.gain)
+    lowest = max(-1022, math.floor(math.log2(1e-8 / gain)))
+    highest = 128 if scales.logarithmic else min(128, math.ceil(math.log2(abs(offset) + 1e5 / gain)))
+    powers = np.arange(lowest, max(highest, lowest + 1))
+    low, high = (np.array([count_doubles(2.0 ** int(power)) for power in powers + step]) for step in (0, 1))
+    low, high = np.concatenate([low, -high]), np.concatenate([high, -low])
+    step = np.tile(2.0 ** (powers - 52.0) * gain, 2).astype(np.float32)
+    bits = tf.bitcast(cells, tf.int64)
+    place = tf.where(bits < 0, MISSING - bits, bits)
+    distance = tf.minimum(tf.maximum(place, low), high) - np.clip(count_doubles(offset), low, high)
+    scaled = tf.reduce_sum(tf.cast(distance, tf.float32) * step, 1, keepdims=True)
+    if not scales.logarithmic:
+        return scaled
+    size = tf.abs(scaled)  # LiteRT's log1p loses digits near 0, where the first terms of its series are exact
+    return tf.sign(scaled) * tf.where(size < 0.03, size * (1 - size * (1 / 2 - size * (1 / 3 - size / 4))), tf.math.log1p(size))
+
+
+def portable_function(tf: Any, table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net], doubles: bool) -> Any:
     """Raw columns [B, 1] by input_names() to {"probability": [B, 1]}, without lookup tables: categories are compared."""
+    from keras import ops
+
     numbers, categories = table.of_kind("number"), table.of_kind("category")
-    kinds = {column.name: tf.float32 for column in numbers}
+    kinds = {column.name: tf.float64 for column in numbers}
     kinds |= {column.name: tf.int64 if column.integers else tf.string for column in categories}
     names = input_names(list(kinds))
     plan = plan._replace(precision="float32")
@@ -2268,12 +2750,14 @@ def portable_function(tf: Any, table: Table, plan: Plan, encoders: list[Encoder]
     def encoded(columns: dict[str, Any], encoder: Encoder) -> Any:
         parts = []
         if numbers:
-            raw = tf.concat([columns[names[column.name]] for column in numbers], 1)
-            missing = tf.math.is_nan(raw)
-            known = tf.where(missing, 0.0, raw)
-            size = tf.abs(known)  # LiteRT's log1p loses digits near 0, where the first terms of its series are exact
-            logarithm = tf.where(size < 0.03, size * (1 - size * (1 / 2 - size * (1 / 3 - size / 4))), tf.math.log1p(size))
-            values = (tf.sign(known) * logarithm - encoder.center) * encoder.scale
+            raw = [columns[names[column.name]] for column in numbers]
+            missing = tf.math.is_nan(tf.concat([tf.cast(cells, tf.float32) for cells in raw], 1))
+            if doubles:
+                scaled = tf.cast(scale_numbers(ops, tf.concat(raw, 1), encoder.scales), tf.float32)
+            else:
+                alone = [Scales(*(part[place] for part in encoder.scales)) for place in range(len(raw))]
+                scaled = tf.concat([scale_without_doubles(tf, cells, scales) for cells, scales in zip(raw, alone, strict=True)], 1)
+            values = (scaled - encoder.center) * encoder.scale
             parts.append(tf.where(missing, 0.0, values / tf.sqrt(1 + tf.square(values / 3))))
             parts += [tf.cast(missing[:, place : place + 1], tf.float32) for place in encoder.gaps]
         for column, places, depth in zip(categories, encoder.places, encoder.depths, strict=True):
@@ -2312,21 +2796,27 @@ def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net
         return nodes[-1].output[0]
 
     numbers, categories, one = table.of_kind("number"), table.of_kind("category"), constant(1)
-    inputs += [helper.make_tensor_value_info(column.name, TensorProto.FLOAT, ["rows", 1]) for column in numbers]
+    names = onnx_names([column.name for column in [*numbers, *categories]])
+    inputs += [helper.make_tensor_value_info(names[column.name], TensorProto.DOUBLE, ["rows", 1]) for column in numbers]
     if numbers:
-        raw = add("Concat", *(column.name for column in numbers), axis=1)
-        size, missing = add("Abs", raw), add("IsNaN", raw)
-        above = add("Add", size, one)  # log1p, as exact as in one operation: log(1 + x) x / ((1 + x) - 1), x itself when that is 0
-        ratio = add("Div", size, add("Sub", above, one))
-        logarithm = add("Mul", add("Sign", raw), add("Where", add("Greater", above, one), add("Mul", add("Log", above), ratio), size))
+        raw = add("Concat", *(names[column.name] for column in numbers), axis=1)
+        missing, scales, unity = add("IsNaN", add("Cast", raw, to=TensorProto.FLOAT)), encoders[0].scales, constant(1, float)
+        scaled = add("Mul", add("Sub", raw, constant(scales.offset, float)), constant(scales.gain, float))
+        size = add("Abs", scaled)
+        above = add("Add", size, unity)  # log1p, as exact as in one operation: log(1 + x) x / ((1 + x) - 1), x itself when that is 0
+        ratio = add("Div", size, add("Sub", above, unity))
+        logarithm = add("Mul", add("Sign", scaled), add("Where", add("Greater", above, unity), add("Mul", add("Log", above), ratio), size))
+        scaled = add("Where", constant(scales.logarithmic, bool), logarithm, scaled)
+        scaled = add("Max", add("Min", scaled, constant(FARTHEST, float)), constant(-FARTHEST, float))
+        scaled = add("Cast", scaled, to=TensorProto.FLOAT)
     for column in categories:
         kind = TensorProto.INT64 if column.integers else TensorProto.STRING
-        inputs.append(helper.make_tensor_value_info(column.name, kind, ["rows", 1]))
+        inputs.append(helper.make_tensor_value_info(names[column.name], kind, ["rows", 1]))
     probabilities = []
     for encoder, net in zip(encoders, nets, strict=True):
         parts = []
         if numbers:
-            values = add("Mul", add("Sub", logarithm, constant(encoder.center)), constant(encoder.scale))
+            values = add("Mul", add("Sub", scaled, constant(encoder.center)), constant(encoder.scale))
             third = add("Div", values, constant(3))
             values = add("Div", values, add("Sqrt", add("Add", add("Mul", third, third), one)))
             parts.append(add("Where", missing, constant(0), values))
@@ -2334,9 +2824,9 @@ def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net
                 parts.append(add("Cast", add("Gather", missing, constant(encoder.gaps, np.int64), axis=1), to=TensorProto.FLOAT))
         for column, places, depth in zip(categories, encoder.places, encoder.depths, strict=True):
             known = np.flatnonzero(places)
-            keys = [column.vocabulary[code] for code in known] or [MISSING + 2 if column.integers else "\x00"]
+            keys = [column.vocabulary[code] for code in known] or [no_value(column.integers)]
             kind = "keys_int64s" if isinstance(keys[0], int) else "keys_strings"
-            index = add("LabelEncoder", column.name, default_int64=0, **{kind: keys, "values_int64s": places[known].tolist() or [0]})
+            index = add("LabelEncoder", names[column.name], default_int64=0, **{kind: keys, "values_int64s": places[known].tolist() or [0]})
             one_hot = add("OneHot", index, constant(depth, np.int64), constant([0, 1]), axis=-1)
             parts.append(add("Reshape", one_hot, constant([-1, depth], np.int64)))
         joined = add("Concat", *parts, axis=1)
@@ -2359,22 +2849,24 @@ def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net
     return model.SerializeToString()
 
 
-def export_model(tf: Any, name: str, path: Path, portable: Any, to_onnx: Any) -> None:
-    """Write one format of EXPORTS, beside its place first."""
+def onnx_names(columns: list[str]) -> dict[str, str]:
+    """What columns are called in an ONNX file: by their own names, but for one that is called like the output."""
+    return {name: "input_probability" if name == "probability" else name for name in columns}
+
+
+def export_model(tf: Any, name: str, path: Path, portable: Any, to_onnx: Any) -> Path:
+    """Write one format of EXPORTS beside its place."""
     if name == "onnx":
-        write_atomically(path, to_onnx())
-        return
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export", suffix=".tmp") as folder:
-        before, after = os.path.join(folder, "before"), os.path.join(folder, "after")
-        module = tf.Module()
-        module.predict = portable
-        tf.saved_model.save(module, after, signatures={"serving_default": portable})
+        return write_beside(path, to_onnx())
+    module, new = tf.Module(), beside(path)
+    module.predict = portable(name == "saved_model")
+    remove(new)
+    with tempfile.TemporaryDirectory() as folder:
+        saved = new if name == "saved_model" else Path(folder) / "saved"
+        tf.saved_model.save(module, str(saved), signatures={"serving_default": module.predict})
         if name == "litert":
-            write_atomically(path, tf.lite.TFLiteConverter.from_saved_model(after).convert())
-            return
-        if path.exists():
-            os.replace(path, before)
-        os.replace(after, path)
+            write_beside(path, tf.lite.TFLiteConverter.from_saved_model(str(saved)).convert())
+    return new
 
 
 def exported_probabilities(tf: Any, name: str, path: Path, rows: dict[str, Any]) -> Any:
@@ -2384,13 +2876,15 @@ def exported_probabilities(tf: Any, name: str, path: Path, rows: dict[str, Any])
         predict = tf.saved_model.load(str(path)).signatures["serving_default"]
         return predict(**{column: tf.constant(cells) for column, cells in named.items()})["probability"].numpy()[:, 0]
     if name == "litert":
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        return Interpreter(str(path)).get_signature_runner()(**named)["probability"][:, 0]
+        kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # the delegate writes a line to standard error
+        return Interpreter(str(path), experimental_op_resolver_type=kernels).get_signature_runner()(**named)["probability"][:, 0]
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(["probability"], rows)[0])[:, 0]
+    named = {alias: rows[column] for column, alias in onnx_names(list(rows)).items()}
+    return np.asarray(session.run(["probability"], named)[0])[:, 0]
 
 
 class Checkpoints:
@@ -2424,7 +2918,8 @@ class Checkpoints:
                 name, nets = self.waiting.pop(0)
             try:
                 write_atomically(self.folder / name, self.archive(nets))
-                self.files.append(self.folder / name)
+                if self.folder / name not in self.files:
+                    self.files.append(self.folder / name)
                 while self.keep and len(self.files) > self.keep:
                     self.files.pop(0).unlink(missing_ok=True)
             except OSError as error:
@@ -2442,12 +2937,13 @@ class Checkpoints:
 
 SAVE_SECONDS = 2.0
 NOT_COMPARED = {"resume", "quiet", "model_dir", "csv"}  # flags that may differ from those of the interrupted run
+RUN_NAME = re.compile(r"\d{8}-\d{6}_[a-z]+(_\d+)?")  # a run's folder in logs/
 
 
 def fingerprint(table: Table) -> str:
     """A digest of everything a table teaches."""
     digest = hashlib.blake2b(json.dumps([[column.name, column.kind, column.vocabulary] for column in table.columns]).encode())
-    for part in (table.numbers, table.codes, table.label):
+    for part in (*table.numbers.T, *table.codes.T, table.label):
         digest.update(np.ascontiguousarray(part))
     return digest.hexdigest()
 
@@ -2493,39 +2989,59 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         description = json.loads(arrays.pop("description").tobytes())
-        if not isinstance(description["options"], dict) or not isinstance(description["nets"], list):
+        arguments, nets, logs = description["arguments"], description["nets"], description["logs"]
+        sound = isinstance(arguments, list) and all(isinstance(part, str) for part in [*arguments, description["fingerprint"], logs])
+        sound = sound and isinstance(nets, list) and all(isinstance(net["reason"], str) for net in nets)
+        for number, net in enumerate(nets):
+            epochs = len(arrays[f"{number}/history"])
+            sound = sound and type(net["best_epoch"]) is int and 0 <= net["best_epoch"] <= epochs and type(net["best_loss"]) in (int, float)
+        if not sound or (logs and not RUN_NAME.fullmatch(logs)):
             raise ValueError
-    except (ValueError, KeyError, OSError, TypeError, EOFError, zipfile.BadZipFile):
-        raise UserError(f"--resume: {path} is damaged; delete it and start again") from None
+    except (ValueError, KeyError, OSError, TypeError, EOFError, AttributeError, RecursionError, MemoryError, zipfile.BadZipFile, zlib.error):
+        raise damaged(path) from None
+    except NotImplementedError:  # an archive compressed in a way of its own
+        raise damaged(path) from None
     return description, arrays
 
 
-def unpack_state(tf: Any, net: Live, number: int, description: dict[str, Any], arrays: dict[str, Any]) -> None:
+def damaged(path: Path, what: str = "") -> UserError:
+    return UserError(f"--resume: {path} is damaged{what}; delete it and start again")
+
+
+def unpack_state(tf: Any, net: Live, number: int, epochs: int, description: dict[str, Any], arrays: dict[str, Any]) -> None:
     """Put a net where it was. Raises UserError when the arrays are not those of such a net."""
+
+    def refuse(name: str) -> UserError:
+        return damaged(Path(RESUME_FILE), f" (net {number + 1}, {name})")
 
     def take(name: str, like: Any) -> Any:
         value = arrays.get(f"{number}/{name}")
         if value is None or value.dtype != like.dtype or value.shape != like.shape:
-            raise UserError(f"--resume: the state of net {number + 1} is damaged ({name}); delete {RESUME_FILE} and start again")
+            raise refuse(name)
         return value
 
     facts, current = description["nets"][number], {name: np.asarray(value) for name, value in net.state._asdict().items()}
     net.state = State(**{name: tf.constant(take(f"state/{name}", value)) for name, value in current.items()})
-    names = list(epoch_logs([0.0] * len(HISTORY), 1, 1))
-    net.history = [dict(zip(names, map(float, row), strict=True)) for row in arrays[f"{number}/history"]]
+    names, history = list(epoch_logs([0.0] * len(HISTORY), 1, 1)), arrays[f"{number}/history"]
+    if history.dtype != np.float64 or history.shape not in ((len(history), len(names)), (0,)) or not len(history) == int(net.state.epoch) <= epochs:
+        raise refuse("history")
+    net.history = [dict(zip(names, map(float, row), strict=True)) for row in history]
     for name in ("now", "best"):
         if f"{number}/{name}/weights" in arrays:
             parts = (take(f"{name}/weights", current["weights"]), take(f"{name}/statistics", current["statistics"]))
             setattr(net, name, Net(*parts))
-    net.reason, net.best_loss, net.best_epoch = str(facts["reason"]), float(facts["best_loss"]), int(facts["best_epoch"])
+    net.reason, net.best_loss, net.best_epoch = facts["reason"], float(facts["best_loss"]), facts["best_epoch"]
+    if (net.best is None) != (net.best_epoch == 0) or (net.now is None) != (not net.history):
+        raise refuse("best")
 
 
 def resumed_options(given: dict[str, Any], folder: Path) -> tuple[argparse.Namespace, dict[str, Any], dict[str, Any]]:
     """The options of the interrupted run, its description and its arrays; UserError where given flags contradict it."""
     description, arrays = read_state(folder / RESUME_FILE)
-    options = parse_options([])
-    for name, value in description["options"].items():
-        setattr(options, name, tuple(value) if isinstance(value, list) and name == "threshold" else value)
+    try:
+        options = parse_options(description["arguments"])
+    except UserError:
+        raise damaged(folder / RESUME_FILE, " (arguments)") from None
     for name, value in given.items():
         before = getattr(options, name)
         if name not in NOT_COMPARED and value != before:
@@ -2542,24 +3058,33 @@ def lock_folder(folder: Path) -> Any:
     try:
         import fcntl
     except ImportError:  # Windows
+        finish_commit(folder)
         yield
         return
-    with open(folder / LOCK_FILE, "a+", encoding="ascii") as file:
+    path = folder / LOCK_FILE
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError:
+        raise UserError(f"{path}: is a link, a directory or closed to you, not a lock of this program; move it away or name another directory") from None
+    with os.fdopen(descriptor, "r+", encoding="ascii", errors="replace") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or not re.fullmatch(r"\d*", holder := file.read(100)):
+            raise UserError(f"{path}: is a file of your own, not a lock of this program; move it away or name another directory")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise UserError(f"--model-dir {folder}: process {holder} is training there; wait for it or name another directory") from None
+            raise UserError(f"--model-dir {folder}: process {holder or 'unknown'} is training there; wait for it or name another directory") from None
+        file.seek(0)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        for litter in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
-            # what a run that was killed left half-written
-            shutil.rmtree(litter, ignore_errors=True) if litter.is_dir() else litter.unlink(missing_ok=True)
+        finish_commit(folder)
+        for place in (folder, folder / "checkpoints"):
+            remove_litter(place)
         try:
             yield
         finally:
+            file.seek(0)
             file.truncate(0)
 
 
@@ -2573,7 +3098,7 @@ def percent(value: float) -> str:
 
 def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
     rows, share = len(table.label), float(table.label.mean())
-    lines = [f"Data       {data_name(options)}: {rows:,} rows" + (f" ({table.skipped} left out)" if table.skipped else "")]
+    lines = [f"Data       {', '.join(short_names(options.csv))}: {rows:,} rows" + (f" ({table.skipped} left out)" if table.skipped else "")]
     lines += [f"           note: {note}" for note in table.notes]
     lines.append(f"Label      {options.label}: {percent(share)} are 1, {percent(1 - share)} are 0")
     for kind, title in (("number", "Numbers"), ("category", "Categories"), ("dropped", "Left out")):
@@ -2606,7 +3131,7 @@ def describe_columns(table: Table) -> list[str]:
     lines = [f"{'column':<{width}}  {'read as':<9}{'distinct':>10}{'missing':>10}  values"]
     ranges = {}
     for column, values in zip(table.of_kind("number"), table.numbers.T, strict=True):
-        ranges[column.name] = "{:.6g} to {:.6g}, median {:.6g}".format(*np.nanpercentile(signed_exponential(values), [0, 100, 50]))
+        ranges[column.name] = "{:.6g} to {:.6g}, median {:.6g}".format(*np.nanpercentile(values, [0, 100, 50]))
     for column, codes in zip(table.of_kind("category"), table.codes.T, strict=True):
         counts = np.bincount(codes, minlength=len(column.vocabulary))
         most = int(np.argmax(counts))
@@ -2615,7 +3140,8 @@ def describe_columns(table: Table) -> list[str]:
     for column in table.columns:
         values = column.reason if column.kind == "dropped" else ranges[column.name]
         hint = f"; {column.hint}" if column.hint and column.kind != "dropped" else ""
-        lines.append(f"{column.name:<{width}}  {column.kind:<9}{column.distinct:>10,}{column.missing:>10,}  {values}{hint}")
+        counts = f"{column.distinct:>10,}{column.missing:>10,}" if column.missing >= 0 else " " * 20
+        lines.append(f"{column.name:<{width}}  {column.kind:<9}{counts}  {values}{hint}")
     return lines
 
 
@@ -2729,6 +3255,9 @@ Every input is one column of the table with shape [rows, 1]. The output is `prob
 |-|-|-|
 {inputs}
 
+From the text of a cell, white space at both ends left out: a float64 is its number; an int64 is its integer (5.0 is 5), and
+{unseen} for any other text; a string is the text, letter for letter (TRUE is not True, 1.10 is not 1.1).
+
 From Python, with nothing of this project; these values give {probability:.4f}:
 
 ```python
@@ -2761,7 +3290,7 @@ float probability = results.First(result => result.Name == "probability").AsTens
 def model_card(run: Run, metrics: dict[str, Any], report: list[str]) -> str:
     """What a user of the model should know, with one of its test rows as an example."""
     table, test = run.table, run.folds[0].split.test[:1]
-    kinds = {"number": ("float32", "NaN"), "integer": ("int64", str(MISSING)), "text": ("string", '""')}
+    kinds = {"number": ("float64", "NaN"), "integer": ("int64", str(MISSING)), "text": ("string", '""')}
     inputs, python, csharp = [], [], []
     raw = raw_inputs(table, test)
     names = input_names(list(raw))
@@ -2769,19 +3298,22 @@ def model_card(run: Run, metrics: dict[str, Any], report: list[str]) -> str:
         cell = cells[0, 0]
         kind = "text" if isinstance(cell, str) else "integer" if cells.dtype.kind == "i" else "number"
         other = "" if names[name] == name else f" (SavedModel, LiteRT: `{names[name]}`)"
+        alias = onnx_names([name])[name]
+        other += "" if alias == name else f" (ONNX: `{alias}`)"
         inputs.append(f"| `{name}`{other} | {kinds[kind][0]} | {kinds[kind][1]} |")
         known = kind != "number" or not math.isnan(cell)
-        value = json.dumps(cell) if kind == "text" else f"{cell:.8g}" if kind == "number" and known else str(cell)
+        value = json.dumps(cell) if kind == "text" else repr(float(cell)) if kind == "number" and known else str(cell)
         shown = value if known else "float('nan')"
         python.append(f"    {json.dumps(name)}: tf.constant([[{shown}]], tf.{kinds[kind][0]}),")
-        element, literal = {"text": ("string", value), "integer": ("long", f"{value}L"), "number": ("float", f"{value}f" if known else "float.NaN")}[kind]
-        csharp.append(f"    NamedOnnxValue.CreateFromTensor({json.dumps(name)}, new DenseTensor<{element}>(new[] {{ {literal} }}, shape)),")
+        element, literal = {"text": ("string", value), "integer": ("long", f"{value}L"), "number": ("double", value if known else "double.NaN")}[kind]
+        csharp.append(f"    NamedOnnxValue.CreateFromTensor({json.dumps(alias)}, new DenseTensor<{element}>(new[] {{ {literal} }}, shape)),")
     settings = [f"| {name} | {value} |" for name, value in metrics["settings"].items() if name not in ("columns", "reasons")]
     return CARD.format(
         label=run.options.label,
         version=VERSION,
         date=time.strftime("%Y-%m-%d"),
         model=MODEL_FILE,
+        unseen=UNSEEN,
         data="\n".join(show_data(run.options, table, run.splits)),
         report="\n".join(report),
         temperature=metrics["temperature"],
@@ -2793,14 +3325,6 @@ def model_card(run: Run, metrics: dict[str, Any], report: list[str]) -> str:
         python="\n".join(python),
         csharp="\n".join(csharp),
     )
-
-
-def write_card(path: Path, card: str) -> bool:
-    """Write the card, unless a file of the user's own has its name."""
-    if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(CARD[:14]):
-        return False
-    write_atomically(path, card.encode())
-    return True
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2827,7 +3351,7 @@ def decide(options: argparse.Namespace, splits: list[Split]) -> Decisions:
 
 def make_plan(options: argparse.Namespace, splits: list[Split], label: Any, width: int, decisions: Decisions, precision: str) -> Plan:
     architecture = ARCHITECTURES[options.architecture]
-    segments, steps = segment_steps(max(len(split.training) for split in splits), decisions.batch_size.value)
+    segments, steps = segment_steps(max(len(split.training) for split in splits), decisions.batch_size.value, width)
     epoch_rows = segments * steps * decisions.batch_size.value
     patience, share = decisions.patience.value, float(label.mean())
     return Plan(
@@ -2850,6 +3374,16 @@ def make_plan(options: argparse.Namespace, splits: list[Split], label: Any, widt
     )
 
 
+def refuse_foreign(folder: Path, exports: list[str]) -> None:
+    """Refuse a model directory where a file that this program did not write has the name of one it will write."""
+    names = [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, *(EXPORTS[name][0] for name in exports)]
+    for name in names:
+        if os.path.lexists(folder / name) and not is_ours(folder / name):
+            raise UserError(f"{folder / name}: was not written by this program; move it away or name another directory with --model-dir")
+    if os.path.lexists(folder / "checkpoints") and not (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder / 'checkpoints'}: is not a directory; move it away or name another directory with --model-dir")
+
+
 def shared_warning(path: Path) -> str:
     """What to say when others can write where a model or a state is read from; empty when they cannot."""
     if os.name != "posix" or not path.exists():
@@ -2868,9 +3402,7 @@ def prepare_folder(folder: Path) -> None:
         raise UserError(f"--model-dir {folder}: is a file; name a directory")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}.tmp"
-        probe.touch()
-        probe.unlink()
+        write_beside(folder / "probe", b"").unlink()
     except OSError as error:
         raise UserError(f"--model-dir {folder}: {error.strerror}; name a directory that can be written to") from None
 
@@ -2882,7 +3414,7 @@ def load_data(options: argparse.Namespace) -> Table:
         options.csv = [os.path.join(folder, "HARVEST.CSV")]
         write_sample(options.csv[0], options.sample, options.seed)
         table = read_table(options)
-    options.csv = [f"{options.sample} generated rows"]
+    options.csv = [f"{options.sample:,} generated rows"]
     return table
 
 
@@ -2893,21 +3425,28 @@ def split_table(options: argparse.Namespace, table: Table) -> list[Split]:
         table.notes.append(f"--folds {options.folds} lowered to {rarer}: the rarer class has {rarer} rows, and every fold needs one")
         options.folds = rarer
     if options.folds > 1:
-        return split_folds(table.label, options.folds, options.seed)
-    split = split_rows(table.label, options.split, options.seed)
+        return split_folds(table.label, options.folds, options.seed, table.order)
+    split = split_rows(table.label, options.split, options.seed, table.order)
     for name, part in split._asdict().items():
         if len({*table.label[part].tolist()}) < 2:
             raise UserError(f"{data_name(options)}: the {name} rows are all of one class; label more rows or use --split random")
     return [split]
 
 
+class Stopped(KeyboardInterrupt):
+    """A second signal: stop at once."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = number
+
+
 @contextlib.contextmanager
 def stop_on_signals(stop: StopRequest) -> Any:
-    """The first Ctrl-C or SIGTERM asks training to stop after the epoch; the second stops at once."""
+    """The first Ctrl-C or SIGTERM asks training to stop after the epoch; the second stops at once, but for a commit."""
 
     def handle(number: int, _: Any) -> None:
-        if stop.signal:
-            raise KeyboardInterrupt
+        if stop.signal and not stop.committing:
+            raise Stopped(number)
         stop.signal = number
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -2927,6 +3466,7 @@ class Run:
     splits: list[Split]
     decisions: Decisions
     timing: dict[str, float]
+    output: Output
     tf: Any = None
     device: Device | None = None
     precision: Choice | None = None
@@ -2937,12 +3477,13 @@ class Run:
     nets: list[Net] = field(default_factory=list)  # as they are saved
     template: bytes = b""  # the saved model, before its weights
     events: EventLog | None = None
-    asked: dict[str, Any] = field(default_factory=dict)  # the options as they were given, for --resume
+    arguments: list[str] = field(default_factory=list)  # as they were given, for --resume
     interrupted: tuple[dict[str, Any], dict[str, Any]] | None = None  # what --resume goes on with
+    resumable: bool = False  # a signal stopped training, and its state was saved
+    checkpoint: Path | None = None  # the newest
 
     def say(self, *lines: str) -> None:
-        if not self.options.quiet:
-            print("\n".join(lines), flush=True)
+        self.output.say(*lines)
 
     @property
     def encoders(self) -> list[Encoder]:
@@ -3005,8 +3546,10 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
     inputs = table_inputs(tf, run.table)
     nets = [start_net(tf, plan, fold, first_state(tf, plan, first_weights(run, fold), options.learning_rate)) for fold in run.folds]
     if run.interrupted:
+        if len(run.interrupted[0]["nets"]) != len(nets):
+            raise damaged(options.model_dir / RESUME_FILE, " (number of nets)")
         for number, net in enumerate(nets):
-            unpack_state(tf, net, number, *run.interrupted)
+            unpack_state(tf, net, number, options.epochs, *run.interrupted)
         run.say(f"Resuming   after epoch {max(len(net.history) for net in nets)}")
     before = sum(len(net.history) for net in nets)
     program = build_program(tf, plan, run.folds[0].encoder)
@@ -3018,7 +3561,7 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
         run.events = open_events(run, nets)
         compiled.result()
     run.timing["compile_s"] = time.perf_counter() - started
-    progress = Progress(options.epochs, options.quiet)
+    progress = Progress(options.epochs, run.output)
     checkpoints = Checkpoints(options.model_dir / "checkpoints", options.keep_checkpoints, run.archive) if options.checkpoints else None
     profile = Profile(tf, run.events.folder / "train") if options.profile and run.events else None
     if profile and not metadata_version("xprof"):
@@ -3026,7 +3569,7 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
 
     logs = run.events.folder.name if run.events else ""
     digest = run.interrupted[0]["fingerprint"] if run.interrupted else fingerprint(run.table)
-    state = StateFile(options.model_dir / RESUME_FILE, {"options": run.asked, "fingerprint": digest, "logs": logs})
+    state = StateFile(options.model_dir / RESUME_FILE, {"arguments": run.arguments, "fingerprint": digest, "logs": logs})
 
     def on_epoch(epoch: int, nets: list[Live]) -> None:
         progress.epoch(epoch, mean_logs(nets, epoch))
@@ -3041,6 +3584,7 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
         train_nets(tf, plan, program, inputs, nets, options.epochs, on_epoch, stop, profile, state.offer)
         if stop.signal:
             state.offer(nets, now=True)
+            run.resumable = not state.failure
         run.timing["train_s"] = time.perf_counter() - started
     finally:
         progress.close()
@@ -3050,6 +3594,7 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
             run.say(f"Resume     the state could not be saved: {state.failure}")
         if checkpoints:
             checkpoints.close()
+            run.checkpoint = checkpoints.files[-1] if checkpoints.files else None
             if checkpoints.failure:
                 run.say(f"Checkpoints could not be written: {checkpoints.failure}")
     epochs = sum(len(net.history) for net in nets) - before
@@ -3071,7 +3616,7 @@ def open_events(run: Run, nets: list[Live]) -> EventLog | None:
     except OSError as error:
         run.say(f"TensorBoard: {options.model_dir / 'logs'}: {error.strerror}; going on without logs")
         return None
-    events.fixed = [encode(run.table, fold.encoder, fold.split.validation[:256]) for fold in run.folds]
+    events.fixed = [encode_sparse(run.table, fold.encoder, fold.split.validation[:256]) for fold in run.folds]
     if run.interrupted:
         done = max(len(net.history) for net in nets)
         events.drawn = done - done % events.every
@@ -3121,42 +3666,41 @@ def calibrate(run: Run, nets: list[Net]) -> tuple[list[Net], float]:
     return calibrated, temperature
 
 
+def stopped(run: Run, lives: list[Live], number: int) -> int:
+    """Say what is left of a run that a signal or its loss ended; the files of the last whole run stay as they are."""
+    options, failed = run.options, next((net.reason for net in lives if net.failed), "")
+    parts = [f"error: {failed}; try a smaller --learning-rate" if failed else f"stopped: {signal.Signals(number).name}"]
+    if failed:
+        (options.model_dir / RESUME_FILE).unlink(missing_ok=True)
+    elif run.resumable:
+        parts.append("go on with --resume")
+    if run.checkpoint:
+        parts.append(f"the best model so far is {run.checkpoint}")
+    if (options.model_dir / METRICS_FILE).exists():
+        parts.append(f"the last whole run in {options.model_dir} is as it was")
+    print("; ".join(parts), file=sys.stderr)
+    return 128 + number if number else 1
+
+
 def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
-    """Save the model, test it, and say what came of it."""
-    options, table, plan = run.options, run.table, run.plan
-    failed = next((net.reason for net in lives if net.failed), "")
-    if any(net.best is None for net in lives):
-        print(
-            f"error: {failed or 'stopped before the first epoch was over'}; no model was saved{'. Try a smaller --learning-rate' if failed else ''}",
-            file=sys.stderr,
-        )
-        return 128 + stop.signal if stop.signal else 1
-    best = plan.patience or failed or stop.signal
-    nets, temperature = calibrate(run, [net.best if best else net.now for net in lives])
+    """Test the model, say what came of it, and put it and all that belongs to it into their places together."""
+    options, table, plan, folder = run.options, run.table, run.plan, run.options.model_dir
+    if stop.signal or any(net.failed for net in lives):
+        return stopped(run, lives, stop.signal)
+    nets, temperature = calibrate(run, [net.best if plan.patience else net.now for net in lives])
     run.nets = nets
     label, logits = predict_part(run, nets, "validation")
     threshold = choose_threshold(options.threshold, label, sigmoid(logits))
-    with contextlib.suppress(FileNotFoundError):
-        (options.model_dir / METRICS_FILE).unlink()
-    write_atomically(options.model_dir / MODEL_FILE, run.archive(nets, threshold.value))
     longest = max(lives, key=lambda net: len(net.history))
     if len(lives) == 1:
         run.say(f"Trained    {len(longest.history)} epochs, the best was {longest.best_epoch}: {longest.reason}")
     else:
         epochs, bests = [len(net.history) for net in lives], [net.best_epoch for net in lives]
         run.say(f"Trained    {len(lives)} nets for {min(epochs)} to {max(epochs)} epochs, the best were {min(bests)} to {max(bests)}")
-    if failed:
-        (options.model_dir / RESUME_FILE).unlink(missing_ok=True)
-    if stop.signal or failed:
-        print(
-            f"stopped: {failed or signal.Signals(stop.signal).name}; the best model so far is {options.model_dir / MODEL_FILE}"
-            + ("" if failed else "; go on with --resume"),
-            file=sys.stderr,
-        )
-        return 128 + stop.signal if stop.signal else 1
     validation = Prediction(label, sigmoid(logits))
     label, logits = predict_part(run, nets, "test")
-    test = measure(label, sigmoid(logits), threshold.value, options.seed)
+    tested = Prediction(label, sigmoid(logits))
+    test = measure(label, tested.probability, threshold.value, options.seed)
     bases = {name: measure(label, values, 0.5, options.seed) for name, values in baselines(table, run.folds, run.linear).items()}
     columns = importance(table, run.folds, plan.units, nets, options.seed)
     report = [*show_result(test, bases, threshold, len(nets)), *show_thresholds(*validation), *show_importance(columns)]
@@ -3177,62 +3721,99 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
         "versions": {"python": platform.python_version(), "script": VERSION}
         | {name: metadata_version(name) for name in ("tensorflow", "keras", "numpy", "pandas", "tensorboard")},
     }
-    exported = export(run, threshold.value)
+    try:
+        exported = export(run, threshold.value)
+        write_beside(folder / MODEL_FILE, run.archive(nets, threshold.value))
+        write_beside(folder / PREDICTIONS_FILE, prediction_rows(run, tested))
+        if run.events:
+            log_results(run, lives, longest.best_epoch, {"validation": validation, "test": tested}, metrics, report)
+            run.events.close()
+            if run.events.failure:
+                run.say(f"TensorBoard: the logs are incomplete: {run.events.failure}")
+        card = not os.path.lexists(folder / CARD_FILE) or is_ours(folder / CARD_FILE)  # a README.md of the user's own stays
+        if card:
+            write_beside(folder / CARD_FILE, model_card(run, metrics, report).encode())
+        run.timing["total_s"] = time.perf_counter() - STARTED
+        write_beside(folder / METRICS_FILE, json.dumps(metrics, indent=2).encode())
+        refuse_foreign(folder, options.export)  # what has come meanwhile
+        stop.committing = True
+        commit(folder, [name for name in RESULT_FILES if os.path.lexists(beside(folder / name))])
+    except BaseException:
+        for name in RESULT_FILES:
+            remove(beside(folder / name))
+        raise
+    (folder / RESUME_FILE).unlink(missing_ok=True)
+    say_where(run, card)
+    return 0 if exported == len(set(options.export)) else 1
+
+
+def prediction_rows(run: Run, tested: Prediction) -> bytes:
+    """predictions.csv: every tested row by its line, and what the net that never saw it says of it."""
+    table, names = run.table, short_names(run.options.csv)
+    rows = np.concatenate([fold.split.test for fold in run.folds])
+    folds = np.repeat([fold.number + 1 for fold in run.folds], [len(fold.split.test) for fold in run.folds])
+    order = np.lexsort([table.lines[rows], table.files[rows]])
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    first = 0 if len(names) > 1 else 1
+    writer.writerow([name.decode() for name in PREDICTION_COLUMNS[first:]])
+    for row, fold, label, probability in zip(*(part[order].tolist() for part in (rows, folds, *tested)), strict=True):
+        writer.writerow([names[table.files[row]], table.lines[row], fold, int(label), f"{probability:.9g}"][first:])
+    return out.getvalue().encode()
+
+
+def say_where(run: Run, card: bool) -> None:
+    """Name what the run has left, and what would be worth trying."""
+    options, folder, table, timing = run.options, run.options.model_dir, run.table, run.timing
+    run.say("", f"Model      {folder / MODEL_FILE}", f"Metrics    {folder / METRICS_FILE}", f"Tested     {folder / PREDICTIONS_FILE}")
+    run.say(f"Card       {folder / CARD_FILE}{'' if card else ' is a file of your own and was left as it is'}")
+    for name, (file, _) in EXPORTS.items():
+        if name not in options.export and os.path.lexists(folder / file):
+            run.say(f"Export     {folder / file} is of an earlier run; --export {name} writes it anew")
     if run.events:
-        parts = {"validation": validation, "test": Prediction(label, sigmoid(logits))}
-        log_results(run, lives, longest.best_epoch, parts, metrics, report)
-        run.events.close()
-        if run.events.failure:
-            run.say(f"TensorBoard: the logs are incomplete: {run.events.failure}")
-    card = write_card(options.model_dir / CARD_FILE, model_card(run, metrics, report))
-    run.timing["total_s"] = time.perf_counter() - STARTED
-    write_atomically(options.model_dir / METRICS_FILE, json.dumps(metrics, indent=2).encode())
-    (options.model_dir / RESUME_FILE).unlink(missing_ok=True)
-    run.say("", f"Model      {options.model_dir / MODEL_FILE}", f"Metrics    {options.model_dir / METRICS_FILE}")
-    run.say(f"Card       {options.model_dir / CARD_FILE}{'' if card else ' is a file of your own and was left as it is'}")
-    if run.events:
-        run.say(f"Logs       tensorboard --logdir {options.model_dir / 'logs'}")
+        run.say(f"Logs       tensorboard --logdir {folder / 'logs'}")
     if options.split == "time":
         run.say("Split      by time: neighbouring rows are alike, so that the same model tested on rows drawn at random would look better than it is")
-    if len(nets) == 1 and options.split == "random" and len(table.label) < 2_000:
-        steps = 10 * (0.8 / 0.7) * run.timing["steps_per_s"] * run.timing["train_s"]
+    if len(run.nets) == 1 and options.split == "random" and len(table.label) < 2_000:
+        steps = 10 * (0.8 / 0.7) * timing["steps_per_s"] * timing["train_s"]
         seconds = min(steps * STEP_SECONDS_WITHOUT_XLA, XLA_COMPILE_SECONDS + steps * STEP_SECONDS_WITH_XLA)
         cost = f"about {seconds:.1f} s of training"
         run.say(f"Hint       --folds 10 would test on all {len(table.label):,} rows, cost {cost}, and usually gains accuracy at this size")
-    timing = run.timing
     run.say(f"Time       {timing['total_s']:.1f} s, of which training {timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)")
-    return 0 if exported else 1
 
 
-def export(run: Run, threshold: float) -> bool:
-    """Write the formats asked for and compare each, run by its own runtime, with the model: False when one is not right."""
-    options, right = run.options, True
-    if options.export:
-        encoders, rows = run.encoders, np.concatenate([fold.split.test for fold in run.folds])[:1_000]
-        portable = portable_function(run.tf, run.table, run.plan, encoders, run.nets)
-        raw, expected = raw_inputs(run.table, rows), run.probabilities(rows)
-    for name, (file, _) in EXPORTS.items():
-        path = options.model_dir / file
-        if name not in options.export:
-            if path.exists():
-                run.say(f"Export     {path} is of an earlier run; --export {name} writes it anew")
-            continue
+def export(run: Run, threshold: float) -> int:
+    """Write the formats asked for beside their places and compare each, run by its own runtime, with the model.
+
+    Gives how many are right; the others are not kept.
+    """
+    options, right = run.options, 0
+    if not options.export:
+        return 0
+    rows = np.concatenate([fold.split.test for fold in run.folds])[:1_000]
+    raw, expected = raw_inputs(run.table, rows), run.probabilities(rows)
+    parts = (run.table, run.plan, run.encoders, run.nets)
+    for name in dict.fromkeys(options.export):
+        path = options.model_dir / EXPORTS[name][0]
         try:
-            export_model(run.tf, name, path, portable, lambda: onnx_model(run.table, run.plan, encoders, run.nets, threshold))
-            gap = np.abs(exported_probabilities(run.tf, name, path, raw) - expected).max()
+            new = export_model(run.tf, name, path, lambda doubles: portable_function(run.tf, *parts, doubles), lambda: onnx_model(*parts, threshold))
+            gap = np.abs(exported_probabilities(run.tf, name, new, raw) - expected).max()
             reason = "" if gap <= 1e-5 else f"its probabilities differ by up to {gap:.1g}"
-            run.say(*([] if reason else [f"Export     {path}: probabilities of {len(rows):,} test rows agree within {gap:.0e}"]))
         except Exception as error:  # each converter raises kinds of its own
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if reason:
+            remove(beside(path))
             print(f"error: --export {name} failed ({reason}); the model and its metrics are saved", file=sys.stderr)
-            right = False
+        else:
+            run.say(f"Export     {path}: probabilities of {len(rows):,} test rows agree within {gap:.0e}")
+            right += 1
     return right
 
 
 def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
     """Every setting as it was used, and the reason where one was chosen for the user."""
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(run.options).items()}
+    settings = {name: value for name, value in vars(run.options).items() if name != "describe"}
+    settings |= {"csv": short_names(run.options.csv), "model_dir": run.options.model_dir.name}
     chosen = run.decisions._asdict() | {"precision": run.precision, "threshold": threshold}
     settings |= {name: choice.value for name, choice in chosen.items()}
     settings |= {"device": run.device.name, "columns": {column.name: column.kind for column in run.table.columns}}
@@ -3241,45 +3822,57 @@ def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
 
 def train_command(arguments: list[str] | None) -> int:
     started = time.perf_counter()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     options, interrupted = parse_options(arguments), None
     if options.resume:
         options, *interrupted = resumed_options(given_flags(arguments), options.model_dir)
-    asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+        arguments = interrupted[0]["arguments"]
     table = load_data(options)
     splits = split_table(options, table)
+    output = Output(options.quiet and not options.describe)
     if options.describe:
-        print("\n".join([*show_data(options, table, splits), "", *describe_columns(table)]))
-        return 0
+        output.say(*show_data(options, table, splits), "", *describe_columns(table))
+        return 0 if not output.failure else output_failed(output)
     if interrupted and interrupted[0]["fingerprint"] != fingerprint(table):
         raise UserError(f"--resume: {data_name(options)} is not the data of the interrupted run; leave --resume out to train on it")
     prepare_folder(options.model_dir)
-    if warning := shared_warning(options.model_dir):
-        table.notes.append(warning)
-    run = Run(options, table, splits, decide(options, splits), {"load_s": time.perf_counter() - started}, asked=asked)
+    refuse_foreign(options.model_dir, options.export)
+    timing = {"load_s": time.perf_counter() - started}
+    run = Run(options, table, splits, decide(options, splits), timing, output, arguments=arguments)
     run.interrupted = tuple(interrupted) if interrupted else None
     stop = StopRequest()
     with lock_folder(options.model_dir), stop_on_signals(stop):
-        if not interrupted and (options.model_dir / RESUME_FILE).exists():
-            table.notes.append("an interrupted run was in the model directory; this one starts anew (--resume would have gone on)")
-            (options.model_dir / RESUME_FILE).unlink()
         run.say(*show_data(options, table, splits))
+        if warning := shared_warning(options.model_dir):
+            run.say(f"Warning    {warning}")
+        if not interrupted and (options.model_dir / RESUME_FILE).exists():
+            run.say("           note: an interrupted run was in the model directory; this one starts anew (--resume would have gone on)")
+            (options.model_dir / RESUME_FILE).unlink()
         try:
             prepare(run)
-            return finish(run, train(run, stop), stop)
+            code = finish(run, train(run, stop), stop)
         finally:
             if run.events:
                 run.events.close()
+    return code if not output.failure else code or output_failed(output)
+
+
+def output_failed(output: Output) -> int:
+    print(f"error: standard output: {output.failure}; all else is done", file=sys.stderr)
+    return 1
 
 
 def main(arguments: list[str] | None = None) -> int:
+    prepare_streams()
     try:
         return train_command(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped: Ctrl-C; nothing was changed", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        number = getattr(error, "signal", signal.SIGINT)
+        print(f"stopped: {signal.Signals(number).name}; the files of the last whole run are as they were", file=sys.stderr)
+        return 128 + number
     except MemoryError as error:
         print(
             f"error: not enough memory{f' ({error})' if str(error) else ''}; end other programs, raise the limit (ulimit -v), or give fewer rows",
@@ -3288,9 +3881,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror or error}; what was there before is unharmed", file=sys.stderr)
+        print(f"error: {place}{error.strerror or error}; the files of the last whole run are as they were", file=sys.stderr)
         return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # before and after training
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)

@@ -70,17 +70,26 @@ def real_tables(folder: Path) -> dict[str, Path]:
     return paths
 
 
+def subset(table: modern.Table, rows: np.ndarray) -> modern.Table:
+    """A table of some of the rows, which knows nothing of the others."""
+    cells = {name: getattr(table, name)[rows] for name in ("numbers", "codes", "label", "files", "lines")}
+    part = modern.Table(table.columns, **cells, notes=[], read=len(rows), skipped=0)
+    part.order = np.argsort(modern.row_digests(part))
+    part.scales = modern.fit_scales(part.numbers, part.order)
+    return part
+
+
 def train_ours(table: modern.Table, rows: np.ndarray, test: np.ndarray, folds: int, seed: int, **changes: Any) -> np.ndarray:
     """Probabilities of the test rows by the modern trainer, exactly as its command trains on these rows."""
     tf = modern.import_tensorflow()
     options = modern.parse_options(["unused", "--folds", str(folds), "--seed", str(seed)])
-    part = modern.Table(table.columns, table.numbers[rows], table.codes[rows], table.label[rows], [], len(rows), 0)
+    part = subset(table, rows)
     splits = modern.split_table(options, part)
     encoders = modern.fit_encoders(part, splits)
     members = [modern.Fold(number, split, encoder) for number, (split, encoder) in enumerate(zip(splits, encoders, strict=True))]
     decisions = modern.decide(options, splits)
     plan = modern.make_plan(options, splits, part.label, encoders[0].width, decisions, "float32")._replace(xla=True, **changes)
-    run = modern.Run(options, part, splits, decisions, {}, folds=members, plan=plan, linear=modern.fit_linear(part, members))
+    run = modern.Run(options, part, splits, decisions, {}, modern.Output(True), folds=members, plan=plan, linear=modern.fit_linear(part, members))
     program = modern.build_program(tf, plan, encoders[0])
     states = [modern.first_state(tf, plan, modern.first_weights(run, fold), options.learning_rate) for fold in members]
     nets = [modern.start_net(tf, plan, fold, state) for fold, state in zip(members, states, strict=True)]
@@ -172,7 +181,7 @@ def peers(table: modern.Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
         return lambda test: model.fit(modern.encode(table, encoder, rows), label[rows]).predict_proba(modern.encode(table, encoder, test))[:, 1]
 
     def logistic(test: np.ndarray) -> np.ndarray:
-        weights = modern.fit_logistic_regression(modern.encode(table, encoder, rows), label[rows])
+        weights = modern.fit_logistic_regression(modern.encode_sparse(table, encoder, rows), label[rows], encoder.width)
         return modern.sigmoid(modern.encode(table, encoder, test) @ weights[:-1] + weights[-1])
 
     def catboost(test: np.ndarray) -> np.ndarray:

@@ -36,7 +36,8 @@ def test_headerless_2017(tmp_path):
     assert table.numbers.shape == (40, 3) and table.codes.shape == (40, 1)
     assert sorted(table.columns[0].vocabulary) == [-102, -101, -100]
     assert table.label.tolist() == [index % 2 for index in range(40)]
-    np.testing.assert_allclose(np.expm1(table.numbers[:, 0]), [index * 10 for index in range(40)], rtol=1e-5)
+    assert table.numbers[:, 0].tolist() == [index * 10 for index in range(40)]
+    assert table.lines.tolist() == list(range(1, 41))
 
 
 def test_header_gives_the_same_table(tmp_path):
@@ -79,11 +80,11 @@ def test_older_rows_with_empty_newer_columns(tmp_path):
 
 def test_columns_empty_in_the_first_rows_of_a_long_file(tmp_path):
     header = "foreground_app,idle_time,late,productive"
-    count = modern.SAMPLE_ROWS + 500
-    lines = [f"{index % 3},{index * 7 % 1000},{'' if index < modern.SAMPLE_ROWS + 100 else index % 9},{index % 2}" for index in range(count)]
+    count = modern.GUESS_ROWS + 500
+    lines = [f"{index % 3},{index * 7 % 1000},{'' if index < modern.GUESS_ROWS + 100 else index % 9},{index % 2}" for index in range(count)]
     table = read(write(tmp_path / "a.csv", lines, header=header))
     assert next(column for column in table.columns if column.name == "late").kind == "number"
-    assert np.nanmax(np.expm1(table.numbers[:, -1])) == pytest.approx(8, abs=1e-4)
+    assert np.nanmax(table.numbers[:, -1]) == 8
 
 
 def test_columns_that_teach_nothing_are_left_out_with_a_reason(tmp_path):
@@ -117,7 +118,7 @@ def test_flags_overrule_kinds(tmp_path):
 def test_another_label_and_quoted_text(tmp_path):
     lines = [f'"app, number {index % 3}","{index}",{"yes" if index % 2 else "no"}' for index in range(0, 80, 1)]
     table = read(write(tmp_path / "a.csv", lines, header='"window","seconds","done"'), "--label", "done", "--numeric", "seconds")
-    assert table.columns[0].vocabulary == ["app, number 0", "app, number 1", "app, number 2"]
+    assert table.of_kind("category")[0].vocabulary == ["app, number 0", "app, number 1", "app, number 2"]
 
 
 def test_torn_last_line_repeated_header_and_blank_lines(tmp_path):
@@ -182,7 +183,6 @@ BAD_LINES = {
     "digits of another script": (replaced(5, "1,\u0661\u0662,3,4,1"), "line 7, column keyboard_activity"),
     "wide digits": (replaced(5, "1,\uff11\uff12,3,4,1"), "line 7, column keyboard_activity"),
     "a minus of typography": (replaced(5, "1,\u22125,3,4,1"), "line 7, column keyboard_activity"),
-    "a word among ids": (replaced(5, "code,2,3,4,1"), "line 7, column foreground_app"),
     "columns out of step": ([",".join(reversed(row.split(","))) for row in rows()], "column productive"),
     "a trailing comma in every row": ([row + "," for row in rows()], "lines 2, 3, 4, 5, 6 and 35 more: 6 fields"),
     "a second header of other names": (replaced(5, "a,b,c,d,e"), "line 7, column"),
@@ -397,7 +397,8 @@ def test_files_of_two_generations(tmp_path):
     assert missing["foreground_app"] == ("category", 0) and missing["app_name"] == ("category", 30)
     assert missing["idle_time"] == ("number", 30) and missing["keyboard_activity"] == ("number", 40)
     assert any("1.csv: has no app_name, idle_time: missing in its rows" in note for note in table.notes)
-    np.testing.assert_allclose(np.expm1(table.numbers[30:, -1]), np.arange(40) * 3, atol=1e-3)
+    place = [column.name for column in table.of_kind("number")].index("idle_time")
+    assert table.numbers[30:, place].tolist() == [3 * index for index in range(40)]
 
 
 def test_errors_name_the_file_among_several(tmp_path):

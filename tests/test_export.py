@@ -66,13 +66,13 @@ def test_the_card_is_right_about_the_exported_file(tf, tmp_path):
     card = (folder / "README.md").read_text(encoding="utf-8")
     session = onnxruntime.InferenceSession(str(folder / "productivity_model.onnx"))
     assert session.get_modelmeta().custom_metadata_map == {"threshold": "0.4"}
-    types = {"float": "tensor(float)", "long": "tensor(int64)", "string": "tensor(string)"}
+    types = {"double": "tensor(double)", "long": "tensor(int64)", "string": "tensor(string)"}
     csharp = re.findall(r'CreateFromTensor\((".*?"), new DenseTensor<(\w+)>\(new\[\] \{ (.*) \}, shape\)\)', card)
     assert {json.loads(name): types[kind] for name, kind, _ in csharp} == {entry.name: entry.type for entry in session.get_inputs()}
     assert all(list(entry.shape)[1:] == [1] for entry in session.get_inputs())
     assert '"probability"' in card and session.get_outputs()[0].name == "probability"
     read = {
-        "float": lambda text: np.float32("nan" if text == "float.NaN" else text.rstrip("f")),
+        "double": lambda text: np.float64("nan" if text == "double.NaN" else text),
         "long": lambda text: np.int64(text.rstrip("L")),
         "string": json.loads,
     }

@@ -108,10 +108,10 @@ def test_model_directories_that_cannot_be_used(sample, tmp_path, capsys, monkeyp
     assert train(path, file) == 2 and "is a file" in capsys.readouterr().err and file.read_text() == "mine"
     assert train(path, file / "below") == 2 and "Not a directory" in capsys.readouterr().err
 
-    def denied(self, *_, **__):
-        raise PermissionError(13, "Permission denied", str(self))
+    def denied(place):
+        raise PermissionError(13, "Permission denied", str(place))
 
-    monkeypatch.setattr(type(path), "touch", denied)
+    monkeypatch.setattr(modern, "open_new", denied)
     assert train(path, tmp_path / "denied") == 2
     assert capsys.readouterr().err.endswith("Permission denied; name a directory that can be written to\n")
 
@@ -137,9 +137,16 @@ def test_little_address_space(sample, tmp_path):
 
 
 def test_stopped_while_it_exports(sample, tmp_path):
-    """A directory that a killed export left behind is cleaned up by the next run."""
+    """What a killed run left behind is cleaned up by the next; what another program or a living process has made is not."""
     path, folder = sample(60), tmp_path / "model"
-    (folder / ".exportabc.tmp" / "after").mkdir(parents=True)
-    (folder / ".productivity_model.keras.123.tmp").write_bytes(b"half")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (folder / f".train_model_modern-{dead.pid}-productivity_model_saved_model.tmp" / "after").mkdir(parents=True)
+    (folder / f".train_model_modern-{dead.pid}-productivity_model.keras.tmp").write_bytes(b"half")
+    kept = [folder / ".exportabc.tmp", folder / ".productivity_model.keras.123.tmp", folder / f".train_model_modern-{os.getppid()}-x.tmp"]
+    for other in kept:
+        other.mkdir()
+        (other / "file").write_text("mine")
     assert train(path, folder) == 0
-    assert not list(folder.glob(".*.tmp")) and json.loads((folder / "metrics.json").read_text())
+    assert sorted(folder.glob(".*.tmp")) == sorted(kept) and all((other / "file").read_text() == "mine" for other in kept)
+    assert json.loads((folder / "metrics.json").read_text())

@@ -188,19 +188,19 @@ def test_a_full_disk_leaves_the_previous_files(sample, tmp_path, monkeypatch, ca
     folder, path = tmp_path / "model", sample(60)
     assert modern.main([str(path), "--model-dir", str(folder), "--epochs", "3", "--quiet"]) == 0
     before = (folder / modern.MODEL_FILE).read_bytes()
-    write = modern.write_atomically
+    write = modern.write_beside
 
     def failing(target, content):
         if target.name.startswith(name):
             raise OSError(28, "No space left on device")
-        write(target, content)
+        return write(target, content)
 
-    monkeypatch.setattr(modern, "write_atomically", failing)
+    monkeypatch.setattr(modern, "write_beside", failing)
     code = modern.main([str(path), "--model-dir", str(folder), "--epochs", "5", "--seed", "7"])
     captured = capsys.readouterr()
     assert "No space left" in captured.out + captured.err and "Traceback" not in captured.err
     assert code == (1 if name in (modern.MODEL_FILE, modern.METRICS_FILE) else 0)
-    assert ((folder / modern.MODEL_FILE).read_bytes() == before) is (name == modern.MODEL_FILE)
+    assert ((folder / modern.MODEL_FILE).read_bytes() == before) is (code == 1)
     weights_of(folder)
 
 

@@ -1,0 +1,192 @@
+"""A cell means the same everywhere: in training, in predict.py, in plain Keras, and in every export.
+
+Tables of odd columns are made, trained on, and predicted in each of these ways, from the texts of their cells alone.
+"""
+
+import contextlib
+import csv
+import io
+import os
+import random
+import re
+
+import numpy as np
+import pytest
+
+import predict
+import train_model_modern as modern
+
+REFUSED = ["no column is left", "of each class are needed", "rows are all of one class"]  # what a table of odd columns may rightly be
+TABLES = int(os.environ.get("TABLES", "20"))  # make soak: 300
+FORMATS = list(modern.EXPORTS)
+
+NAMES = ["idle", "window", "probability", "predicted", "self", "where", "hidden_1", "encoded", "App", "app", "größe (cm)", 'a "b"', "class", "input_0", "Nan"]
+NAMES += ["dense", "numbers", "place_0_x", "café, noir", "index", "file", "x" * 60, "multiply", "1st", " spaced", "normalization_1", "columns", "training"]
+WORDS = ["code", "web", "mail", "TRUE", "true", "True", "FALSE", "1.10", "1.1", "2.50", "1e5", "01234", "1234", "nan", "NaN", "NA", "null", "None", "inf", "-0"]
+WORDS += ["\x01", "\x02\x01", "[UNK]", "a,b", 'say "hi"', "two\nlines", "two lines", "cr\rlf", "日本", "naïve", "e\u0301", "é", "🙂", "x" * 300, "0", "-", "?"]
+WORDS += ["unseen", "nothing", "\\", "a\tb", "# x", "=1+1", "5", "5.0", "+5", "1_000", "٣", "\u2028", "\x7f", "\ufffd", "'", "{}", "%s"]
+
+
+def number_cells(chance, rows):
+    """Numbers of one kind, and how much each speaks for the label."""
+    kind = chance.choice(["ms", "tiny", "stamp", "huge", "decades", "normal", "spelled", "flag", "percent", "wide", "outlier"])
+    draw = {
+        "ms": lambda: str(int(chance.lognormvariate(8, 2))),
+        "tiny": lambda: repr(chance.uniform(1e-8, 9e-8)),
+        "stamp": lambda: str(1_700_000_000 + chance.randrange(91)),
+        "huge": lambda: repr(chance.uniform(-1, 1) * 3e38),
+        "decades": lambda: repr(chance.choice([-1, 1]) * 10 ** chance.uniform(-12, 12)),
+        "normal": lambda: repr(chance.gauss(0, 1)),
+        "spelled": lambda: chance.choice(["5", "+5", "5.", "5.0", ".5", "-.5e1", "1e1", "1E+1", "00012", "-0", " 7 ", "1e-400", "0.1234567890123456789"]),
+        "flag": lambda: chance.choice("01"),
+        "percent": lambda: str(chance.randrange(101)),
+        "wide": lambda: repr(10 ** chance.uniform(-300, 38)),
+        "outlier": lambda: chance.choice(["1e38", "-3e38", *[f"{chance.random():.3f}" for _ in range(20)]]),
+    }[kind]
+    cells = [draw() for _ in range(rows)]
+    middle = sorted(map(float, cells))[rows // 2]
+    return cells, [float(cell) > middle for cell in cells]
+
+
+def text_cells(chance, rows):
+    pool = chance.sample(WORDS, chance.randrange(2, 12))
+    cells = [chance.choice(pool) for _ in range(rows)]
+    return cells, [cell in pool[::2] for cell in cells]
+
+
+def id_cells(chance, rows):
+    draw = chance.choice(
+        [
+            lambda: str(chance.randrange(-(2**31), 2**31)),
+            lambda: str(chance.choice([2**63 - 1, 2**63 - 2, -(2**63) + 8, 1234567890123456789])),
+            lambda: chance.choice(["5", "5.0", "6.00", "0"]),
+            lambda: chance.choice(["01234", "1234"]),
+            lambda: str(123456789012345678 + chance.randrange(4)),
+            lambda: chance.choice(["7", "8", "-3", "code"]),
+            lambda: str(2**64 + chance.randrange(3)),
+            lambda: "-9223372036854775808",
+        ]
+    )
+    pool = list(dict.fromkeys(draw() for _ in range(6)))
+    cells = [chance.choice(pool) for _ in range(rows)]
+    return cells, [cell in pool[::2] for cell in cells]
+
+
+def make_table(chance):
+    """The cells of a table {name: texts}, the flags to read it with, folds, whether it is quoted, and in how many files it comes."""
+    rows = chance.randrange(45, 90)
+    columns, categorical, signals = {}, [], []
+    for name in chance.sample(NAMES, chance.randrange(2, 7)):
+        kind = chance.choice(["number", "number", "text", "id", "categorical"])
+        if kind == "id":
+            name += " id"
+        cells, signal = {"text": text_cells, "id": id_cells}.get(kind, number_cells)(chance, rows)
+        if kind == "categorical" or (kind == "text" and sum(np.isfinite(modern.cell_number(cell)) for cell in cells) >= 0.3 * rows):
+            categorical.append(name.strip())
+        empty = chance.choice([0, 0, 0.1, 0.5])
+        cells = ["" if chance.random() < empty else cell for cell in cells]
+        if chance.random() < 0.15:  # a column of newer rows
+            cells[: rows // 2] = [""] * (rows // 2)
+        columns[name] = cells
+        signals.append(signal)
+    score = np.mean(signals, axis=0)
+    columns["productive"] = [chance.choice(["1", "0"]) if chance.random() < 0.3 else str(int(value > np.median(score))) for value in score]
+    flags = ["--categorical", *categorical] if categorical else []
+    return columns, flags, chance.choice([1, 1, 3]), chance.random() < 0.5, chance.choice([1, 1, 2, 3])
+
+
+def write(path, columns, rows, quoted):
+    """Write rows of a table; give the line on which each starts."""
+    lines, text, end = [], "", "\r\n" if quoted else "\n"
+    for row in [None, *rows]:
+        lines.append(text.count("\n") + 1)
+        cells = columns if row is None else [cells[row] for cells in columns.values()]
+        text += ",".join('"' + cell.replace('"', '""') + '"' if quoted or re.search(r'[",\r\n]', cell) else cell for cell in cells) + end
+    path.write_bytes(text.encode())
+    return lines[1:]
+
+
+def documented(kind, text):
+    """What a cell means, as the model card says it."""
+    text = text.strip()
+    if kind == "string":
+        return text
+    if kind == "int64":
+        whole = re.fullmatch(r"(-?[1-9][0-9]*|0)(\.0+)?", text)
+        return int(text.split(".")[0]) if whole else -(2**63) + (1 if text else 0)
+    return float(text) if text else float("nan")
+
+
+def quietly(function, *arguments):
+    """Run a command in this process: (exit code, standard error)."""
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        code = function(list(map(str, arguments)))
+    return code, errors.getvalue()
+
+
+def predicted(folder, columns, rows, quoted, tmp_path):
+    write(tmp_path / "asked.csv", columns, rows, quoted)
+    code, errors = quietly(predict.main, tmp_path / "asked.csv", "--model-dir", folder, "--output", tmp_path / "answer.csv")
+    assert code == 0, errors
+    with open(tmp_path / "answer.csv", encoding="utf-8", newline="") as file:
+        answers = list(csv.DictReader(file))
+    assert len(answers) == len(rows)
+    name = "probability" if "probability" not in columns else "model_probability"
+    return np.array([float(row[name]) for row in answers])
+
+
+def check(tmp_path, number, columns, flags, folds, quoted, files, chance):
+    import keras
+    import tensorflow as tf
+
+    rows, folder = list(range(len(columns["productive"]))), tmp_path / "model"
+    parts = [part.tolist() for part in np.array_split(rows, files)]
+    lines, paths = {}, []
+    for place, part in enumerate(parts):
+        paths.append(tmp_path / f"{place}.csv")
+        lines |= {(paths[-1].name, line): row for line, row in zip(write(paths[-1], columns, part, quoted), part, strict=True)}
+    exports = FORMATS if number % 3 == 0 else [FORMATS[number % len(FORMATS)]]
+    command = [*flags, "--model-dir", folder, "--epochs", "3", "--quiet", "--no-tensorboard", "--no-checkpoints", "--folds", folds]
+    code, errors = quietly(modern.main, *paths, *command, "--export", *exports)
+    if code == 2:
+        assert errors.startswith("error: ") and errors.count("\n") == 1, errors
+        return errors
+    assert code == 0, errors
+    asked = predicted(folder, columns, rows, quoted, tmp_path)
+    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
+        reported = list(csv.DictReader(file))
+    if folds == 1:  # with folds each tested row is reported by one net, and predicted by all
+        found = [asked[lines[row.get("file", "0.csv"), int(row["line"])]] for row in reported]
+        np.testing.assert_allclose([float(row["probability"]) for row in reported], found, atol=1e-5, err_msg="training")
+    assert all(columns["productive"][lines[row.get("file", "0.csv"), int(row["line"])]] == row["label"] for row in reported)
+    model = keras.models.load_model(folder / modern.MODEL_FILE)
+    names = {name.strip(): name for name in columns}
+    raw = {}
+    for name, tensor in model.input.items():
+        kind = tensor.dtype
+        raw[name] = np.array([[documented(kind, cell)] for cell in columns[names[name]]], object if kind == "string" else kind)
+    tensors = {name: tf.constant(cells) for name, cells in raw.items()}
+    np.testing.assert_allclose(model(tensors).numpy()[:, 0], asked, atol=1e-5, err_msg="plain Keras")
+    for name in exports:
+        found = modern.exported_probabilities(tf, name, folder / modern.EXPORTS[name][0], raw)
+        np.testing.assert_allclose(found, asked, atol=1e-5, err_msg=name)
+    # the order of rows and columns, and columns that the model does not use, change nothing
+    chance.shuffle(rows)
+    used = [name for name in columns if name.strip() in raw]
+    chance.shuffle(used)
+    other = {name: columns[name] for name in used} | {"more": columns["productive"]}
+    np.testing.assert_allclose(predicted(folder, other, rows, not quoted, tmp_path), asked[rows], atol=1e-5, err_msg="another order")
+    if number % 4 == 0:  # nor do they in training
+        write(tmp_path / "other.csv", {name: columns[name] for name in sorted(columns, key=lambda name: chance.random())}, rows, not quoted)
+        code, errors = quietly(modern.main, tmp_path / "other.csv", *command)
+        assert code == 0, errors
+        np.testing.assert_allclose(predicted(folder, columns, list(range(len(rows))), quoted, tmp_path), asked, atol=1e-5, err_msg="training in another order")
+    return ""
+
+
+@pytest.mark.parametrize("seed", range(TABLES))
+def test_a_cell_means_the_same_everywhere(tmp_path, seed):
+    chance = random.Random(seed)
+    words = check(tmp_path, seed, *make_table(chance), chance)
+    assert not words or any(reason in words for reason in REFUSED), words
