@@ -111,4 +111,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    modern.run_command(main)

@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -45,6 +46,7 @@ import time
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -54,7 +56,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 STARTED = time.perf_counter()
-VERSION = "1.1.0"
+VERSION = "1.2.0"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings
@@ -2593,6 +2595,8 @@ def write_beside(path: Path, content: bytes) -> Path:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside the place, then move over it: a failure leaves the previous file as it was."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "is a link, which is not followed; move it away", str(path))
     new = write_beside(path, content)
     try:
         os.replace(new, path)
@@ -2657,6 +2661,15 @@ def is_alive(process: int) -> bool:
     return process != os.getpid()
 
 
+def holds(path: Path, name: str) -> bool:
+    """Whether a file is a ZIP archive with an entry of this name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return name in archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
 def is_ours(path: Path) -> bool:
     """Whether what is at the place of a result was written by this program, so that it may be replaced."""
     if path.is_symlink() or path.is_dir() != (path.name == EXPORTS["saved_model"][0]):
@@ -2666,7 +2679,9 @@ def is_ours(path: Path) -> bool:
     with open(path, "rb") as file:
         start = file.read(200)
     if path.name == MODEL_FILE:
-        return zipfile.is_zipfile(path) and "training.json" in zipfile.ZipFile(path).namelist()
+        return holds(path, "training.json")
+    if path.name == RESUME_FILE:
+        return holds(path, "description.npy")
     if path.name == METRICS_FILE:
         return start.startswith(b'{\n  "rows":')
     if path.name == PREDICTIONS_FILE:
@@ -2795,12 +2810,13 @@ def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net
         nodes.append(helper.make_node(operation, parts, [output or f"/{operation}_{len(nodes)}"], domain=domain, **attributes))
         return nodes[-1].output[0]
 
-    numbers, categories, one = table.of_kind("number"), table.of_kind("category"), constant(1)
+    numbers, categories = table.of_kind("number"), table.of_kind("category")
     names = onnx_names([column.name for column in [*numbers, *categories]])
     inputs += [helper.make_tensor_value_info(names[column.name], TensorProto.DOUBLE, ["rows", 1]) for column in numbers]
     if numbers:
         raw = add("Concat", *(names[column.name] for column in numbers), axis=1)
-        missing, scales, unity = add("IsNaN", add("Cast", raw, to=TensorProto.FLOAT)), encoders[0].scales, constant(1, float)
+        missing, scales = add("IsNaN", add("Cast", raw, to=TensorProto.FLOAT)), encoders[0].scales
+        one, unity = constant(1), constant(1, float)
         scaled = add("Mul", add("Sub", raw, constant(scales.offset, float)), constant(scales.gain, float))
         size = add("Abs", scaled)
         above = add("Add", size, unity)  # log1p, as exact as in one operation: log(1 + x) x / ((1 + x) - 1), x itself when that is 0
@@ -2997,10 +3013,8 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             sound = sound and type(net["best_epoch"]) is int and 0 <= net["best_epoch"] <= epochs and type(net["best_loss"]) in (int, float)
         if not sound or (logs and not RUN_NAME.fullmatch(logs)):
             raise ValueError
-    except (ValueError, KeyError, OSError, TypeError, EOFError, AttributeError, RecursionError, MemoryError, zipfile.BadZipFile, zlib.error):
-        raise damaged(path) from None
-    except NotImplementedError:  # an archive compressed in a way of its own
-        raise damaged(path) from None
+    except (ValueError, LookupError, OSError, TypeError, EOFError, AttributeError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error):
+        raise damaged(path) from None  # RuntimeError: too deep, encrypted, or compressed in a way of its own
     return description, arrays
 
 
@@ -3376,7 +3390,7 @@ def make_plan(options: argparse.Namespace, splits: list[Split], label: Any, widt
 
 def refuse_foreign(folder: Path, exports: list[str]) -> None:
     """Refuse a model directory where a file that this program did not write has the name of one it will write."""
-    names = [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, *(EXPORTS[name][0] for name in exports)]
+    names = [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE, *(EXPORTS[name][0] for name in exports)]
     for name in names:
         if os.path.lexists(folder / name) and not is_ours(folder / name):
             raise UserError(f"{folder / name}: was not written by this program; move it away or name another directory with --model-dir")
@@ -3885,8 +3899,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # before and after training
-    code = main()
+def run_command(command: Callable[[], int]) -> None:
+    """Run a command and end the process with its exit code, without the 0.4 s that TensorFlow takes to be torn down."""
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # where the command does not handle it
+    code = command()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    run_command(main)

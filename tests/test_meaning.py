@@ -190,3 +190,142 @@ def test_a_cell_means_the_same_everywhere(tmp_path, seed):
     chance = random.Random(seed)
     words = check(tmp_path, seed, *make_table(chance), chance)
     assert not words or any(reason in words for reason in REFUSED), words
+
+
+def spread(low, high):
+    return lambda chance: repr(10 ** chance.uniform(low, high))
+
+
+FINDINGS = {  # how cells are drawn, what makes a row productive, flags
+    "booleans in capitals": (lambda chance: chance.choice(["TRUE", "FALSE"]), lambda cell: cell == "TRUE", []),
+    "booleans": (lambda chance: chance.choice(["true", "false"]), lambda cell: cell == "true", []),
+    "prices as categories": (lambda chance: chance.choice(["1.10", "2.50", "3.00"]), lambda cell: cell != "2.50", ["--categorical", "x"]),
+    "exponents as categories": (lambda chance: chance.choice(["1e5", "100000", "2"]), lambda cell: cell == "1e5", ["--categorical", "x"]),
+    "zip codes": (lambda chance: chance.choice(["01234", "1234"]), lambda cell: cell == "01234", ["--categorical", "x"]),
+    "long ids beside a real": (
+        lambda chance: chance.choice(["123456789012345678", "123456789012345679", "5.0"]),
+        lambda cell: cell[-1] == "9",
+        ["--categorical", "x"],
+    ),
+    "ids of 64 bits": (lambda chance: str(2**63 - 1 - chance.randrange(4)), lambda cell: int(cell) % 2, ["--categorical", "x"]),
+    "ids and words": (lambda chance: chance.choice(["7", "8", "web"]), lambda cell: cell == "7", ["--categorical", "x"]),
+    "a line feed": (lambda chance: chance.choice(["a\nb", "a b", "a\r\nb"]), lambda cell: cell == "a\nb", []),
+    "beyond 32 bits": (spread(30, 38.5), lambda cell: float(cell) > 1e35, []),
+    "control signs": (lambda chance: chance.choice(["\x01", "\x02", "[UNK]"]), lambda cell: cell == "\x01", []),
+    "a stamp": (lambda chance: str(1_700_000_000 + chance.randrange(91)), lambda cell: int(cell) % 1000 > 45, []),
+    "a stamp with fractions": (lambda chance: f"{1.7e9 + chance.random():.3f}", lambda cell: float(cell) % 1 > 0.5, []),
+    "tiny": (lambda chance: repr(chance.uniform(0, 2e-8)), lambda cell: float(cell) > 1e-8, []),
+    "tiny decades": (spread(-12, -4), lambda cell: float(cell) > 1e-8, []),
+    "negative decades": (lambda chance: "-" + spread(-3, 9)(chance), lambda cell: float(cell) > -1e3, []),
+}
+
+
+@pytest.mark.parametrize("case", FINDINGS)
+def test_a_column_that_decides_the_label_decides_every_prediction(tmp_path, case):
+    draw, decides, flags = FINDINGS[case]
+    chance = random.Random(4)
+    cells = [draw(chance) for _ in range(240)]
+    columns = {"x": cells, "y": [str(chance.randrange(100)) for _ in cells], "productive": [str(int(bool(decides(cell)))) for cell in cells]}
+    rows, folder = list(range(240)), tmp_path / "model"
+    lines = write(tmp_path / "a.csv", columns, rows, False)
+    code, errors = quietly(modern.main, tmp_path / "a.csv", *flags, "--model-dir", folder, "--epochs", "60", "--quiet", "--no-tensorboard")
+    assert code == 0, errors
+    found = predicted(folder, columns, rows, True, tmp_path)
+    label = np.array([int(cell) for cell in columns["productive"]])
+    assert np.mean((found >= 0.5) == label) > 0.9
+    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
+        reported = {lines.index(int(row["line"])): float(row["probability"]) for row in csv.DictReader(file)}
+    np.testing.assert_allclose(list(reported.values()), found[list(reported)], atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", ["1e39", "-1e308", "1e999", "inf", "-Infinity", "nan", "TRUE", "1_000", "0x1F", "1e", "٣"])
+def test_what_is_no_number_is_refused_alike(tmp_path, cell):
+    columns = {"x": [str(place) for place in range(60)], "productive": ["0", "1"] * 30}
+    write(tmp_path / "a.csv", columns, list(range(60)), False)
+    code, errors = quietly(modern.main, tmp_path / "a.csv", "--numeric", "x", "--model-dir", tmp_path / "model", "--epochs", "2", "--quiet")
+    assert code == 0, errors
+    columns["x"][20] = cell
+    write(tmp_path / "a.csv", columns, list(range(60)), False)
+    for command, flags in ((modern.main, ["--numeric", "x"]), (modern.main, ["--describe", "--numeric", "x"]), (predict.main, [])):
+        code, errors = quietly(command, tmp_path / "a.csv", "--model-dir", tmp_path / "model", *flags)
+        assert code == 2 and "line 22, column x" in errors and errors.count("\n") == 1, errors
+
+
+def read(path, *flags):
+    return modern.read_table(modern.parse_options([str(path), *flags]))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_kinds_do_not_depend_on_the_order_of_rows(tmp_path, monkeypatch, seed):
+    """Also when the first rows, and whole chunks, hold nothing but empty cells, numbers, or 0 and 1."""
+    monkeypatch.setattr(modern, "GUESS_ROWS", 8)
+    monkeypatch.setattr(modern.read_chunks, "__defaults__", (16,))
+    chance = random.Random(seed)
+    columns, flags, *_ = make_table(chance)
+    count = len(columns["productive"])
+    columns["late hash"] = [""] * (count - 12) + [str(chance.randrange(5)) for _ in range(12)]
+    columns["late time"] = [""] * (count - 12) + [repr(chance.uniform(0, 1e4)) for _ in range(12)]
+    columns["late flag"] = ["1"] * (count // 3) + ["TRUE"] * (count - count // 3)
+    columns["late text"] = ["1"] * (count // 3) + ["word"] * (count - count // 3)
+    columns["row"] = [str(place) for place in range(count)]
+    rows, tables = list(range(count)), []
+    for place in range(3):
+        write(tmp_path / f"{place}.csv", columns, rows, chance.random() < 0.3)
+        try:
+            tables.append(read(tmp_path / f"{place}.csv", *flags))
+        except modern.UserError as error:
+            tables.append(str(error).split(": ", 1)[1])
+        rows = chance.sample(rows, count) if place == 0 else rows[::-1]
+    if isinstance(tables[0], str):
+        assert tables[0] == tables[1] == tables[2]
+        return
+    for table in tables:
+        kinds = {column.name: (column.kind, column.reason) for column in table.columns}
+        assert kinds["late hash"][0] == "category" and kinds["late time"] == ("number", "") and kinds["row"] == ("dropped", "a row number")
+        assert kinds["late text"] == kinds["late flag"] == ("category", "text")
+        assert [vars(column) for column in table.columns] == [vars(column) for column in tables[0].columns]
+        for name in ("numbers", "codes", "label"):
+            np.testing.assert_array_equal(getattr(table, name)[table.order], getattr(tables[0], name)[tables[0].order])
+        for one, other in zip(table.scales, tables[0].scales, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_the_fast_reading_of_numbers_equals_the_slow_one(tmp_path):
+    chance = random.Random(1)
+    cells = [
+        "nan",
+        "NA",
+        "inf",
+        "1e39",
+        "TRUE",
+        "true",
+        "1_0",
+        "1e",
+        ".",
+        "+",
+        "5.",
+        ".5",
+        "+5",
+        "--5",
+        "1E5",
+        "1d5",
+        "0x1F",
+        "1e-400",
+        "00012",
+        "-0",
+        "1f",
+        "1 2",
+        "+ 5",
+    ]
+    cells += ["".join(chance.choice("0123456789..eE+-  xnai") for _ in range(chance.randint(1, 8))) for _ in range(800)]
+    compared = 0
+    for cell in cells:
+        write(tmp_path / "a.csv", {"x": [cell], "y": ["1"]}, [0], False)
+        source = modern.find_source(str(tmp_path / "a.csv"), False)
+        fast, again = modern.read_once([source], ["x"], set())
+        if again:  # told to read it as text
+            continue
+        value = modern.cell_number(cell)
+        np.testing.assert_allclose(fast["x"].values, [value], rtol=1e-15, err_msg=repr(cell))
+        compared += 1
+    assert compared > 100
