@@ -37,7 +37,7 @@ def read_numbers(csv, seed):
     import numpy as np
 
     table = modern.read_table(modern.parse_options([csv] if csv else []))
-    split = modern.split_rows(table.label, "random", seed, table.order)
+    split = modern.split_rows(table.label, "random", seed)
     raw = modern.raw_inputs(table, np.arange(len(table.label)))
     names = list(raw)
     for name, values in raw.items():

@@ -532,18 +532,21 @@ class Column:
 
 @dataclass
 class Table:
-    """The rows of a file. N rows, D numbers, C categories. Columns stand in the order of their names."""
+    """The rows of the files. N rows, D numbers, C categories.
+
+    Columns stand in the order of their names. Rows stand in the order of what they hold, unless time matters, so that
+    their order in the files changes nothing.
+    """
 
     columns: list[Column]
     numbers: Any  # [N, D] float64, NaN where the cell is empty; columns are contiguous
     codes: Any  # [N, C] int32: places in the vocabularies
     label: Any  # [N] float32, 0 or 1
-    files: Any  # [N] int32: which of the files a row is from
+    files: Any  # [N] uint16: which of the files a row is from
     lines: Any  # [N] int32: the line of its file
     notes: list[str]
     read: int
     skipped: int
-    order: Any = None  # [N] int64: the rows sorted by what they hold, so that the order in the files changes nothing
     scales: Any = None  # Scales of the numbers
 
     def of_kind(self, kind: str) -> list[Column]:
@@ -774,7 +777,7 @@ def read_table(options: argparse.Namespace) -> Table:
         stop = start + len(source.lines)
         skipped += source.skipped + handle_bad_rows(source, options, numbers, bad[start:stop])
         start = stop
-    files = np.repeat(np.arange(len(sources), dtype=np.int32), [len(source.lines) for source in sources])
+    files = np.repeat(np.arange(len(sources), dtype=np.uint16), [len(source.lines) for source in sources])
     lines = np.concatenate([source.lines for source in sources]).astype(np.int32)
     keep = bad == 0
     shown = short_names([source.path for source in sources])
@@ -783,8 +786,8 @@ def read_table(options: argparse.Namespace) -> Table:
     table = Table(columns, None, None, *(part if keep.all() else part[keep] for part in (label, files, lines)), notes, read, skipped)
     fill_table(table, cells, None if keep.all() else keep, options)
     check_rows(data_name(options), table)
-    table.order = np.argsort(row_digests(table))
-    table.scales = fit_scales(table.numbers, table.order[:SCALE_ROWS])
+    sort_rows(table, options.split == "time")
+    table.scales = fit_scales(table.numbers)
     return table
 
 
@@ -903,6 +906,17 @@ def finish_category(column: Column, codes: Any, texts: list[str]) -> Any:
     return np.array([place.get(meaning(text), 0) for text in texts], np.int32)[codes]
 
 
+def sort_rows(table: Table, by_time: bool) -> None:
+    """Put the rows into the order of their digests, or leave them in that of the files."""
+    if by_time:
+        return
+    order = np.argsort(row_digests(table))
+    for columns in (table.numbers.T, table.codes.T):
+        for place, part in enumerate(columns):
+            columns[place] = part[order]
+    table.label, table.files, table.lines = table.label[order], table.files[order], table.lines[order]
+
+
 def row_digests(table: Table) -> Any:
     """A number [N] uint64 for what each row holds."""
     digest = np.zeros(len(table.label), np.uint64)
@@ -964,8 +978,8 @@ class Split(NamedTuple):
     test: Any
 
 
-def split_rows(label: Any, method: str, seed: int, order: Any = None) -> Split:
-    """Split 70/15/15: at random within each class, or in the order of the files."""
+def split_rows(label: Any, method: str, seed: int) -> Split:
+    """Split 70/15/15: at random within each class, or in the order of time, which is that of the rows."""
 
     def cut(rows: Any) -> list[Any]:
         held = max(1, round(0.15 * len(rows)))
@@ -974,32 +988,24 @@ def split_rows(label: Any, method: str, seed: int, order: Any = None) -> Split:
     if method == "time":
         return Split(*cut(np.arange(len(label), dtype=np.int32)))
     generator = np.random.default_rng([seed, 0])
-    classes = [cut(generator.permutation(rows)) for rows in class_rows(label, order)]
-    return Split(*(np.concatenate(parts) for parts in zip(*classes, strict=True)))
+    classes = [cut(generator.permutation(np.flatnonzero(label == value).astype(np.int32))) for value in (0, 1)]
+    return Split(*(np.sort(np.concatenate(parts)) for parts in zip(*classes, strict=True)))
 
 
-def class_rows(label: Any, order: Any) -> list[Any]:
-    """The rows of class 0 and those of class 1, int32, in an order that tells them apart by what they hold."""
-    order = (np.arange(len(label)) if order is None else order).astype(np.int32)
-    return [order[label[order] == value] for value in (0, 1)]
-
-
-def split_folds(label: Any, folds: int, seed: int, order: Any = None) -> list[Split]:
+def split_folds(label: Any, folds: int, seed: int) -> list[Split]:
     """Cut the rows, at random within each class, into K parts: net k tests on part k, stops by part k + 1."""
     generator = np.random.default_rng([seed, 0])
-    parts: list[list] = [[] for _ in range(folds)]
+    part = np.empty(len(label), np.int32)
     start = 0
-    for rows in class_rows(label, order):
-        rows = generator.permutation(rows)
-        for part in range(folds):
-            parts[(start + part) % folds].append(rows[part::folds])
+    for value in (0, 1):
+        rows = generator.permutation(np.flatnonzero(label == value))
+        part[rows] = (np.arange(len(rows)) + start) % folds
         start += len(rows)
-    joined = [np.concatenate(part) for part in parts]
     splits = []
     for test in range(folds):
         validation = (test + 1) % folds
-        training = [part for place, part in enumerate(joined) if place not in (test, validation)]
-        splits.append(Split(np.concatenate(training), joined[validation], joined[test]))
+        members = [(part != test) & (part != validation), part == validation, part == test]
+        splits.append(Split(*(np.flatnonzero(member).astype(np.int32) for member in members)))
     return splits
 
 
@@ -1020,11 +1026,12 @@ class Scales(NamedTuple):
     logarithmic: Any  # bool
 
 
-def fit_scales(numbers: Any, rows: Any) -> Scales:
+def fit_scales(numbers: Any) -> Scales:
+    """The scales of numbers [N, D]. Of many rows the first are looked at, which are as good as drawn at random."""
     count = numbers.shape[1]
     scales = Scales(np.zeros(count), np.ones(count), np.zeros(count, bool))
     for place, values in enumerate(numbers.T):
-        known = values[rows]
+        known = values[:SCALE_ROWS]
         known = known[~np.isnan(known)]
         if not len(known) or np.ptp(known) == 0:
             known = values[~np.isnan(values)]
@@ -1606,14 +1613,14 @@ class State(NamedTuple):
 
 
 def table_inputs(tf: Any, table: Table) -> Inputs:
-    missing = np.isnan(table.numbers)
-    gaps = missing.any(axis=0)
-    scaled = np.empty(table.numbers.shape[::-1], np.float32)
-    for place, values in enumerate(table.numbers.T):
-        scales = Scales(*(part[place] for part in table.scales))
-        scaled[place] = scale_numbers(np, np.where(missing[:, place], 0, values) if gaps[place] else values, scales)
-    scaled[missing.T] = 0
-    return Inputs(*map(tf.constant, (scaled, missing[:, gaps].T.astype(np.float32), table.codes.T, table.label)))
+    gaps = np.isnan(table.numbers).any(axis=0)
+    scaled, missing = np.empty(table.numbers.shape[::-1], np.float32), np.zeros((gaps.sum(), len(table.label)), np.float32)
+    for start in range(0, len(table.label), PIECE_ROWS):  # so that what is in 64 bits stays small
+        piece = slice(start, start + PIECE_ROWS)
+        raw = table.numbers[piece]
+        missing[:, piece] = np.isnan(raw[:, gaps]).T
+        scaled[:, piece] = np.nan_to_num(scale_numbers(np, raw, table.scales), copy=False).T
+    return Inputs(*map(tf.constant, (scaled, missing, table.codes.T, table.label)))
 
 
 def encoder_code(tf: Any, encoder: Encoder) -> Code:
@@ -2548,8 +2555,11 @@ def network(units: tuple[int, ...], net: Net, entering: Any, width: int, activat
     return (hidden @ weights[-2][: units[-1]])[:, 0] + entering[:, -1] + weights[-1]
 
 
+PIECE_ROWS = 100_000
+
+
 def row_pieces(rows: Any) -> list[Any]:
-    return np.array_split(rows, max(1, len(rows) // 100_000))
+    return np.array_split(rows, max(1, len(rows) // PIECE_ROWS))
 
 
 def net_logits(table: Table, encoder: Encoder, units: tuple[int, ...], net: Net, rows: Any) -> Any:
@@ -3439,8 +3449,8 @@ def split_table(options: argparse.Namespace, table: Table) -> list[Split]:
         table.notes.append(f"--folds {options.folds} lowered to {rarer}: the rarer class has {rarer} rows, and every fold needs one")
         options.folds = rarer
     if options.folds > 1:
-        return split_folds(table.label, options.folds, options.seed, table.order)
-    split = split_rows(table.label, options.split, options.seed, table.order)
+        return split_folds(table.label, options.folds, options.seed)
+    split = split_rows(table.label, options.split, options.seed)
     for name, part in split._asdict().items():
         if len({*table.label[part].tolist()}) < 2:
             raise UserError(f"{data_name(options)}: the {name} rows are all of one class; label more rows or use --split random")
@@ -3767,13 +3777,14 @@ def prediction_rows(run: Run, tested: Prediction) -> bytes:
     rows = np.concatenate([fold.split.test for fold in run.folds])
     folds = np.repeat([fold.number + 1 for fold in run.folds], [len(fold.split.test) for fold in run.folds])
     order = np.lexsort([table.lines[rows], table.files[rows]])
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     first = 0 if len(names) > 1 else 1
-    writer.writerow([name.decode() for name in PREDICTION_COLUMNS[first:]])
-    for row, fold, label, probability in zip(*(part[order].tolist() for part in (rows, folds, *tested)), strict=True):
-        writer.writerow([names[table.files[row]], table.lines[row], fold, int(label), f"{probability:.9g}"][first:])
-    return out.getvalue().encode()
+    quoted = [f"{json.dumps(name, ensure_ascii=False)}," if first == 0 else "" for name in names]
+    parts = (table.files[rows], table.lines[rows], folds, *tested)
+    written = [b",".join(PREDICTION_COLUMNS[first:]) + b"\n"]
+    for piece in row_pieces(order):
+        cells = zip(*(part[piece].tolist() for part in parts), strict=True)
+        written.append("".join(f"{quoted[file]}{line},{fold},{label:.0f},{probability:.9g}\n" for file, line, fold, label, probability in cells).encode())
+    return b"".join(written)
 
 
 def say_where(run: Run, card: bool) -> None:

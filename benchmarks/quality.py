@@ -74,8 +74,7 @@ def subset(table: modern.Table, rows: np.ndarray) -> modern.Table:
     """A table of some of the rows, which knows nothing of the others."""
     cells = {name: getattr(table, name)[rows] for name in ("numbers", "codes", "label", "files", "lines")}
     part = modern.Table(table.columns, **cells, notes=[], read=len(rows), skipped=0)
-    part.order = np.argsort(modern.row_digests(part))
-    part.scales = modern.fit_scales(part.numbers, part.order)
+    part.scales = modern.fit_scales(part.numbers)
     return part
 
 

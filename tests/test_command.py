@@ -52,7 +52,7 @@ def test_the_saved_model_needs_nothing_of_ours(sample, tmp_path):
     path = sample(150)
     assert train(path, tmp_path / "model") == 0
     table = modern.read_table(modern.parse_options([str(path)]))
-    split = modern.split_rows(table.label, "random", 42, table.order)
+    split = modern.split_rows(table.label, "random", 42)
     rows = modern.raw_inputs(table, split.test)
     np.savez(tmp_path / "rows.npz", **rows)
     program = """
@@ -265,7 +265,7 @@ def test_both_trainers_test_on_the_same_rows(sample):
 
     names, inputs, label, split = basic.read_numbers(str(sample(100)), 42)
     np.testing.assert_array_equal(label, table.label)
-    np.testing.assert_array_equal(split.test, modern.split_rows(label, "random", 42, table.order).test)
+    np.testing.assert_array_equal(split.test, modern.split_rows(label, "random", 42).test)
     assert sorted(names) == sorted(modern.V0_COLUMNS[:-1]) and inputs.shape == (100, 4)
 
 

@@ -22,7 +22,8 @@ def write(path, lines, end="\n", header=HEADER):
 
 
 def read(path, *flags):
-    return modern.read_table(modern.parse_options([str(path), *flags]))
+    """The table of a file, its rows in the order of the lines."""
+    return modern.read_table(modern.parse_options([str(path), *flags, "--split", "time"]))
 
 
 def test_headerless_2017(tmp_path):

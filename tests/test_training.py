@@ -10,7 +10,7 @@ def make(path, architecture="standard", *flags):
     """Table, fold, plan and first weights of a run, as main makes them."""
     options = modern.parse_options([str(path), "--architecture", architecture, *flags])
     table = modern.read_table(options)
-    split = modern.split_rows(table.label, "random", options.seed, table.order)
+    split = modern.split_rows(table.label, "random", options.seed)
     fold = modern.Fold(0, split, modern.fit_encoders(table, [split])[0])
     plan = modern.make_plan(options, [split], table.label, fold.encoder.width, modern.decide(options, [split]), "float32")
     lit = modern.lit_inputs(table, fold.encoder, split.training)
