@@ -2578,7 +2578,7 @@ COMMIT_FILE = TEMPORARY + "commit.json"
 
 def beside(path: Path) -> Path:
     """A name of this process for what will be moved to a path."""
-    return path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}.tmp")
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name[-100:]}.tmp")
 
 
 def open_new(path: Path) -> Any:
@@ -3064,7 +3064,9 @@ def resumed_options(given: dict[str, Any], folder: Path) -> tuple[argparse.Names
     description, arrays = read_state(folder / RESUME_FILE)
     try:
         options = parse_options(description["arguments"])
-    except UserError:
+    except UserError as error:
+        raise damaged(folder / RESUME_FILE, f" ({error})") from None
+    except SystemExit:
         raise damaged(folder / RESUME_FILE, " (arguments)") from None
     for name, value in given.items():
         before = getattr(options, name)
@@ -3778,7 +3780,7 @@ def prediction_rows(run: Run, tested: Prediction) -> bytes:
     folds = np.repeat([fold.number + 1 for fold in run.folds], [len(fold.split.test) for fold in run.folds])
     order = np.lexsort([table.lines[rows], table.files[rows]])
     first = 0 if len(names) > 1 else 1
-    quoted = [f"{json.dumps(name, ensure_ascii=False)}," if first == 0 else "" for name in names]
+    quoted = ['"' + name.replace('"', '""') + '",' if first == 0 else "" for name in names]
     parts = (table.files[rows], table.lines[rows], folds, *tested)
     written = [b",".join(PREDICTION_COLUMNS[first:]) + b"\n"]
     for piece in row_pieces(order):
