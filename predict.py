@@ -18,12 +18,16 @@ import json
 import math
 import os
 import queue
+import re
 import signal
 import sys
 import threading
 import zipfile
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))  # until main() can say more
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
@@ -33,6 +37,7 @@ from train_model_modern import UserError
 CHUNK_ROWS = 100_000
 MAXIMUM_MODEL_BYTES = 1 << 28
 LONGEST_RECORD = 100  # lines that one record of standard input may have
+PAUSE_SECONDS = 1.0  # after which a record whose quotes are open is not waited for
 ANSWERS = ("probability", "predicted")
 
 
@@ -60,13 +65,20 @@ def check_output(options: argparse.Namespace) -> None:
     for source in (options.csv, options.model):
         if path.exists() and os.path.exists(source) and os.path.samefile(path, source):
             raise UserError(f"--output {path}: is the file that is read; name another")
-    if path.is_symlink() and path.is_file() and not is_stream(path):
+    if path.is_symlink() and not is_stream(path):
         raise UserError(f"--output {path}: is a link to {os.path.realpath(path)}; name that file, or another")
 
 
 def is_stream(path: Path) -> bool:
     """Whether a path leads to a terminal, a pipe or a device, or names a stream of this process."""
-    return (path.exists() and not path.is_file()) or str(path).startswith(("/dev/", "/proc/self/fd/"))
+    return (path.exists() and not path.is_file()) or stream_number(path) is not None
+
+
+def stream_number(path: Path) -> int | None:
+    """Which open stream of this process a path names: 1 for /dev/stdout."""
+    named = {"/dev/stdout": 1, "/dev/stderr": 2}
+    found = re.fullmatch(r"(?:/dev|/proc/self)/fd/(\d{1,6})", str(path))
+    return named.get(str(path), int(found.group(1)) if found else None)
 
 
 def read_details(path: Path) -> dict[str, Any]:
@@ -82,10 +94,13 @@ def read_details(path: Path) -> dict[str, Any]:
                 raise UserError(f"{path}: holds {strange[0]!r}, a path that leads out of it; train the model again")
             details = json.loads(archive.read("training.json"))
             names = [column["name"] for column in details["columns"]]
-            if not all(isinstance(name, str) for name in [details["label"], *names]) or not 0 < details["threshold"] < 1 or not names:
+            kinds = [column["kind"] for column in details["columns"]]
+            if not all(isinstance(text, str) for text in [details["label"], *names, *kinds]) or not 0 < details["threshold"] < 1 or not names:
                 raise ValueError
             return details
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, NotImplementedError, RuntimeError, EOFError, OSError):
+    except UserError:
+        raise
+    except Exception:  # each way of compressing raises kinds of its own
         raise foreign_model(path) from None
 
 
@@ -94,7 +109,7 @@ def foreign_model(path: Path) -> UserError:
 
 
 def note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+    modern.complain(f"note: {text}")
 
 
 def read_rows(path: str, details: dict[str, Any]) -> Any:
@@ -109,7 +124,7 @@ def read_rows(path: str, details: dict[str, Any]) -> Any:
     if not len(source.lines):
         yield pd.DataFrame(columns=source.names, dtype=object)
         return
-    for chunk in modern.read_chunks(source, dict.fromkeys(source.names, object), len(source.lines), CHUNK_ROWS):
+    for chunk in modern.read_chunks(source, dict.fromkeys(source.names, object), len(source.lines), CHUNK_ROWS, keep_spaces=True):
         chunk = chunk.fillna("").set_axis(source.lines[start : start + len(chunk)])
         start += len(chunk)
         if source.torn and start == len(source.lines) and is_torn(chunk, details):
@@ -121,22 +136,26 @@ def read_rows(path: str, details: dict[str, Any]) -> Any:
 
 
 def is_torn(chunk: Any, details: dict[str, Any]) -> bool:
-    """Whether the last row, which no line end follows, ends too early: in a cell that means nothing, or before the last."""
+    """Whether the last row, which no line end follows, ends too early: in a cell that means nothing, or before the label."""
     last = chunk.iloc[-1]
-    numbers = [column["name"] for column in details["columns"] if column["kind"] == "number"]
+    numbers = [column["name"] for column in details["columns"] if column["kind"] == "number" and column["name"] in chunk]
     if any(math.isinf(modern.cell_number(last[name])) for name in numbers):
         return True
     label = details["label"]
-    if label in chunk and modern.cell_label(last[label]) < 0 and (chunk[label].iloc[:-1].map(modern.cell_label) >= 0).any():
-        return True
-    return not last.iloc[-1] and bool((chunk.iloc[:-1, -1] != "").any())
+    return label in chunk and modern.cell_label(last[label]) < 0 and bool((chunk[label].iloc[:-1].map(modern.cell_label) >= 0).any())
 
 
 def check_names(path: str, names: list[str], details: dict[str, Any]) -> None:
+    """Refuse rows without a column that the model never saw missing; one that it did is missing in all of them."""
     present = set(names)
-    absent = [column["name"] for column in details["columns"] if column["name"] not in present]
+    absent = [column for column in details["columns"] if column["name"] not in present]
+    needed = [column["name"] for column in absent if not column.get("missing")]
+    if needed or len(absent) == len(details["columns"]):
+        name = needed[0] if needed else absent[0]["name"]
+        raise UserError(f"{path}: line 1 has no column {name}, which the model needs; columns are {', '.join(names[:12])}")
     if absent:
-        raise UserError(f"{path}: line 1 has no column {absent[0]}, which the model needs; columns are {', '.join(names[:12])}")
+        shown = ", ".join(column["name"] for column in absent[:5]) + (" and others" if len(absent) > 5 else "")
+        note(f"{path}: has no {shown}: missing in its rows")
 
 
 def read_lines(details: dict[str, Any]) -> Any:
@@ -157,64 +176,102 @@ def read_lines(details: dict[str, Any]) -> Any:
     if first is None:
         raise UserError("-: standard input is empty; pipe rows into it")
     try:
-        text = first.decode("utf-8-sig").rstrip("\r\n")
-        header_cells = modern.split_record(text)
+        text = line_text(first)
+        names, header = modern.column_names("-", modern.split_record(text), unlabelled=True)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"-: line 1 cannot be read ({error}); give the column names as UTF-8 text") from None
-    names, header = modern.column_names("-", header_cells, unlabelled=True)
     check_names("-", names, details)
-    number, waiting, ended = (1, [], False) if header else (0, [first], False)
-    begun: list[str] = []  # the lines so far of a record with a quoted line feed
+    records = Records(len(names), modern.split_record(text) if header else None)
     yield pd.DataFrame(columns=names, dtype=object)  # the header can be answered before any row arrives
-    while not ended:
-        waiting = waiting or [lines.get()]
-        while waiting[-1] is not None and len(waiting) < CHUNK_ROWS and not lines.empty():
-            waiting.append(lines.get())
-        if ended := waiting[-1] is None:
-            waiting.pop()
-        rows, places = [], []
+    waiting = [] if header else [first]
+    while waiting[-1:] != [None]:
+        try:
+            waiting.append(lines.get(timeout=PAUSE_SECONDS if records.begun else None))
+            while waiting[-1] is not None and len(waiting) < CHUNK_ROWS and not lines.empty():
+                waiting.append(lines.get())
+        except queue.Empty:
+            records.give_up()
         for line in waiting:
-            number += 1
-            cells = record_cells(line, number, begun, len(names))
-            if cells == header_cells and header:
-                note(f"line {number}: the header again, left out")
-            elif cells and len(cells) != len(names):
-                note(f"line {number}: {len(cells)} fields where {len(names)} are expected, left out")
-            elif cells:
-                rows.append(cells)
-                places.append(number)
-        if ended and begun:
-            note(f"line {number}: the quotes of the last record are open, left out")
-        waiting = []
-        if rows:
-            yield pd.DataFrame(rows, places, names, dtype=object)
+            if line is not None:
+                records.add(line)
+        if waiting[-1:] == [None]:
+            records.give_up()
+        else:
+            waiting = []
+        if records.rows:
+            yield pd.DataFrame(records.rows, records.places, names, dtype=object)
+            records.rows, records.places = [], []
 
 
-def record_cells(line: bytes, number: int, begun: list[str], fields: int) -> list[str]:
-    """The cells of the record that ends with a line; none for an empty line, a bad one, or one in the midst of quotes.
+def line_text(line: bytes, first: bool = True) -> str:
+    """The text of a line without its end; csv.Error for what no line may hold."""
+    text = line.decode("utf-8-sig" if first else "utf-8").removesuffix("\n").removesuffix("\r")
+    if "\0" in text:
+        raise csv.Error("holds a NUL byte")
+    if "\r" in text and '"' not in text:
+        raise csv.Error("holds a carriage return")
+    return text
 
-    A record that was begun by a stray quote is given up when a line without quotes has all the fields of a row.
+
+class Records:
+    """Takes lines as they arrive and puts records together, with a note for each line that cannot be read.
+
+    A record whose quotes are open waits for more lines. When it turns out to be none, its first line is left out and the
+    others are read anew.
     """
-    try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        if begun and '"' not in text and text.count(",") == fields - 1:
-            note(f"line {number - len(begun)}: its quotes are open, left out")
-            begun.clear()
-        begun.append(text)
-        whole = "".join(begun)
-        if whole.count('"') % 2 and len(begun) <= LONGEST_RECORD and len(whole) < modern.LONGEST_LINE:
-            return []
-        if "\0" in whole:
-            raise csv.Error("holds a NUL byte")
-        cells = modern.split_record(whole.rstrip("\r\n"))
-    except (UnicodeDecodeError, csv.Error) as error:
-        note(f"line {number}: {'is not UTF-8 text' if isinstance(error, UnicodeDecodeError) else error}, left out")
-        cells = []
-    begun.clear()
-    return cells
+
+    def __init__(self, fields: int, header: list[str] | None) -> None:
+        self.fields, self.header = fields, header
+        self.number = 0 if header is None else 1  # the lines so far
+        self.begun: list[tuple[int, str]] = []  # lines of a record with open quotes
+        self.rows: list[list[str]] = []
+        self.places: list[int] = []  # the line that each row starts on
+
+    def add(self, line: bytes) -> None:
+        self.number += 1
+        try:
+            text = line_text(line, self.number == 1)
+        except (UnicodeDecodeError, csv.Error) as error:
+            note(f"line {self.number}: {'is not UTF-8 text' if isinstance(error, UnicodeDecodeError) else error}, left out")
+            return
+        self.take(self.number, text)
+
+    def take(self, number: int, text: str) -> None:
+        self.begun.append((number, text))
+        record = "\n".join(part for _, part in self.begun)
+        try:
+            cells, problem = modern.split_record(record), ""
+        except csv.Error as error:
+            if "unexpected end" in str(error) and len(self.begun) < LONGEST_RECORD and len(record) < modern.LONGEST_LINE:
+                return
+            cells, problem = [], str(error)
+        start = self.begun[0][0]
+        if cells and cells == self.header:
+            note(f"line {start}: the header again, left out")
+        elif len(cells) == self.fields and not problem:
+            self.rows.append(cells)
+            self.places.append(start)
+        elif len(self.begun) > 1:
+            return self.leave_out_first()
+        elif cells or problem:
+            note(f"line {start}: {problem or f'{len(cells)} fields where {self.fields} are expected'}, left out")
+        self.begun = []
+
+    def leave_out_first(self) -> None:
+        """Leave out the first line of a record with open quotes, and read the others anew."""
+        (number, _), *others = self.begun
+        self.begun = []
+        note(f"line {number}: its quotes are open, left out")
+        for other in others:
+            self.take(*other)
+
+    def give_up(self) -> None:
+        """Wait for no more lines of a record with open quotes."""
+        while self.begun:
+            self.leave_out_first()
 
 
-def model_inputs(model: Any, chunk: Any) -> tuple[dict[str, Any], Any]:
+def model_inputs(model: Any, numbers: set[str], chunk: Any) -> tuple[dict[str, Any], Any]:
     """Turn text cells into what the model takes [B, 1]; and for each row the name of a column that holds no number, or None."""
     import numpy as np
     import pandas as pd
@@ -222,15 +279,17 @@ def model_inputs(model: Any, chunk: Any) -> tuple[dict[str, Any], Any]:
 
     inputs, wrong = {}, np.full(len(chunk), None, object)
     for name, tensor in model.input.items():
-        codes, texts = pd.factorize(chunk[name].to_numpy(object))
+        codes, texts = pd.factorize(chunk[name].to_numpy(object) if name in chunk else np.full(len(chunk), "", object))
         meaning = modern.MEANINGS[tensor.dtype]
-        values = np.array([meaning(text) for text in texts], object if tensor.dtype == "string" else tensor.dtype)[codes]
+        if tensor.dtype == "int64" and name in numbers:
+            meaning = modern.cell_whole
+        values = [meaning(text) for text in texts]
         if tensor.dtype == "string":
-            inputs[name] = tensorflow.constant(values[:, None], tensorflow.string)
+            inputs[name] = tensorflow.constant(np.array(values, object)[codes][:, None], tensorflow.string)
             continue
-        inputs[name] = values[:, None]
-        if meaning is modern.cell_number:
-            wrong[np.isinf(values)] = name
+        bad = np.array([value in (math.inf, -math.inf) for value in values], bool)
+        wrong[bad[codes]] = name
+        inputs[name] = np.array([0 if no else value for value, no in zip(values, bad, strict=True)], tensor.dtype)[codes][:, None]
     return inputs, wrong
 
 
@@ -253,11 +312,11 @@ def load_model(path: Path, details: dict[str, Any]) -> Any:
     return model
 
 
-def predict_chunk(model: Any, options: argparse.Namespace, chunk: Any) -> tuple[Any, Any]:
+def predict_chunk(model: Any, numbers: set[str], options: argparse.Namespace, chunk: Any) -> tuple[Any, Any]:
     """The rows that can be predicted, and their probabilities. A bad cell is refused in a file, noted in a stream."""
     import numpy as np
 
-    inputs, wrong = model_inputs(model, chunk)
+    inputs, wrong = model_inputs(model, numbers, chunk)
     for place in np.flatnonzero(wrong != None):  # noqa: E711 each cell of the array is compared
         name = wrong[place]
         words = f"line {chunk.index[place]}, column {name}: {chunk[name].iloc[place][:50]!r} is not a number"
@@ -265,7 +324,7 @@ def predict_chunk(model: Any, options: argparse.Namespace, chunk: Any) -> tuple[
             raise UserError(f"{options.csv}: {words}; mend the cell or leave it empty")
         note(f"{words}, left out")
     if (wrong != None).any():  # noqa: E711
-        return predict_chunk(model, options, chunk[wrong == None])  # noqa: E711
+        return predict_chunk(model, numbers, options, chunk[wrong == None])  # noqa: E711
     if not len(chunk):
         return chunk, np.empty(0, np.float32)
     try:
@@ -278,22 +337,31 @@ def predict_chunk(model: Any, options: argparse.Namespace, chunk: Any) -> tuple[
 
 
 @contextlib.contextmanager
-def open_output(path: Path | None) -> Any:
-    """Where the rows go: standard output, a device or pipe as it is, or a file that is there whole or not at all."""
+def open_output(path: Path | None, endless: bool) -> Any:
+    """Where the rows go: standard output, a device or pipe as it is, or a file that is there whole or not at all.
+
+    What answers an endless stream is there from the start, and keeps the rows answered so far.
+    """
     if path is None or is_stream(path):
         if path is None and hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8", errors="strict", newline="")
-        with contextlib.nullcontext(sys.stdout) if path is None else open(path, "w", encoding="utf-8", newline="") as out:
+        place = stream_number(path) if path else None
+        target = os.dup(place) if place is not None else path
+        with contextlib.nullcontext(sys.stdout) if path is None else open(target, "w", encoding="utf-8", newline="") as out:
             yield out
         return
     new = modern.beside(path)
     new.unlink(missing_ok=True)
     try:
         with modern.open_new(new) as raw, open(raw.fileno(), "w", encoding="utf-8", newline="", closefd=False) as out:
+            modern.keep_mode(raw, path)
+            if endless:
+                os.replace(new, path)
             yield out
             out.flush()
             os.fsync(out.fileno())
-        os.replace(new, path)
+        if not endless:
+            os.replace(new, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             new.unlink()
@@ -321,7 +389,7 @@ def run(options: argparse.Namespace) -> int:
 
     details, known = read_details(options.model), []
     if warning := modern.shared_warning(options.model) or modern.shared_warning(options.model.parent):
-        print(f"warning: {warning}", file=sys.stderr)
+        modern.complain(f"warning: {warning}")
     with contextlib.suppress(OSError):
         modern.finish_commit(options.model.parent)
     chunks = read_lines(details) if options.csv == "-" else read_rows(options.csv, details)
@@ -331,10 +399,11 @@ def run(options: argparse.Namespace) -> int:
     if options.evaluate and not len(chunk) and options.csv != "-":
         raise UserError(f"{options.csv}: holds no rows to evaluate")
     model, names = load_model(options.model, details), answer_names(list(chunk))
-    with open_output(options.output) as out:
+    numbers = {column["name"] for column in details["columns"] if column["kind"] == "number"}
+    with open_output(options.output, options.csv == "-") as out:
         header = True
         while chunk is not None:
-            chunk, probability = predict_chunk(model, options, chunk)
+            chunk, probability = predict_chunk(model, numbers, options, chunk)
             if options.evaluate:
                 known.append(labelled(options, details["label"], chunk, probability))
             answers = ([f"{value:.6f}" for value in probability], (probability >= details["threshold"]).astype(int))
@@ -348,7 +417,7 @@ def run(options: argparse.Namespace) -> int:
         label, probability = (np.concatenate(parts) for parts in zip(*known, strict=True))
         if not len(label):
             raise UserError(f"{options.csv}: holds no rows to evaluate")
-        print("\n".join(evaluation(modern.measure(label, probability, details["threshold"], 0), len(label))), file=sys.stderr)
+        modern.complain("\n".join(evaluation(modern.measure(label, probability, details["threshold"], 0), len(label))))
     return 0
 
 
@@ -384,17 +453,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return run(parse_options(arguments))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        modern.complain(f"error: {error}")
         return 2
     except KeyboardInterrupt as error:
         return 128 + getattr(error, "signal", signal.SIGINT)
+    except ModuleNotFoundError as error:
+        modern.complain(modern.missing_package(error))
+        return 1
     except BrokenPipeError:  # whoever reads the rows has enough of them
         modern.drop_output()
         return 1
     except OSError as error:
         place = error.filename or "standard output"
         modern.drop_output()
-        print(f"error: {place}: {error.strerror or error}", file=sys.stderr)
+        modern.complain(f"error: {place}: {error.strerror or error}")
         return 1
 
 

@@ -39,6 +39,7 @@ def read_numbers(csv, seed):
     table = modern.read_table(modern.parse_options([csv] if csv else []))
     split = modern.split_rows(table.label, "random", seed)
     raw = modern.raw_inputs(table, np.arange(len(table.label)))
+    raw |= {column.name: table.numbers[:, [place]] for place, column in enumerate(table.of_kind("number"))}
     names = list(raw)
     for name, values in raw.items():
         if values.dtype == object:  # text: numbered in the order of the alphabet
@@ -57,6 +58,7 @@ def build_model(keras, width, lightweight):
 def run(options):
     names, inputs, label, split = read_numbers(options.csv, options.seed)
     modern.prepare_folder(options.model_dir)
+    modern.refuse_others(options.model_dir, [modern.BASIC_MODEL_FILE, modern.BASIC_METRICS_FILE])
     mean, deviation = inputs[split.training].mean(axis=0), inputs[split.training].std(axis=0)
     inputs = ((inputs - mean) / (deviation + 1e-9)).astype("float32")
     if options.cpu_only:
@@ -79,7 +81,8 @@ def run(options):
     )
     seconds = time.perf_counter() - started
     loss, accuracy = model.evaluate(inputs[split.test], label[split.test], verbose=0)
-    modern.write_atomically(options.model_dir / "basic_model.keras", modern.model_archive(model))
+    archive = modern.add_to_archive(modern.model_archive(model), "basic.json", "{}")  # the mark of what may be replaced
+    modern.write_atomically(options.model_dir / modern.BASIC_MODEL_FILE, archive)
     metrics = {
         "rows": {name: len(part) for name, part in split._asdict().items()},
         "test": {"accuracy": accuracy, "log_loss": loss},
@@ -89,7 +92,7 @@ def run(options):
         "mean": mean.tolist(),
         "deviation": deviation.tolist(),
     }
-    modern.write_atomically(options.model_dir / "basic_metrics.json", json.dumps(metrics, indent=2).encode())
+    modern.write_atomically(options.model_dir / modern.BASIC_METRICS_FILE, json.dumps(metrics, indent=2).encode())
     print(f"test accuracy {accuracy:.3f} on {len(split.test)} rows after {len(history.epoch)} epochs in {seconds:.1f} s")
     print(f"model saved to {options.model_dir / 'basic_model.keras'}")
     return 0
@@ -100,11 +103,14 @@ def main(arguments=None):
     try:
         return run(parse_options(arguments))
     except modern.UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        modern.complain(f"error: {error}")
         return 2
+    except ModuleNotFoundError as error:
+        modern.complain(modern.missing_package(error))
+        return 1
     except OSError as error:
         modern.drop_output()
-        print(f"error: {error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
+        modern.complain(f"error: {error.filename or 'standard output'}: {error.strerror or error}")
         return 1
     except KeyboardInterrupt:
         return 130

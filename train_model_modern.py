@@ -44,7 +44,6 @@ import tempfile
 import threading
 import time
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +52,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))  # until main() can say more
+
+try:
+    import numpy as np
+except ModuleNotFoundError:
+    sys.exit(f"error: the package numpy is not installed for {sys.executable}; use .venv/bin/python, or pip install -r requirements-cpu.txt")
 
 STARTED = time.perf_counter()
 VERSION = "1.2.0"
@@ -80,6 +85,8 @@ MODEL_FILE = "productivity_model.keras"
 METRICS_FILE = "metrics.json"
 CARD_FILE = "README.md"
 PREDICTIONS_FILE = "predictions.csv"
+BASIC_MODEL_FILE = "basic_model.keras"  # of train_model.py
+BASIC_METRICS_FILE = "basic_metrics.json"
 PREDICTION_COLUMNS = [b"file", b"line", b"fold", b"label", b"probability"]
 RESUME_FILE = "resume.npz"
 LOCK_FILE = ".lock"
@@ -120,10 +127,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive_integer(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
+    if not re.fullmatch(r"0*[1-9]\d{0,17}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+    return int(text)
 
 
 def positive_number(text: str) -> float:
@@ -278,6 +284,12 @@ def cell_label(cell: str) -> int:
     return LABELS.get(cell.strip().lower(), -1)
 
 
+def cell_whole(cell: str) -> float:
+    """The number of a cell in a column of whole numbers: rounded, MISSING for an empty cell, infinity as cell_number says."""
+    value = cell_number(cell)
+    return MISSING if math.isnan(value) else value if math.isinf(value) else round(min(max(value, -(2.0**62)), 2.0**62))
+
+
 MEANINGS = {"float64": cell_number, "float32": cell_number, "int64": cell_id, "string": cell_text}  # by the type of a model's input
 
 
@@ -367,12 +379,12 @@ def find_files(paths: list[str]) -> list[str]:
     return files
 
 
-def check_file(path: str) -> str:
+def check_file(path: str, unlabelled: bool = False) -> str:
     """Refuse what is not a readable CSV and return its first line, without the byte-order mark."""
     if os.path.isdir(path):
         raise UserError(f"{path}: is a directory; give a file")
     if not os.path.exists(path):
-        raise UserError(f"{path}: no such file; give the path of your HARVEST.CSV, or --sample to try without data")
+        raise UserError(f"{path}: no such file; give the path of your HARVEST.CSV{'' if unlabelled else ', or --sample to try without data'}")
     if not os.path.isfile(path):
         raise UserError(f"{path}: is not a regular file; save its contents to a file first")
     try:
@@ -404,7 +416,9 @@ def check_file(path: str) -> str:
 
 def split_record(record: str) -> list[str]:
     """The cells of one record, taken apart as everywhere; csv.Error where its quotes are wrong."""
-    return next(csv.reader(io.StringIO(record, newline=""), skipinitialspace=True, strict=True), [])
+    if '"' not in record:
+        return record.split(",") if record else []
+    return next(csv.reader([record], skipinitialspace=True, strict=True), [])
 
 
 def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple[list[str], bool]:
@@ -436,7 +450,7 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
 
     Raises UserError for rows with too many or too few fields, unless they are to be skipped.
     """
-    first = check_file(path)
+    first = check_file(path, unlabelled)
     fields, quotes, ended = count_fields(path)
     records, lines = [], np.arange(1, len(fields) + 1)
     if quotes:
@@ -544,6 +558,7 @@ class Table:
     label: Any  # [N] float32, 0 or 1
     files: Any  # [N] uint16: which of the files a row is from
     lines: Any  # [N] int32: the line of its file
+    names: list[str]  # of the files, without directories
     notes: list[str]
     read: int
     skipped: int
@@ -612,7 +627,7 @@ def row_number(name: str, values: Any) -> tuple[str, str] | None:
     return ("dropped", "a row number") if len(np.unique(values)) == len(values) else None
 
 
-def read_chunks(source: Source, kinds: dict[str, Any], rows: int, chunk_rows: int = CHUNK_ROWS) -> Any:
+def read_chunks(source: Source, kinds: dict[str, Any], rows: int, chunk_rows: int = CHUNK_ROWS, keep_spaces: bool = False) -> Any:
     """Iterate over data frames of columns, of these pandas dtypes, up to a number of rows; UserError for what is no text."""
     import pandas as pd
 
@@ -628,9 +643,11 @@ def read_chunks(source: Source, kinds: dict[str, Any], rows: int, chunk_rows: in
             chunksize=chunk_rows,
             keep_default_na=False,
             na_values=[""],
-            skipinitialspace=True,
+            skipinitialspace=not keep_spaces,
             encoding="utf-8-sig",
             index_col=False,
+            skip_blank_lines=False,  # those that are blank are among the lines to skip
+            low_memory=False,  # or a part of a chunk in which every cell is TRUE would be read as ones
             engine="c",
         )
     except UnicodeDecodeError:
@@ -697,20 +714,22 @@ def read_once(sources: list[Source], names: list[str], textual: set[str]) -> tup
                 if name in textual:
                     cells[name].codes[start:stop] = code_chunk(chunk[name].to_numpy(object), places[name])
                 elif name not in again:
-                    cells[name].values[start:stop] = chunk[name].to_numpy(float)
+                    values = cells[name].values[start:stop] = chunk[name].to_numpy(float)
+                    if is_doubtful(values):
+                        again.add(name)
             start = stop
         if start - first != len(source.lines):
             raise UserError(CHANGED.format(source.path))
     for name in names:
         if name in textual:
             cells[name].texts = list(places[name])
-        elif name not in again:
-            values = cells[name].values
-            # pandas reads TRUE as 1 where a whole chunk holds nothing else, and takes infinities for numbers
-            most = np.fmax.reduce(np.abs(values), initial=-1.0)
-            if most > LARGEST_NUMBER or (0 <= most <= 1 and (np.isin(values, [0, 1]) | np.isnan(values)).all()):
-                again.add(name)
     return {name: part for name, part in cells.items() if name not in again}, again
+
+
+def is_doubtful(values: Any) -> bool:
+    """Whether pandas may have read what is no number: infinities, and TRUE, which is 1 to it where all cells are such."""
+    most = np.fmax.reduce(np.abs(values), initial=-1.0)
+    return bool(most > LARGEST_NUMBER or (0 <= most <= 1 and (np.isin(values, [0, 1]) | np.isnan(values)).all()))
 
 
 def read_typed(source: Source, names: list[str], textual: set[str], again: set[str]) -> Any:
@@ -783,7 +802,7 @@ def read_table(options: argparse.Namespace) -> Table:
     shown = short_names([source.path for source in sources])
     notes = [f"{name}: {note}" if len(sources) > 1 else note for name, source in zip(shown, sources, strict=True) for note in source.notes]
     read = len(label) + sum(source.skipped for source in sources)
-    table = Table(columns, None, None, *(part if keep.all() else part[keep] for part in (label, files, lines)), notes, read, skipped)
+    table = Table(columns, None, None, *(part if keep.all() else part[keep] for part in (label, files, lines)), shown, notes, read, skipped)
     fill_table(table, cells, None if keep.all() else keep, options)
     check_rows(data_name(options), table)
     sort_rows(table, options.split == "time")
@@ -794,9 +813,9 @@ def read_table(options: argparse.Namespace) -> Table:
 def short_names(paths: list[str]) -> list[str]:
     """What files are called in what a run writes: without directories that say more than they must."""
     names = [os.path.basename(path) for path in paths]
-    if len(set(names)) == len(names):
-        return names
-    return [os.path.relpath(path, os.path.commonpath(list(map(os.path.abspath, paths)))) for path in paths]
+    if len(set(names)) < len(names):
+        names = [os.path.relpath(path, os.path.commonpath(list(map(os.path.abspath, paths)))) for path in paths]
+    return [os.fsencode(name).decode("utf-8", "replace") for name in names]
 
 
 def data_name(options: argparse.Namespace) -> str:
@@ -837,7 +856,11 @@ def handle_bad_rows(source: Source, options: argparse.Namespace, number_names: l
     same = places[bad[places] == kind]
     where = name_some([int(source.lines[place]) for place in same])
     name = options.label if kind < 0 else number_names[kind - 1]
-    wrong = "the label is missing or not 0 or 1" if kind < 0 else "text, infinity or a number beyond 3.4e38 in a column of numbers"
+    wrong = (
+        "the label is missing or not 0 or 1"
+        if kind < 0
+        else "text, infinity or a number beyond 3.4e38 in a column of numbers; a missing number is an empty cell"
+    )
     if not options.skip_bad_rows:
         other = "" if kind < 0 else f", read it with --categorical {name}, leave it out with --drop {name}"
         raise UserError(f"{source.path}: {where}, column {name}: {wrong}; mend the rows{other} or use --skip-bad-rows")
@@ -1024,12 +1047,13 @@ class Scales(NamedTuple):
     offset: Any  # float64; 0 for a logarithm
     gain: Any  # float64: the inverse of the unit or of the range
     logarithmic: Any  # bool
+    whole: Any  # bool: whole numbers that 32 bits cannot tell apart, which the saved model takes as int64
 
 
 def fit_scales(numbers: Any) -> Scales:
     """The scales of numbers [N, D]. Of many rows the first are looked at, which are as good as drawn at random."""
     count = numbers.shape[1]
-    scales = Scales(np.zeros(count), np.ones(count), np.zeros(count, bool))
+    scales = Scales(np.zeros(count), np.ones(count), np.zeros(count, bool), np.zeros(count, bool))
     for place, values in enumerate(numbers.T):
         known = values[:SCALE_ROWS]
         known = known[~np.isnan(known)]
@@ -1043,6 +1067,8 @@ def fit_scales(numbers: Any) -> Scales:
             scales.gain[place] = 1 / max(min(1.0, low), size.max() * 1e-30)
         else:
             scales.offset[place] = middle
+            if 2**24 < np.fmax.reduce(np.abs(values)) <= 2**53:
+                scales.whole[place] = not np.any(np.nan_to_num(values) % 1)
             scales.gain[place] = 1 / max(third - first or np.ptp(known) / 2 or 1.0, 1e-300)
     return scales
 
@@ -1420,9 +1446,10 @@ def encode_in_model(table: Table, encoders: list[Encoder], inputs: dict[str, Any
 
     numbers = table.of_kind("number")
     for column in numbers:
-        inputs[column.name] = keras.Input((1,), name=column.name, dtype="float64")
+        whole = first.scales.whole[numbers.index(column)]
+        inputs[column.name] = keras.Input((1,), name=column.name, dtype="int64" if whole else "float64")
     if numbers:
-        raw = [inputs[column.name] for column in numbers]
+        raw = [with_missing(ops, inputs[column.name]) for column in numbers]
         raw = layers.Concatenate(name="numbers", dtype="float64")(raw) if len(raw) > 1 else raw[0]
         missing = ops.isnan(raw)
         scaled = for_each_net(ops.cast(scale_numbers(ops, raw, first.scales), "float32"))
@@ -1448,6 +1475,14 @@ def encode_in_model(table: Table, encoders: list[Encoder], inputs: dict[str, Any
         index = lookup(vocabulary=np.array(known, np.int64) if integers else known, name=name, **unseen)(category)
         parts.append(for_each_net(ops.one_hot(ops.squeeze(index, -1), first.depths[place])))
     return layers.Concatenate(name="encoded")(parts) if len(parts) > 1 else parts[0]
+
+
+def with_missing(ops: Any, cells: Any) -> Any:
+    """Numbers as float64, NaN where an int64 is MISSING."""
+    if cells.dtype != "int64":
+        return cells
+    sign = ops.where(ops.equal(cells, np.array(MISSING)), -1.0, 1.0)  # whose root is NaN, a constant that JSON cannot hold
+    return ops.cast(cells, "float64") * ops.cast(ops.sqrt(sign), "float64")
 
 
 def no_value(integers: bool) -> Any:
@@ -1518,6 +1553,9 @@ def set_weights(model: Any, values: dict[str, Any]) -> None:
 def raw_inputs(table: Table, rows: Any) -> dict[str, Any]:
     """Raw columns of a table as the saved model takes them: arrays [rows, 1]."""
     values = {column.name: table.numbers[rows, place] for place, column in enumerate(table.of_kind("number"))}
+    for name, whole in zip(list(values), table.scales.whole, strict=True):
+        if whole:
+            values[name] = np.where(np.isnan(values[name]), MISSING, np.nan_to_num(values[name]).astype(np.int64))
     for place, column in enumerate(table.of_kind("category")):
         kind = np.int64 if column.integers else object
         values[column.name] = np.array(column.vocabulary, kind)[table.codes[rows, place]]
@@ -2022,9 +2060,18 @@ class Output:
             return
         try:
             print("\n".join(lines), end=end, flush=True)
+        except BrokenPipeError:  # whoever reads this has enough of it
+            self.quiet = True
+            drop_output()
         except (OSError, ValueError) as error:
             self.failure = getattr(error, "strerror", None) or str(error)
             drop_output()
+
+
+def complain(words: str) -> None:
+    """Print to standard error; an exit code must not depend on whether anyone can read it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(words, file=sys.stderr, flush=True)
 
 
 def drop_output() -> None:
@@ -2578,7 +2625,8 @@ COMMIT_FILE = TEMPORARY + "commit.json"
 
 def beside(path: Path) -> Path:
     """A name of this process for what will be moved to a path."""
-    return path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name[-100:]}.tmp")
+    name = path.name if len(os.fsencode(path.name)) < 150 else hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest()
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{name}.tmp")
 
 
 def open_new(path: Path) -> Any:
@@ -2587,12 +2635,19 @@ def open_new(path: Path) -> Any:
     return os.fdopen(os.open(path, flags, 0o666), "wb")
 
 
+def keep_mode(file: Any, path: Path) -> None:
+    """Let a new file be no more open to others than the one it will replace."""
+    if hasattr(os, "fchmod") and path.is_file() and not path.is_symlink():
+        os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+
+
 def write_beside(path: Path, content: bytes) -> Path:
     """Write what will be moved to a path, and see that it is on the disk; nothing is left after a failure."""
     new = beside(path)
     new.unlink(missing_ok=True)  # of a process that had the same number
     try:
         with open_new(new) as file:
+            keep_mode(file, path)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -2634,21 +2689,56 @@ def commit(folder: Path, names: list[str]) -> None:
 
 
 def finish_commit(folder: Path) -> None:
-    """Do the moves that the list of a commit still has; what is not such a list is left alone."""
+    """Do the moves that the list of a commit still has, or undo all of them when one cannot be done.
+
+    What is not such a list is left alone.
+    """
     path = folder / COMMIT_FILE
     try:
-        listed = json.loads(path.read_bytes())
+        listed = json.loads(path.read_bytes()) if path.is_file() else {}
         process, names = int(listed["process"]), [name for name in listed["names"] if name in RESULT_FILES]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return
-    for name in names:
-        new, place = folder / f"{TEMPORARY}{process}-{name}.tmp", folder / name
-        with contextlib.suppress(FileNotFoundError):  # another process may be finishing it too
-            if new.is_dir() and place.is_dir():
-                os.replace(place, folder / f"{TEMPORARY}{process}-{name}-before.tmp")
-            os.replace(new, place)
-        remove(folder / f"{TEMPORARY}{process}-{name}-before.tmp")
+    moves = [(folder / f"{TEMPORARY}{process}-{name}.tmp", folder / name, folder / f"{TEMPORARY}{process}-{name}-before.tmp") for name in names]
+    try:
+        for new, place, before in moves:
+            if os.path.lexists(new):
+                set_aside(place, before)
+                with contextlib.suppress(FileNotFoundError):  # another process may be finishing it too
+                    os.replace(new, place)
+    except OSError:
+        for new, place, before in moves:
+            with contextlib.suppress(OSError):
+                undo_move(new, place, before)
+        path.unlink(missing_ok=True)
+        raise
+    for _, _, before in moves:
+        remove(before)
     path.unlink(missing_ok=True)
+
+
+def undo_move(new: Path, place: Path, before: Path) -> None:
+    if os.path.lexists(before):
+        if os.path.lexists(place) and os.path.samefile(before, place):
+            remove(before)
+        else:
+            if place.is_dir():
+                remove(place)
+            os.replace(before, place)
+    elif not os.path.lexists(new):  # it was moved to where nothing was before
+        remove(place)
+    remove(new)
+
+
+def set_aside(place: Path, before: Path) -> None:
+    """Keep what is at a place under another name: a file by a second link, so that it is never missing, a directory by a move."""
+    if os.path.lexists(before) or not os.path.lexists(place):
+        return
+    if not place.is_dir():
+        with contextlib.suppress(OSError):  # not every file system has links
+            os.link(place, before, follow_symlinks=False)
+            return
+    os.replace(place, before)
 
 
 def remove_litter(folder: Path) -> None:
@@ -2682,10 +2772,11 @@ def holds(path: Path, name: str) -> bool:
 
 def is_ours(path: Path) -> bool:
     """Whether what is at the place of a result was written by this program, so that it may be replaced."""
-    if path.is_symlink() or path.is_dir() != (path.name == EXPORTS["saved_model"][0]):
+    if path.name == EXPORTS["saved_model"][0]:
+        own = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
+        return path.is_dir() and not path.is_symlink() and set(os.listdir(path)) <= own
+    if path.is_symlink() or not path.is_file():
         return False
-    if path.is_dir():
-        return (path / "saved_model.pb").is_file()
     with open(path, "rb") as file:
         start = file.read(200)
     if path.name == MODEL_FILE:
@@ -2698,7 +2789,11 @@ def is_ours(path: Path) -> bool:
         return start.splitlines()[:1] in ([b",".join(names)] for names in (PREDICTION_COLUMNS[1:], PREDICTION_COLUMNS))
     if path.name == CARD_FILE:
         return start.startswith(CARD[:14].encode())
-    return b"train_model_modern" in start if path.suffix == ".onnx" else start[4:8] == b"TFL3"
+    if path.name == BASIC_MODEL_FILE:
+        return holds(path, "basic.json")
+    if path.name == BASIC_METRICS_FILE:
+        return start.startswith(b'{\n  "rows":')
+    return b"train_model_modern" in start if path.suffix == ".onnx" else start[4:8] == b"TFL3" and b"probability" in path.read_bytes()
 
 
 def model_archive(model: Any) -> bytes:
@@ -2746,6 +2841,8 @@ def scale_without_doubles(tf: Any, cells: Any, scales: Scales) -> Any:
         return bits if bits >= 0 else MISSING - bits
 
     offset, gain = float(scales.offset), float(scales.gain)
+    if scales.whole:
+        return (tf.cast(cells - math.floor(offset), tf.float32) - (offset - math.floor(offset))) * gain
     lowest = max(-1022, math.floor(math.log2(1e-8 / gain)))
     highest = 128 if scales.logarithmic else min(128, math.ceil(math.log2(abs(offset) + 1e5 / gain)))
     powers = np.arange(lowest, max(highest, lowest + 1))
@@ -2767,7 +2864,7 @@ def portable_function(tf: Any, table: Table, plan: Plan, encoders: list[Encoder]
     from keras import ops
 
     numbers, categories = table.of_kind("number"), table.of_kind("category")
-    kinds = {column.name: tf.float64 for column in numbers}
+    kinds = {column.name: tf.int64 if whole else tf.float64 for column, whole in zip(numbers, table.scales.whole, strict=True)}
     kinds |= {column.name: tf.int64 if column.integers else tf.string for column in categories}
     names = input_names(list(kinds))
     plan = plan._replace(precision="float32")
@@ -2776,9 +2873,10 @@ def portable_function(tf: Any, table: Table, plan: Plan, encoders: list[Encoder]
         parts = []
         if numbers:
             raw = [columns[names[column.name]] for column in numbers]
-            missing = tf.math.is_nan(tf.concat([tf.cast(cells, tf.float32) for cells in raw], 1))
+            missing = [tf.equal(cells, MISSING) if cells.dtype == tf.int64 else tf.math.is_nan(tf.cast(cells, tf.float32)) for cells in raw]
+            missing = tf.concat(missing, 1)
             if doubles:
-                scaled = tf.cast(scale_numbers(ops, tf.concat(raw, 1), encoder.scales), tf.float32)
+                scaled = tf.cast(scale_numbers(ops, tf.concat([tf.cast(cells, tf.float64) for cells in raw], 1), encoder.scales), tf.float32)
             else:
                 alone = [Scales(*(part[place] for part in encoder.scales)) for place in range(len(raw))]
                 scaled = tf.concat([scale_without_doubles(tf, cells, scales) for cells, scales in zip(raw, alone, strict=True)], 1)
@@ -2822,9 +2920,15 @@ def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net
 
     numbers, categories = table.of_kind("number"), table.of_kind("category")
     names = onnx_names([column.name for column in [*numbers, *categories]])
-    inputs += [helper.make_tensor_value_info(names[column.name], TensorProto.DOUBLE, ["rows", 1]) for column in numbers]
+    raw = []
+    for column, whole in zip(numbers, table.scales.whole, strict=True):
+        inputs.append(helper.make_tensor_value_info(names[column.name], TensorProto.INT64 if whole else TensorProto.DOUBLE, ["rows", 1]))
+        raw.append(names[column.name])
+        if whole:
+            absent, number = add("Equal", raw[-1], constant(MISSING, np.int64)), add("Cast", raw[-1], to=TensorProto.DOUBLE)
+            raw[-1] = add("Where", absent, constant(math.nan, float), number)
     if numbers:
-        raw = add("Concat", *(names[column.name] for column in numbers), axis=1)
+        raw = add("Concat", *raw, axis=1)
         missing, scales = add("IsNaN", add("Cast", raw, to=TensorProto.FLOAT)), encoders[0].scales
         one, unity = constant(1), constant(1, float)
         scaled = add("Mul", add("Sub", raw, constant(scales.offset, float)), constant(scales.gain, float))
@@ -2877,7 +2981,10 @@ def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net
 
 def onnx_names(columns: list[str]) -> dict[str, str]:
     """What columns are called in an ONNX file: by their own names, but for one that is called like the output."""
-    return {name: "input_probability" if name == "probability" else name for name in columns}
+    alias = "input_probability"
+    while alias in columns:
+        alias += "_"
+    return {name: alias if name == "probability" else name for name in columns}
 
 
 def export_model(tf: Any, name: str, path: Path, portable: Any, to_onnx: Any) -> Path:
@@ -2943,6 +3050,8 @@ class Checkpoints:
                     return
                 name, nets = self.waiting.pop(0)
             try:
+                if os.path.lexists(self.folder / name) and not holds(self.folder / name, "training.json"):
+                    raise FileExistsError(errno.EEXIST, "a file of your own has the name of a checkpoint", str(self.folder / name))
                 write_atomically(self.folder / name, self.archive(nets))
                 if self.folder / name not in self.files:
                     self.files.append(self.folder / name)
@@ -3023,8 +3132,8 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             sound = sound and type(net["best_epoch"]) is int and 0 <= net["best_epoch"] <= epochs and type(net["best_loss"]) in (int, float)
         if not sound or (logs and not RUN_NAME.fullmatch(logs)):
             raise ValueError
-    except (ValueError, LookupError, OSError, TypeError, EOFError, AttributeError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error):
-        raise damaged(path) from None  # RuntimeError: too deep, encrypted, or compressed in a way of its own
+    except Exception:  # each way of compressing raises kinds of its own
+        raise damaged(path) from None
     return description, arrays
 
 
@@ -3092,10 +3201,14 @@ def lock_folder(folder: Path) -> Any:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError:
         raise UserError(f"{path}: is a link, a directory or closed to you, not a lock of this program; move it away or name another directory") from None
+    foreign = UserError(f"{path}: is a file of your own, not a lock of this program; move it away or name another directory")
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(descriptor)
+        raise foreign
     with os.fdopen(descriptor, "r+", encoding="ascii", errors="replace") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or not re.fullmatch(r"\d*", holder := file.read(100)):
-            raise UserError(f"{path}: is a file of your own, not a lock of this program; move it away or name another directory")
+        if not re.fullmatch(r"\d*", holder := file.read(100)):
+            raise foreign
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -3281,8 +3394,9 @@ Every input is one column of the table with shape [rows, 1]. The output is `prob
 |-|-|-|
 {inputs}
 
-From the text of a cell, white space at both ends left out: a float64 is its number; an int64 is its integer (5.0 is 5), and
-{unseen} for any other text; a string is the text, letter for letter (TRUE is not True, 1.10 is not 1.1).
+From the text of a cell, white space at both ends left out: a number is its value (in an int64, rounded to a whole number); the
+int64 of an id is its integer (5.0 is 5), and {unseen} for any other text; a string is the text, letter for letter
+(TRUE is not True, 1.10 is not 1.1).
 
 From Python, with nothing of this project; these values give {probability:.4f}:
 
@@ -3290,10 +3404,12 @@ From Python, with nothing of this project; these values give {probability:.4f}:
 import keras, tensorflow as tf
 
 model = keras.models.load_model("{model}")
-probability = model.predict({{
+probability = model({{
 {python}
 }})
 ```
+
+`model.predict` gives the same, but for numbers that take more than 32 bits, which it rounds first.
 
 From C#, with the package Microsoft.ML.OnnxRuntime, after training with `--export onnx`:
 
@@ -3324,13 +3440,13 @@ def model_card(run: Run, metrics: dict[str, Any], report: list[str]) -> str:
         cell = cells[0, 0]
         kind = "text" if isinstance(cell, str) else "integer" if cells.dtype.kind == "i" else "number"
         other = "" if names[name] == name else f" (SavedModel, LiteRT: `{names[name]}`)"
-        alias = onnx_names([name])[name]
+        alias = onnx_names(list(raw))[name]
         other += "" if alias == name else f" (ONNX: `{alias}`)"
         inputs.append(f"| `{name}`{other} | {kinds[kind][0]} | {kinds[kind][1]} |")
         known = kind != "number" or not math.isnan(cell)
-        value = json.dumps(cell) if kind == "text" else repr(float(cell)) if kind == "number" and known else str(cell)
+        value = json.dumps(cell, ensure_ascii=False) if kind == "text" else repr(float(cell)) if kind == "number" and known else str(cell)
         shown = value if known else "float('nan')"
-        python.append(f"    {json.dumps(name)}: tf.constant([[{shown}]], tf.{kinds[kind][0]}),")
+        python.append(f"    {json.dumps(name, ensure_ascii=False)}: tf.constant([[{shown}]], tf.{kinds[kind][0]}),")
         element, literal = {"text": ("string", value), "integer": ("long", f"{value}L"), "number": ("double", value if known else "double.NaN")}[kind]
         csharp.append(f"    NamedOnnxValue.CreateFromTensor({json.dumps(alias)}, new DenseTensor<{element}>(new[] {{ {literal} }}, shape)),")
     settings = [f"| {name} | {value} |" for name, value in metrics["settings"].items() if name not in ("columns", "reasons")]
@@ -3400,14 +3516,18 @@ def make_plan(options: argparse.Namespace, splits: list[Split], label: Any, widt
     )
 
 
-def refuse_foreign(folder: Path, exports: list[str]) -> None:
-    """Refuse a model directory where a file that this program did not write has the name of one it will write."""
-    names = [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE, *(EXPORTS[name][0] for name in exports)]
+def refuse_others(folder: Path, names: list[str]) -> None:
     for name in names:
         if os.path.lexists(folder / name) and not is_ours(folder / name):
             raise UserError(f"{folder / name}: was not written by this program; move it away or name another directory with --model-dir")
-    if os.path.lexists(folder / "checkpoints") and not (folder / "checkpoints").is_dir():
-        raise UserError(f"{folder / 'checkpoints'}: is not a directory; move it away or name another directory with --model-dir")
+
+
+def refuse_foreign(folder: Path, exports: list[str]) -> None:
+    """Refuse a model directory where a file that this program did not write has the name of one it will write."""
+    refuse_others(folder, [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE, *(EXPORTS[name][0] for name in exports)])
+    for name in ("checkpoints", "logs"):
+        if (folder / name).is_symlink() or (name == "checkpoints" and os.path.lexists(folder / name) and not (folder / name).is_dir()):
+            raise UserError(f"{folder / name}: is a link or no directory; move it away or name another directory with --model-dir")
 
 
 def shared_warning(path: Path) -> str:
@@ -3437,10 +3557,14 @@ def load_data(options: argparse.Namespace) -> Table:
     if not options.sample:
         return read_table(options)
     with tempfile.TemporaryDirectory() as folder:
-        options.csv = [os.path.join(folder, "HARVEST.CSV")]
-        write_sample(options.csv[0], options.sample, options.seed)
-        table = read_table(options)
-    options.csv = [f"{options.sample:,} generated rows"]
+        path = os.path.join(folder, "HARVEST.CSV")
+        options.csv = [path]
+        write_sample(path, options.sample, options.seed)
+        try:
+            table = read_table(options)
+        except UserError as error:
+            raise UserError(str(error).replace(path, f"--sample {options.sample}")) from None
+    options.csv = table.names = [f"{options.sample:,} generated rows"]
     return table
 
 
@@ -3699,12 +3823,12 @@ def stopped(run: Run, lives: list[Live], number: int) -> int:
     if failed:
         (options.model_dir / RESUME_FILE).unlink(missing_ok=True)
     elif run.resumable:
-        parts.append("go on with --resume")
+        parts.append("go on with --resume" + ("" if str(options.model_dir) == "model" else f" --model-dir {options.model_dir}"))
     if run.checkpoint:
         parts.append(f"the best model so far is {run.checkpoint}")
     if (options.model_dir / METRICS_FILE).exists():
         parts.append(f"the last whole run in {options.model_dir} is as it was")
-    print("; ".join(parts), file=sys.stderr)
+    complain("; ".join(parts))
     return 128 + number if number else 1
 
 
@@ -3775,7 +3899,7 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
 
 def prediction_rows(run: Run, tested: Prediction) -> bytes:
     """predictions.csv: every tested row by its line, and what the net that never saw it says of it."""
-    table, names = run.table, short_names(run.options.csv)
+    table, names = run.table, run.table.names
     rows = np.concatenate([fold.split.test for fold in run.folds])
     folds = np.repeat([fold.number + 1 for fold in run.folds], [len(fold.split.test) for fold in run.folds])
     order = np.lexsort([table.lines[rows], table.files[rows]])
@@ -3830,7 +3954,7 @@ def export(run: Run, threshold: float) -> int:
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if reason:
             remove(beside(path))
-            print(f"error: --export {name} failed ({reason}); the model and its metrics are saved", file=sys.stderr)
+            complain(f"error: --export {name} failed ({reason}); the model and its metrics are saved")
         else:
             run.say(f"Export     {path}: probabilities of {len(rows):,} test rows agree within {gap:.0e}")
             right += 1
@@ -3861,7 +3985,7 @@ def train_command(arguments: list[str] | None) -> int:
         output.say(*show_data(options, table, splits), "", *describe_columns(table))
         return 0 if not output.failure else output_failed(output)
     if interrupted and interrupted[0]["fingerprint"] != fingerprint(table):
-        raise UserError(f"--resume: {data_name(options)} is not the data of the interrupted run; leave --resume out to train on it")
+        raise UserError(f"--resume: {data_name(options)} is not, or no longer, the data of the interrupted run; leave --resume out to train on it")
     prepare_folder(options.model_dir)
     refuse_foreign(options.model_dir, options.export)
     timing = {"load_s": time.perf_counter() - started}
@@ -3885,8 +4009,12 @@ def train_command(arguments: list[str] | None) -> int:
 
 
 def output_failed(output: Output) -> int:
-    print(f"error: standard output: {output.failure}; all else is done", file=sys.stderr)
+    complain(f"error: standard output: {output.failure}; all else is done")
     return 1
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    return f"error: the package {error.name} is not installed for {sys.executable}; use .venv/bin/python, or pip install -r requirements-cpu.txt"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -3894,27 +4022,28 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return train_command(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     except KeyboardInterrupt as error:
         number = getattr(error, "signal", signal.SIGINT)
-        print(f"stopped: {signal.Signals(number).name}; the files of the last whole run are as they were", file=sys.stderr)
+        complain(f"stopped: {signal.Signals(number).name}; what whole runs have left is as it was")
         return 128 + number
     except MemoryError as error:
-        print(
-            f"error: not enough memory{f' ({error})' if str(error) else ''}; end other programs, raise the limit (ulimit -v), or give fewer rows",
-            file=sys.stderr,
-        )
+        complain(f"error: not enough memory{f' ({error})' if str(error) else ''}; end other programs, raise the limit (ulimit -v), or give fewer rows")
         return 1
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror or error}; the files of the last whole run are as they were", file=sys.stderr)
+        complain(f"error: {place}{error.strerror or error}; what whole runs have left is as it was")
+        return 1
+    except ModuleNotFoundError as error:
+        complain(missing_package(error))
         return 1
 
 
 def run_command(command: Callable[[], int]) -> None:
     """Run a command and end the process with its exit code, without the 0.4 s that TensorFlow takes to be torn down."""
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # where the command does not handle it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     code = command()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):

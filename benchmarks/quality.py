@@ -73,7 +73,7 @@ def real_tables(folder: Path) -> dict[str, Path]:
 def subset(table: modern.Table, rows: np.ndarray) -> modern.Table:
     """A table of some of the rows, which knows nothing of the others."""
     cells = {name: getattr(table, name)[rows] for name in ("numbers", "codes", "label", "files", "lines")}
-    part = modern.Table(table.columns, **cells, notes=[], read=len(rows), skipped=0)
+    part = modern.Table(table.columns, **cells, names=table.names, notes=[], read=len(rows), skipped=0)
     part.scales = modern.fit_scales(part.numbers)
     return part
 
@@ -141,6 +141,7 @@ def train_basic(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: i
     import train_model as basic
 
     raw = modern.raw_inputs(table, np.arange(len(table.label)))
+    raw |= {column.name: table.numbers[:, [place]] for place, column in enumerate(table.of_kind("number"))}
     columns = [np.unique(part.astype(str), return_inverse=True)[1].reshape(-1, 1) if part.dtype == object else part.astype(float) for part in raw.values()]
     inputs = np.nan_to_num(np.concatenate(columns, axis=1))
     split = modern.split_rows(table.label[rows], "random", seed)

@@ -84,7 +84,7 @@ def test_the_card_is_right_about_the_exported_file(tf, tmp_path):
     program = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1).replace("productivity_model.keras", str(folder / modern.MODEL_FILE))
     names = {}
     exec(program, names)
-    assert names["probability"][0, 0] == pytest.approx(promised, abs=1e-4)
+    assert float(names["probability"][0, 0]) == pytest.approx(promised, abs=1e-4)
 
 
 def test_a_readme_of_the_users_own_is_left_alone(sample, tmp_path, capsys):

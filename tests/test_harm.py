@@ -162,6 +162,95 @@ def test_killed_around_the_end_there_is_one_whole_run(sample, tmp_path):
     assert seen <= {0.4, 0.6}
 
 
+def test_a_commit_that_cannot_be_done_is_undone(tmp_path, monkeypatch):
+    names = [modern.MODEL_FILE, "productivity_model_saved_model", modern.PREDICTIONS_FILE, modern.METRICS_FILE]
+    for stuck in names:
+        folder = tmp_path / f"stuck {stuck}"
+        folder.mkdir()
+        for name in names:
+            for place, words in ((folder / name, "old"), (modern.beside(folder / name), "new")):
+                if words == "old" and name == modern.PREDICTIONS_FILE:
+                    continue  # there was none before
+                if "." in name:
+                    place.write_text(words)
+                else:
+                    place.mkdir()
+                    (place / "saved_model.pb").write_text(words)
+        replace = os.replace
+
+        def failing(source, target, stuck=stuck, replace=replace):
+            if str(target).endswith(stuck) and "before" not in str(source):
+                raise PermissionError(1, "Operation not permitted", str(target))
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", failing)
+        with pytest.raises(PermissionError):
+            modern.commit(folder, names)
+        monkeypatch.undo()
+        left = {path.name: (path / "saved_model.pb" if path.is_dir() else path).read_text() for path in folder.iterdir()}
+        assert left == dict.fromkeys([name for name in names if name != modern.PREDICTIONS_FILE], "old"), stuck
+
+
+def test_pipes_and_own_checkpoints_and_folders(sample, tmp_path, capsys):
+    path = sample(60)
+    for name, code in (("metrics.json", 2), ("README.md", 0), (".lock", 2), (modern.COMMIT_FILE, 0)):
+        folder = tmp_path / f"pipe {name}"
+        folder.mkdir()
+        os.mkfifo(folder / name)
+        assert train(path, folder, "--no-tensorboard") == code
+    for name in ("checkpoints", "logs"):
+        folder = tmp_path / f"link {name}"
+        (tmp_path / "own" / name).mkdir(parents=True)
+        folder.mkdir()
+        (folder / name).symlink_to(tmp_path / "own" / name)
+        assert train(path, folder) == 2 and not os.listdir(tmp_path / "own" / name)
+    folder = tmp_path / "model"
+    assert train(path, folder, "--export", "saved_model") == 0
+    (folder / "productivity_model_saved_model" / "NOTES.txt").write_text("mine")
+    assert train(path, folder, "--export", "saved_model") == 2
+    assert (folder / "productivity_model_saved_model" / "NOTES.txt").read_text() == "mine"
+    for checkpoint in (folder / "checkpoints").iterdir():
+        checkpoint.write_text("mine")
+    assert modern.main([str(path), "--model-dir", str(folder), "--epochs", "3"]) == 0  # the same epochs and accuracies
+    assert "a file of your own has the name of a checkpoint" in capsys.readouterr().out
+    assert all(checkpoint.read_text() == "mine" for checkpoint in (folder / "checkpoints").iterdir())
+
+
+def test_basic_trainer_replaces_its_own_files_only(sample, tmp_path, run):
+    path, folder = sample(60), tmp_path / "model"
+    folder.mkdir()
+    (folder / "basic_model.keras").write_text("mine")
+    told(run("train_model.py", path, "--model-dir", folder, "--quick"), 2, "was not written by this program")
+    (folder / "basic_model.keras").unlink()
+    for _ in range(2):
+        assert run("train_model.py", path, "--model-dir", folder, "--quick").returncode == 0
+
+
+def test_a_directory_of_files_and_a_file_with_fewer_columns(sample, tmp_path, run):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    sample(60).rename(folder / "a.csv")
+    (folder / "b.csv").write_text("foreground_app,keyboard_activity,productive\n" + "".join(f"{row % 3},{row},{row % 2}\n" for row in range(40)))
+    last = sample(30, seed=3, name="c.csv")
+    assert modern.main([str(folder), str(last), "--model-dir", str(tmp_path / "model"), "--epochs", "3", "--quiet"]) == 0
+    rows = list(csv.DictReader((tmp_path / "model" / "predictions.csv").open(newline="")))
+    texts = {path.name: path.read_text().splitlines() for path in (folder / "a.csv", folder / "b.csv", last)}
+    assert {row["file"] for row in rows} == set(texts)
+    assert all(texts[row["file"]][int(row["line"]) - 1].endswith("," + row["label"]) for row in rows)
+    done = run("predict.py", folder / "b.csv", "--model-dir", tmp_path / "model")
+    assert done.returncode == 0 and "has no mouse_activity, time_last_request: missing in its rows" in done.stderr
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    told(run("predict.py", tmp_path / "other.csv", "--model-dir", tmp_path / "model"), 2, "which the model needs")
+
+
+def test_a_file_name_that_is_no_text(sample, tmp_path):
+    path = tmp_path / os.fsdecode(b"donn\xe9es.csv")
+    sample(60).rename(path)
+    other = sample(60, name="b.csv")
+    assert modern.main([str(path), str(other), "--model-dir", str(tmp_path / "model"), "--epochs", "3", "--quiet"]) == 0
+    assert b"donn\xef\xbf\xbdes.csv" in (tmp_path / "model" / "predictions.csv").read_bytes()
+
+
 @pytest.mark.parametrize("moves", range(5))
 def test_a_commit_that_was_cut_short_is_finished(tmp_path, moves, monkeypatch):
     folder, names = tmp_path, [modern.MODEL_FILE, modern.PREDICTIONS_FILE, "productivity_model_saved_model", modern.METRICS_FILE]
@@ -235,16 +324,27 @@ def test_outputs_that_must_not_be_replaced(trained, run, tmp_path):
     own.write_bytes(path.read_bytes())
     (tmp_path / "link").symlink_to(own)
     (tmp_path / "folder").mkdir()
-    for output, words in (
-        (own, "is the file that is read"),
-        ("link", "is the file that is read"),
-        ("folder", "is a directory"),
-        ("no/x.csv", "no directory no"),
-    ):
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    refused = [(own, "is the file that is read"), ("link", "is the file that is read"), ("folder", "is a directory"), ("no/x.csv", "no directory no")]
+    for output, words in [*refused, ("dangling", "is a link to")]:
         told(run("predict.py", own, "--model-dir", folder, "--output", output, cwd=tmp_path), 2, words)
     told(run("predict.py", path, "--model-dir", folder, "--output", tmp_path / "link"), 2, "is a link to")
     told(run("predict.py", path, "--model-dir", folder, "--output", folder / modern.MODEL_FILE), 2, "is the file that is read")
-    assert own.read_bytes() == path.read_bytes() and sorted(os.listdir(tmp_path)) == ["folder", "link", "own.csv"]
+    assert own.read_bytes() == path.read_bytes() and sorted(os.listdir(tmp_path)) == ["dangling", "folder", "link", "own.csv"]
+    if os.path.isdir("/dev/shm"):
+        shared = f"/dev/shm/link-{os.getpid()}.csv"
+        os.symlink(own, shared)
+        try:
+            told(run("predict.py", path, "--model-dir", folder, "--output", shared), 2, "is a link to")
+        finally:
+            os.unlink(shared)
+        assert own.read_bytes() == path.read_bytes()
+    private = tmp_path / "private.csv"
+    private.touch(0o600)
+    assert run("predict.py", path, "--model-dir", folder, "--output", private).returncode == 0
+    assert private.stat().st_mode & 0o777 == 0o600 and len(private.read_text().splitlines()) == 81
+    long = tmp_path / ("ü" * 120 + ".csv")
+    assert run("predict.py", path, "--model-dir", folder, "--output", long).returncode == 0 and long.exists()
     done = run("predict.py", path, "--model-dir", folder, "--output", "/dev/null")
     assert done.returncode == 0 and not os.path.isfile("/dev/null")
     done = run("predict.py", path, "--model-dir", folder, "--output", "/dev/stdout")
@@ -294,6 +394,42 @@ def test_a_stream_is_answered_while_it_is_open(trained):
     watchdog.cancel()
 
 
+def test_a_record_of_several_lines_is_one_row_of_a_stream(trained, tmp_path, run):
+    path, folder = trained
+    header, *rows = path.read_text().splitlines()
+    sent = [header + ",note", rows[0] + ',5" screen', rows[1] + ',6" screen', rows[2] + ',"first', rows[3] + ",x", 'end"', '1,"torn', rows[4] + ",last"]
+    own = tmp_path / "own.csv"
+    own.write_text("\n".join(line for line in sent if "torn" not in line) + "\n")
+    from_file = run("predict.py", own, "--model-dir", folder)
+    streamed = subprocess.run(
+        [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder)], input="\n".join(sent) + "\n", capture_output=True, text=True, timeout=100
+    )
+    assert from_file.stdout == streamed.stdout and len(list(csv.reader(io.StringIO(streamed.stdout)))) == 5
+    assert streamed.stderr == "note: line 7: its quotes are open, left out\n"
+    returns = subprocess.run(
+        [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder)],
+        input=f"{header}\n{rows[0]}\r{rows[1]}\n{rows[2]}\n".encode(),
+        capture_output=True,
+    )
+    assert returns.stderr == b"note: line 2: holds a carriage return, left out\n" and len(returns.stdout.splitlines()) == 2
+
+
+def test_the_output_of_a_stream_is_there_while_it_is_open(trained, tmp_path):
+    path, folder = trained
+    header, *rows = path.read_bytes().splitlines()
+    command = [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder), "--output", str(tmp_path / "out.csv")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    process.stdin.write(header + b"\n" + rows[0] + b"\n")
+    process.stdin.flush()
+    for _ in range(600):
+        time.sleep(0.1)
+        if (tmp_path / "out.csv").exists() and (tmp_path / "out.csv").read_bytes().count(b"\n") == 2:
+            break
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130 and (tmp_path / "out.csv").read_bytes().count(b"\n") == 2 and os.listdir(tmp_path) == ["out.csv"]
+    process.stdin.close()
+
+
 @pytest.mark.parametrize("last", ["-100,5,", "-100,5,5,5,", "-100,5,5,5", "-100,5,5,1e,1"])
 def test_a_torn_last_row_is_left_out_as_in_training(trained, tmp_path, last, run):
     path, folder = trained
@@ -340,6 +476,12 @@ def test_models_that_do_not_fit_are_refused(trained, tmp_path, run):
     inputs = keras.Input((3,), name="x")
     keras.Model({"x": inputs}, keras.layers.Dense(2)(inputs)).save(tmp_path / "other.keras")
     other = tmp_path / "other.keras"
+    broken = tmp_path / "broken.keras"
+    with zipfile.ZipFile(broken, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("training.json", json.dumps(list(range(5_000))))
+    content = bytearray(broken.read_bytes())
+    content[120:140] = b"\xff" * 20
+    broken.write_bytes(content)
     with zipfile.ZipFile(other, "a") as archive:
         archive.writestr("training.json", json.dumps({"label": "productive", "threshold": 0.5, "columns": [{"name": "foreground_app", "kind": "number"}]}))
     cases = [
@@ -348,7 +490,12 @@ def test_models_that_do_not_fit_are_refused(trained, tmp_path, run):
         (changed("fewer.keras", details(lambda found: found | {"columns": found["columns"][:2]})), "is not a model written by"),
         (changed("odd.keras", details(lambda found: found | {"columns": [5]})), "is not a model written by"),
         (changed("deep.keras", lambda entry, content: b"[" * 200_000 if entry == "training.json" else content), "is not a model written by"),
+        (
+            changed("kinds.keras", details(lambda found: found | {"columns": [{"name": column["name"]} for column in found["columns"]]})),
+            "is not a model written by",
+        ),
         (other, "is not a model written by"),
+        (broken, "is not a model written by"),
     ]
     for model, words in cases:
         told(run("predict.py", path, "--model", model, "--output", tmp_path / "out.csv"), 2, words)
@@ -401,6 +548,7 @@ def test_streams_that_are_closed_or_full(trained, tmp_path):
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
     done = call("2>&-", ROOT / "train_model_modern.py", tmp_path / "absent.csv")
     assert done.returncode == 2 and done.stdout == ""
+    assert call("2> /dev/full", ROOT / "train_model_modern.py", tmp_path / "absent.csv").returncode == 2
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
@@ -504,7 +652,8 @@ TAMPERED = {
     "no such architecture": describe(lambda found: found["arguments"].extend(["--architecture", "huge"])),
     "arguments that are no texts": describe(lambda found: found.update(arguments=[5])),
     "arguments that are no list": describe(lambda found: found.update(arguments="--epochs 4")),
-    "a help flag": describe(lambda found: found["arguments"].append("--nonsense")),
+    "a flag that asks for help": describe(lambda found: found["arguments"].append("--help")),
+    "a flag that is none": describe(lambda found: found["arguments"].append("--nonsense")),
     "folds": describe(lambda found: found["arguments"].extend(["--folds", "5"])),
     "more nets": describe(lambda found: found["nets"].append(found["nets"][0])),
     "no nets": describe(lambda found: found.update(nets=[])),
