@@ -99,21 +99,7 @@ def run(options):
 
 
 def main(arguments=None):
-    modern.prepare_streams()
-    try:
-        return run(parse_options(arguments))
-    except modern.UserError as error:
-        modern.complain(f"error: {error}")
-        return 2
-    except ModuleNotFoundError as error:
-        modern.complain(modern.missing_package(error))
-        return 1
-    except OSError as error:
-        modern.drop_output()
-        modern.complain(f"error: {error.filename or 'standard output'}: {error.strerror or error}")
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return modern.tell_errors(lambda: run(parse_options(arguments)))
 
 
 if __name__ == "__main__":

@@ -4017,10 +4017,11 @@ def missing_package(error: ModuleNotFoundError) -> str:
     return f"error: the package {error.name} is not installed for {sys.executable}; use .venv/bin/python, or pip install -r requirements-cpu.txt"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def tell_errors(command: Callable[[], int]) -> int:
+    """The exit code of a command; what goes wrong in it is told in one line."""
     prepare_streams()
     try:
-        return train_command(arguments)
+        return command()
     except UserError as error:
         complain(f"error: {error}")
         return 2
@@ -4038,6 +4039,10 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         complain(missing_package(error))
         return 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return tell_errors(lambda: train_command(arguments))
 
 
 def run_command(command: Callable[[], int]) -> None:

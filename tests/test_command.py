@@ -281,7 +281,7 @@ def test_predict(run, sample, tmp_path):
     rows = predict(run, path, "--model-dir", folder)
     source = list(csv.DictReader(path.read_text().splitlines()))
     assert [{name: row[name] for name in source[0]} for row in rows] == source
-    table = modern.read_table(modern.parse_options([str(path)]))
+    table = modern.read_table(modern.parse_options([str(path), "--split", "time"]))
     import keras
 
     model = keras.models.load_model(folder / modern.MODEL_FILE)
