@@ -7,7 +7,6 @@ trained with model.fit. The rows and their split are those of train_model_modern
 """
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -61,10 +60,7 @@ def run(options):
     modern.refuse_others(options.model_dir, [modern.BASIC_MODEL_FILE, modern.BASIC_METRICS_FILE])
     mean, deviation = inputs[split.training].mean(axis=0), inputs[split.training].std(axis=0)
     inputs = ((inputs - mean) / (deviation + 1e-9)).astype("float32")
-    if options.cpu_only:
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    modern.own_settings()
+    modern.prepare_environment(options.cpu_only, xla=False, batch_size=BATCH_SIZE)
     import keras
 
     keras.utils.set_random_seed(options.seed)

@@ -132,7 +132,7 @@ def test_contradictions_and_other_data_are_refused(interrupted, capsys):
     assert "--architecture deep" in refused(capsys, folder, "--architecture", "deep")
     assert "contradicts" in refused(capsys, folder, "--no-adamw")
     path.write_text(path.read_text() + "1,2,3,4,1\n")
-    assert "is not the data of the interrupted run" in refused(capsys, folder)
+    assert "no longer, the data of the interrupted run" in refused(capsys, folder)
 
 
 def test_tampered_state_is_refused(interrupted, capsys):
