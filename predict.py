@@ -6,7 +6,8 @@
 
 The label may be absent, columns may come in any order, and other columns are passed through. Every input row gives one
 output row, in the same order, with the columns probability and predicted added. From standard input (-) each line is
-answered as it arrives; lines that cannot be read, and repeated headers, are left out with a note.
+answered as it arrives; lines that cannot be read, and repeated headers, are left out with a note. A cell in quotes may go
+on over 1,000 lines, and is waited for two seconds.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from train_model_modern import UserError
 
 CHUNK_ROWS = 100_000
 MAXIMUM_MODEL_BYTES = 1 << 28
-LONGEST_RECORD = 100  # lines that one record of standard input may have
-PAUSE_SECONDS = 1.0  # after which a record whose quotes are open is not waited for
+LONGEST_RECORD = 1_000  # lines that one record of standard input may have
+PAUSE_SECONDS = 2.0  # after which a record whose quotes are open is not waited for
 ANSWERS = ("probability", "predicted")
 
 
@@ -62,9 +63,11 @@ def check_output(options: argparse.Namespace) -> None:
         raise UserError(f"--output {path}: is a directory; name a file")
     if not path.parent.is_dir():
         raise UserError(f"--output {path}: there is no directory {path.parent}; make it first")
-    for source in (options.csv, options.model):
-        if path.exists() and os.path.exists(source) and os.path.samefile(path, source):
-            raise UserError(f"--output {path}: is the file that is read; name another")
+    read = [os.stat(source) for source in (options.csv, options.model) if os.path.exists(source)]
+    with contextlib.suppress(OSError):
+        read += [os.fstat(0)] if options.csv == "-" else []
+    if path.is_file() and any(os.path.samestat(path.stat(), status) for status in read):
+        raise UserError(f"--output {path}: is the file that is read; name another")
     if path.is_symlink() and not is_stream(path):
         raise UserError(f"--output {path}: is a link to {os.path.realpath(path)}; name that file, or another")
 
@@ -166,8 +169,10 @@ def read_lines(details: dict[str, Any]) -> Any:
 
     def listen() -> None:
         try:
-            for line in sys.stdin.buffer if sys.stdin else ():
+            while sys.stdin and (line := sys.stdin.buffer.readline(modern.LONGEST_LINE)):
                 lines.put(line)
+                while len(line) == modern.LONGEST_LINE and not line.endswith(b"\n"):  # the rest of what is too long
+                    line = sys.stdin.buffer.readline(modern.LONGEST_LINE)
         finally:
             lines.put(None)
 
@@ -175,10 +180,12 @@ def read_lines(details: dict[str, Any]) -> Any:
     first = lines.get()
     if first is None:
         raise UserError("-: standard input is empty; pipe rows into it")
+    text = without_end(first.decode("utf-8-sig", "surrogateescape"))
     try:
-        text = line_text(first)
+        if problem := flaw(text) or ("holds a carriage return" if "\r" in text else ""):
+            raise csv.Error(problem)
         names, header = modern.column_names("-", modern.split_record(text), unlabelled=True)
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise UserError(f"-: line 1 cannot be read ({error}); give the column names as UTF-8 text") from None
     check_names("-", names, details)
     records = Records(len(names), modern.split_record(text) if header else None)
@@ -203,14 +210,37 @@ def read_lines(details: dict[str, Any]) -> Any:
             records.rows, records.places = [], []
 
 
-def line_text(line: bytes, first: bool = True) -> str:
-    """The text of a line without its end; csv.Error for what no line may hold."""
-    text = line.decode("utf-8-sig" if first else "utf-8").removesuffix("\n").removesuffix("\r")
-    if "\0" in text:
-        raise csv.Error("holds a NUL byte")
-    if "\r" in text and '"' not in text:
-        raise csv.Error("holds a carriage return")
-    return text
+def flaw(text: str) -> str:
+    """What no line may hold."""
+    if len(text) > modern.LONGEST_LINE // 4 and len(text.encode("utf-8", "surrogateescape")) >= modern.LONGEST_LINE:
+        return "is longer than 64 MB"
+    if not text.isascii() and re.search("[\udc80-\udcff]", text):
+        return "is not UTF-8 text"
+    return "holds a NUL byte" if "\0" in text else ""
+
+
+def without_end(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def ends_inside_quotes(text: str, inside: bool) -> bool:
+    """Whether a cell in quotes goes on after a line, which starts inside one or not."""
+    place = 0
+    while True:
+        if not inside:  # at the start of a cell
+            while text.startswith(" ", place):
+                place += 1
+            inside = text.startswith('"', place)
+            place += inside
+        while inside:
+            place = text.find('"', place) + 1
+            if not place:
+                return True
+            inside = text.startswith('"', place)  # a quote twice stands for one
+            place += inside
+        place = text.find(",", place) + 1
+        if not place:
+            return False
 
 
 class Records:
@@ -224,43 +254,44 @@ class Records:
         self.fields, self.header = fields, header
         self.number = 0 if header is None else 1  # the lines so far
         self.begun: list[tuple[int, str]] = []  # lines of a record with open quotes
+        self.inside = False  # a cell in quotes goes on
         self.rows: list[list[str]] = []
         self.places: list[int] = []  # the line that each row starts on
 
     def add(self, line: bytes) -> None:
         self.number += 1
-        try:
-            text = line_text(line, self.number == 1)
-        except (UnicodeDecodeError, csv.Error) as error:
-            note(f"line {self.number}: {'is not UTF-8 text' if isinstance(error, UnicodeDecodeError) else error}, left out")
-            return
-        self.take(self.number, text)
+        self.take(self.number, line.decode("utf-8-sig" if self.number == 1 else "utf-8", "surrogateescape"))
 
     def take(self, number: int, text: str) -> None:
         self.begun.append((number, text))
-        record = "\n".join(part for _, part in self.begun)
+        self.inside = ends_inside_quotes(text, self.inside)
+        if self.inside and len(self.begun) < LONGEST_RECORD:
+            return None
+        record, start = without_end("".join(part for _, part in self.begun)), self.begun[0][0]
         try:
-            cells, problem = modern.split_record(record), ""
+            cells, problem = modern.split_record(record), "holds a carriage return" if "\r" in record and '"' not in record else ""
         except csv.Error as error:
-            if "unexpected end" in str(error) and len(self.begun) < LONGEST_RECORD and len(record) < modern.LONGEST_LINE:
-                return
             cells, problem = [], str(error)
-        start = self.begun[0][0]
-        if cells and cells == self.header:
+        unreadable = [(place, what) for place, part in self.begun if (what := flaw(part))]
+        whole = not problem and len(cells) == self.fields
+        if unreadable and (whole or len(self.begun) == 1):
+            note(f"line {unreadable[0][0]}: {unreadable[0][1]}, {'left out' if len(self.begun) == 1 else f'the record from line {start} on is left out'}")
+        elif cells and self.header == [cells[0].removeprefix("\ufeff"), *cells[1:]]:
             note(f"line {start}: the header again, left out")
-        elif len(cells) == self.fields and not problem:
+        elif whole:
             self.rows.append(cells)
             self.places.append(start)
         elif len(self.begun) > 1:
             return self.leave_out_first()
         elif cells or problem:
             note(f"line {start}: {problem or f'{len(cells)} fields where {self.fields} are expected'}, left out")
-        self.begun = []
+        self.begun, self.inside = [], False
+        return None
 
     def leave_out_first(self) -> None:
         """Leave out the first line of a record with open quotes, and read the others anew."""
         (number, _), *others = self.begun
-        self.begun = []
+        self.begun, self.inside = [], False
         note(f"line {number}: its quotes are open, left out")
         for other in others:
             self.take(*other)

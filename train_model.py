@@ -78,7 +78,7 @@ def run(options):
     seconds = time.perf_counter() - started
     loss, accuracy = model.evaluate(inputs[split.test], label[split.test], verbose=0)
     archive = modern.add_to_archive(modern.model_archive(model), "basic.json", "{}")  # the mark of what may be replaced
-    modern.write_atomically(options.model_dir / modern.BASIC_MODEL_FILE, archive)
+    modern.write_beside(options.model_dir / modern.BASIC_MODEL_FILE, archive)
     metrics = {
         "rows": {name: len(part) for name, part in split._asdict().items()},
         "test": {"accuracy": accuracy, "log_loss": loss},
@@ -88,7 +88,8 @@ def run(options):
         "mean": mean.tolist(),
         "deviation": deviation.tolist(),
     }
-    modern.write_atomically(options.model_dir / modern.BASIC_METRICS_FILE, json.dumps(metrics, indent=2).encode())
+    modern.write_beside(options.model_dir / modern.BASIC_METRICS_FILE, json.dumps(metrics, indent=2).encode())
+    modern.commit(options.model_dir, [modern.BASIC_MODEL_FILE, modern.BASIC_METRICS_FILE])
     print(f"test accuracy {accuracy:.3f} on {len(split.test)} rows after {len(history.epoch)} epochs in {seconds:.1f} s")
     print(f"model saved to {options.model_dir / 'basic_model.keras'}")
     return 0

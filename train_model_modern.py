@@ -25,6 +25,7 @@ export, main. pandas is imported once the command line is understood, TensorFlow
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import csv
 import errno
@@ -70,6 +71,9 @@ VERSION = "1.2.0"
 class UserError(Exception):
     """The command line or the data is wrong: told in one line, exit code 2."""
 
+    def __str__(self) -> str:
+        return super().__str__().replace("\n", "\\n").replace("\r", "\\r")  # of names that hold line ends
+
 
 class Architecture(NamedTuple):
     units: tuple[int, ...]
@@ -98,7 +102,7 @@ EXPORTS = {  # what --export writes, and the packages it takes
     "litert": ("productivity_model.tflite", ("ai-edge-litert",)),
     "onnx": ("productivity_model.onnx", ("onnx", "onnxruntime")),
 }
-RESULT_FILES = [MODEL_FILE, PREDICTIONS_FILE, CARD_FILE, *(file for file, _ in EXPORTS.values()), METRICS_FILE]
+RESULT_FILES = [MODEL_FILE, PREDICTIONS_FILE, CARD_FILE, *(file for file, _ in EXPORTS.values()), METRICS_FILE, BASIC_MODEL_FILE, BASIC_METRICS_FILE]
 MAXIMUM_CATEGORIES = 256  # a column; the most frequent are kept, the others share the place of the unseen
 
 
@@ -515,7 +519,8 @@ def find_line(path: str, wanted: str) -> list[int]:
             cut = block.rfind(b"\n") + 1
             rest, block = block[cut:], block[:cut]
             if target in block:
-                places += [line + place for place, text in enumerate(block.split(b"\n")) if text.rstrip(b"\r") == target]
+                found = (text.rstrip(b"\r").removeprefix(codecs.BOM_UTF8) for text in block.split(b"\n"))
+                places += [line + place for place, text in enumerate(found) if text == target]
             line += block.count(b"\n")
     return places + ([line] if rest == target else [])
 
@@ -2087,8 +2092,8 @@ def prepare_streams() -> None:
             os.fstat(number)
         except OSError:  # or the next file opened would be taken for it
             os.open(os.devnull, os.O_RDWR)
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -2099,7 +2104,7 @@ class Progress:
 
     def __init__(self, epochs: int, output: Output) -> None:
         self.epochs, self.output, self.quiet = epochs, output, output.quiet
-        self.live = sys.stdout is not None and sys.stdout.isatty()
+        self.live = sys.stdout.isatty()
         self.started = self.shown = time.perf_counter()
 
     def epoch(self, epoch: int, logs: dict[str, float]) -> None:
@@ -2620,6 +2625,7 @@ def net_logits(table: Table, encoder: Encoder, units: tuple[int, ...], net: Net,
 
 
 TEMPORARY = ".train_model_modern-"  # how the names begin of what is not yet, or no longer, in its place
+MARK = "train_model_modern"  # a file in a directory that this program wrote
 COMMIT_FILE = TEMPORARY + "commit.json"
 
 
@@ -2773,12 +2779,12 @@ def holds(path: Path, name: str) -> bool:
 def is_ours(path: Path) -> bool:
     """Whether what is at the place of a result was written by this program, so that it may be replaced."""
     if path.name == EXPORTS["saved_model"][0]:
-        own = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
-        return path.is_dir() and not path.is_symlink() and set(os.listdir(path)) <= own
+        own = {MARK, "saved_model.pb", "fingerprint.pb", "variables", "assets", "variables.index", "variables.data-00000-of-00001"}
+        return path.is_dir() and not path.is_symlink() and (path / MARK).is_file() and {part.name for part in path.rglob("*")} <= own
     if path.is_symlink() or not path.is_file():
         return False
     with open(path, "rb") as file:
-        start = file.read(200)
+        start = file.read(1_000)
     if path.name == MODEL_FILE:
         return holds(path, "training.json")
     if path.name == RESUME_FILE:
@@ -2788,7 +2794,7 @@ def is_ours(path: Path) -> bool:
     if path.name == PREDICTIONS_FILE:
         return start.splitlines()[:1] in ([b",".join(names)] for names in (PREDICTION_COLUMNS[1:], PREDICTION_COLUMNS))
     if path.name == CARD_FILE:
-        return start.startswith(CARD[:14].encode())
+        return start.startswith(CARD[:14].encode()) and b"\n\nWritten by train_model_modern.py" in start
     if path.name == BASIC_MODEL_FILE:
         return holds(path, "basic.json")
     if path.name == BASIC_METRICS_FILE:
@@ -2997,6 +3003,7 @@ def export_model(tf: Any, name: str, path: Path, portable: Any, to_onnx: Any) ->
     with tempfile.TemporaryDirectory() as folder:
         saved = new if name == "saved_model" else Path(folder) / "saved"
         tf.saved_model.save(module, str(saved), signatures={"serving_default": module.predict})
+        (saved / MARK).touch()
         if name == "litert":
             write_beside(path, tf.lite.TFLiteConverter.from_saved_model(str(saved)).convert())
     return new
@@ -3762,9 +3769,12 @@ def open_events(run: Run, nets: list[Live]) -> EventLog | None:
         return None
     try:
         folder = run.interrupted and run.interrupted[0]["logs"] and options.model_dir / "logs" / Path(run.interrupted[0]["logs"]).name
+        if folder and folder.is_symlink():
+            raise OSError(errno.ELOOP, "the folder of the run is a link, which is not followed")
         events = EventLog(folder or run_folder(options.model_dir / "logs", options.architecture), run.plan, options.epochs)
-    except OSError as error:
-        run.say(f"TensorBoard: {options.model_dir / 'logs'}: {error.strerror}; going on without logs")
+    except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
+        words = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        run.say(f"TensorBoard: {options.model_dir / 'logs'}: {words}; going on without logs")
         return None
     events.fixed = [encode_sparse(run.table, fold.encoder, fold.split.validation[:256]) for fold in run.folds]
     if run.interrupted:
@@ -3872,7 +3882,7 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
         | {name: metadata_version(name) for name in ("tensorflow", "keras", "numpy", "pandas", "tensorboard")},
     }
     try:
-        exported = export(run, threshold.value)
+        failed = export(run, threshold.value)
         write_beside(folder / MODEL_FILE, run.archive(nets, threshold.value))
         write_beside(folder / PREDICTIONS_FILE, prediction_rows(run, tested))
         if run.events:
@@ -3894,7 +3904,9 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
         raise
     (folder / RESUME_FILE).unlink(missing_ok=True)
     say_where(run, card)
-    return 0 if exported == len(set(options.export)) else 1
+    for words in failed:
+        complain(f"error: {words}; the model and its metrics are saved")
+    return 1 if failed else 0
 
 
 def prediction_rows(run: Run, tested: Prediction) -> bytes:
@@ -3933,14 +3945,14 @@ def say_where(run: Run, card: bool) -> None:
     run.say(f"Time       {timing['total_s']:.1f} s, of which training {timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)")
 
 
-def export(run: Run, threshold: float) -> int:
+def export(run: Run, threshold: float) -> list[str]:
     """Write the formats asked for beside their places and compare each, run by its own runtime, with the model.
 
-    Gives how many are right; the others are not kept.
+    Gives what failed and why; that is not kept.
     """
-    options, right = run.options, 0
+    options, failed = run.options, []
     if not options.export:
-        return 0
+        return failed
     rows = np.concatenate([fold.split.test for fold in run.folds])[:1_000]
     raw, expected = raw_inputs(run.table, rows), run.probabilities(rows)
     parts = (run.table, run.plan, run.encoders, run.nets)
@@ -3954,11 +3966,10 @@ def export(run: Run, threshold: float) -> int:
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if reason:
             remove(beside(path))
-            complain(f"error: --export {name} failed ({reason}); the model and its metrics are saved")
+            failed.append(f"--export {name} failed ({reason})")
         else:
             run.say(f"Export     {path}: probabilities of {len(rows):,} test rows agree within {gap:.0e}")
-            right += 1
-    return right
+    return failed
 
 
 def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:

@@ -414,6 +414,40 @@ def test_a_record_of_several_lines_is_one_row_of_a_stream(trained, tmp_path, run
     assert returns.stderr == b"note: line 2: holds a carriage return, left out\n" and len(returns.stdout.splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    "sent, answered, notes",
+    [
+        (b'"a\r\nb",1,2,3,4,1\r\n1,2,3,4,5,0\r\n', ['"a\r\nb",1,2,3,4,1', "1,2,3,4,5,0"], []),
+        (b'"a\n\xff\nb",1,2,3,4,1\n1,2,3,4,5,0\n', ["1,2,3,4,5,0"], ["line 3: is not UTF-8 text, the record from line 2 on is left out"]),
+        (b'"' + b"line\n" * 500 + b'end",1,2,3,4,1\n', ['"' + "line\n" * 500 + 'end",1,2,3,4,1'], []),
+        (b"\xef\xbb\xbfnote,HEADER\n1,2,3,4,5,0\n", ["1,2,3,4,5,0"], ["line 2: the header again"]),
+        (b'a","' + b"x" * 2_000 + b"\n" + b'a","xxx\n' * 1_500 + b"1,2,3,4,5,0\n", ["1,2,3,4,5,0"], ["line 2: its quotes are open"]),
+        (b'"he said ""no"", then\nleft", 2,3,4,5,1\n', ['"he said ""no"", then\nleft",2,3,4,5,1'], []),
+    ],
+)
+def test_records_of_a_stream(trained, sent, answered, notes):
+    _, folder = trained
+    content = b"note," + HEADER.encode() + b"\n" + sent.replace(b"HEADER", HEADER.encode())
+    command = [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder)]
+    done = subprocess.run(command, input=content, capture_output=True, timeout=100)
+    rows = list(csv.reader(io.StringIO(done.stdout.decode(), newline="")))[1:]
+    assert [row[:-2] for row in rows] == [next(csv.reader([row], skipinitialspace=True)) for row in answered], done.stderr[-300:]
+    found = done.stderr.decode().splitlines()
+    assert all(any(words in line for line in found) for words in notes) and (notes or not found), found[:5]
+
+
+def test_names_with_line_ends_are_told_in_one_line(trained, run, tmp_path):
+    path, folder = trained
+    for flags in ([path, "--label", "pro\nductive"], [path, "--drop", "a\nb"], [tmp_path / "new\nline.csv"]):
+        told(run("train_model_modern.py", *flags), 2)
+    own = tmp_path / "own.csv"
+    own.write_bytes(path.read_bytes())
+    with own.open() as stdin:
+        command = [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder), "--output", str(own)]
+        told(subprocess.run(command, stdin=stdin, capture_output=True, text=True, timeout=60), 2, "is the file that is read")
+    assert own.read_bytes() == path.read_bytes()
+
+
 def test_the_output_of_a_stream_is_there_while_it_is_open(trained, tmp_path):
     path, folder = trained
     header, *rows = path.read_bytes().splitlines()
