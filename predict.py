@@ -184,11 +184,12 @@ def read_lines(details: dict[str, Any]) -> Any:
     try:
         if problem := flaw(text) or ("holds a carriage return" if "\r" in text else ""):
             raise csv.Error(problem)
-        names, header = modern.column_names("-", modern.split_record(text), unlabelled=True)
+        cells = modern.split_record(text)
+        names, header = modern.column_names("-", cells, unlabelled=True)
     except csv.Error as error:
         raise UserError(f"-: line 1 cannot be read ({error}); give the column names as UTF-8 text") from None
     check_names("-", names, details)
-    records = Records(len(names), modern.split_record(text) if header else None)
+    records = Records(len(names), cells if header else None)
     yield pd.DataFrame(columns=names, dtype=object)  # the header can be answered before any row arrives
     waiting = [] if header else [first]
     while waiting[-1:] != [None]:
@@ -348,14 +349,15 @@ def predict_chunk(model: Any, numbers: set[str], options: argparse.Namespace, ch
     import numpy as np
 
     inputs, wrong = model_inputs(model, numbers, chunk)
-    for place in np.flatnonzero(wrong != None):  # noqa: E711 each cell of the array is compared
+    bad = wrong.astype(bool)
+    for place in np.flatnonzero(bad):
         name = wrong[place]
         words = f"line {chunk.index[place]}, column {name}: {chunk[name].iloc[place][:50]!r} is not a number"
         if options.csv != "-":
             raise UserError(f"{options.csv}: {words}; mend the cell or leave it empty")
         note(f"{words}, left out")
-    if (wrong != None).any():  # noqa: E711
-        return predict_chunk(model, numbers, options, chunk[wrong == None])  # noqa: E711
+    if bad.any():
+        return predict_chunk(model, numbers, options, chunk[~bad])
     if not len(chunk):
         return chunk, np.empty(0, np.float32)
     try:

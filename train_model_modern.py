@@ -691,17 +691,24 @@ def read_columns(sources: list[Source], names: list[str], options: argparse.Name
 
 def guess_text(sources: list[Source], names: list[str]) -> set[str]:
     """The columns that hold text, or nothing but 0 and 1, in the first rows."""
-    import pandas as pd
-
     textual = set()
     for source in sources:
-        kinds = {name: object for name in names if name in source.names}
+        present = set(source.names)
+        kinds = {name: object for name in names if name in present}
         for chunk in read_chunks(source, kinds, GUESS_ROWS // len(sources) + 1) if kinds else ():
             for name in chunk:
-                values = pd.to_numeric(chunk[name], errors="coerce")
-                if (values.isna() & chunk[name].notna()).any() or (values.notna().any() and values.dropna().isin([0, 1]).all()):
+                values, text = parse_numbers(chunk[name])
+                if text or is_doubtful(values):
                     textual.add(name)
     return textual
+
+
+def parse_numbers(cells: Any) -> tuple[Any, bool]:
+    """What pandas' parser makes of a series of texts, NaN where it finds no number; and whether there are such cells."""
+    import pandas as pd
+
+    values = pd.to_numeric(cells, errors="coerce").to_numpy(float)
+    return values, bool((np.isnan(values) & cells.notna().to_numpy()).any())
 
 
 def read_once(sources: list[Source], names: list[str], textual: set[str]) -> tuple[dict[str, Cells], set[str]]:
@@ -712,8 +719,8 @@ def read_once(sources: list[Source], names: list[str], textual: set[str]) -> tup
     again: set[str] = set()
     start = 0
     for source in sources:
-        first = start
-        for chunk in read_typed(source, [name for name in names if name in source.names], textual, again):
+        first, present = start, set(source.names)
+        for chunk in read_typed(source, [name for name in names if name in present], textual, again):
             stop = start + len(chunk)
             for name in chunk:
                 if name in textual:
@@ -739,7 +746,6 @@ def is_doubtful(values: Any) -> bool:
 
 def read_typed(source: Source, names: list[str], textual: set[str], again: set[str]) -> Any:
     """Iterate over data frames; where numbers cannot be parsed, the columns at fault are added to again."""
-    import pandas as pd
 
     def kinds() -> dict[str, Any]:
         return {name: object if name in textual or name in again else "float64" for name in names}
@@ -757,7 +763,7 @@ def read_typed(source: Source, names: list[str], textual: set[str], again: set[s
                 raise
             for place, chunk in enumerate(read_chunks(source, dict.fromkeys(names, object), len(source.lines))):
                 if place == done:
-                    found = {name for name in names if (pd.to_numeric(chunk[name], errors="coerce").isna() & chunk[name].notna()).any()}
+                    found = {name for name in names if parse_numbers(chunk[name])[1]}
                     again |= (found - textual) or set(names) - textual
                     break
     yield from read_blank(source)
@@ -808,7 +814,7 @@ def read_table(options: argparse.Namespace) -> Table:
     notes = [f"{name}: {note}" if len(sources) > 1 else note for name, source in zip(shown, sources, strict=True) for note in source.notes]
     read = len(label) + sum(source.skipped for source in sources)
     table = Table(columns, None, None, *(part if keep.all() else part[keep] for part in (label, files, lines)), shown, notes, read, skipped)
-    fill_table(table, cells, None if keep.all() else keep, options)
+    fill_table(table, cells, None if keep.all() else keep)
     check_rows(data_name(options), table)
     sort_rows(table, options.split == "time")
     table.scales = fit_scales(table.numbers)
@@ -873,7 +879,7 @@ def handle_bad_rows(source: Source, options: argparse.Namespace, number_names: l
     return len(places)
 
 
-def fill_table(table: Table, cells: dict[str, Cells], keep: Any, options: argparse.Namespace) -> None:
+def fill_table(table: Table, cells: dict[str, Cells], keep: Any) -> None:
     """Move the cells of the kept rows into the table, and leave out columns that can teach nothing."""
     number_parts, code_parts = [], []
     for column in table.columns:
@@ -989,9 +995,6 @@ def write_sample(path: str | Path, rows: int, seed: int) -> Any:
         for row in zip(apps[app], keyboard.astype(int), mouse.astype(int), stay.astype(int), label.astype(int), strict=True):
             file.write(",".join(map(str, row)) + "\n")
     return probability
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1450,8 +1453,7 @@ def encode_in_model(table: Table, encoders: list[Encoder], inputs: dict[str, Any
         return tensor if len(encoders) == 1 else layers.RepeatVector(len(encoders))(tensor)
 
     numbers = table.of_kind("number")
-    for column in numbers:
-        whole = first.scales.whole[numbers.index(column)]
+    for column, whole in zip(numbers, first.scales.whole, strict=True):
         inputs[column.name] = keras.Input((1,), name=column.name, dtype="int64" if whole else "float64")
     if numbers:
         raw = [with_missing(ops, inputs[column.name]) for column in numbers]
@@ -2626,13 +2628,14 @@ def net_logits(table: Table, encoder: Encoder, units: tuple[int, ...], net: Net,
 
 TEMPORARY = ".train_model_modern-"  # how the names begin of what is not yet, or no longer, in its place
 MARK = "train_model_modern"  # a file in a directory that this program wrote
+ARCHIVE_MARKS = {MODEL_FILE: "training.json", RESUME_FILE: "description.npy", BASIC_MODEL_FILE: "basic.json"}  # entries only it writes
 COMMIT_FILE = TEMPORARY + "commit.json"
 
 
-def beside(path: Path) -> Path:
-    """A name of this process for what will be moved to a path."""
+def beside(path: Path, process: int | None = None) -> Path:
+    """A name of this process, or of another, for what will be moved to a path."""
     name = path.name if len(os.fsencode(path.name)) < 150 else hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest()
-    return path.with_name(f"{TEMPORARY}{os.getpid()}-{name}.tmp")
+    return path.with_name(f"{TEMPORARY}{process or os.getpid()}-{name}.tmp")
 
 
 def open_new(path: Path) -> Any:
@@ -2705,7 +2708,7 @@ def finish_commit(folder: Path) -> None:
         process, names = int(listed["process"]), [name for name in listed["names"] if name in RESULT_FILES]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return
-    moves = [(folder / f"{TEMPORARY}{process}-{name}.tmp", folder / name, folder / f"{TEMPORARY}{process}-{name}-before.tmp") for name in names]
+    moves = [(beside(folder / name, process), folder / name, beside(folder / f"{name}-before", process)) for name in names]
     try:
         for new, place, before in moves:
             if os.path.lexists(new):
@@ -2785,20 +2788,14 @@ def is_ours(path: Path) -> bool:
         return False
     with open(path, "rb") as file:
         start = file.read(1_000)
-    if path.name == MODEL_FILE:
-        return holds(path, "training.json")
-    if path.name == RESUME_FILE:
-        return holds(path, "description.npy")
-    if path.name == METRICS_FILE:
+    if path.name in ARCHIVE_MARKS:
+        return holds(path, ARCHIVE_MARKS[path.name])
+    if path.name in (METRICS_FILE, BASIC_METRICS_FILE):
         return start.startswith(b'{\n  "rows":')
     if path.name == PREDICTIONS_FILE:
         return start.splitlines()[:1] in ([b",".join(names)] for names in (PREDICTION_COLUMNS[1:], PREDICTION_COLUMNS))
     if path.name == CARD_FILE:
         return start.startswith(CARD[:14].encode()) and b"\n\nWritten by train_model_modern.py" in start
-    if path.name == BASIC_MODEL_FILE:
-        return holds(path, "basic.json")
-    if path.name == BASIC_METRICS_FILE:
-        return start.startswith(b'{\n  "rows":')
     return b"train_model_modern" in start if path.suffix == ".onnx" else start[4:8] == b"TFL3" and b"probability" in path.read_bytes()
 
 
@@ -3057,7 +3054,7 @@ class Checkpoints:
                     return
                 name, nets = self.waiting.pop(0)
             try:
-                if os.path.lexists(self.folder / name) and not holds(self.folder / name, "training.json"):
+                if os.path.lexists(self.folder / name) and not holds(self.folder / name, ARCHIVE_MARKS[MODEL_FILE]):
                     raise FileExistsError(errno.EEXIST, "a file of your own has the name of a checkpoint", str(self.folder / name))
                 write_atomically(self.folder / name, self.archive(nets))
                 if self.folder / name not in self.files:
