@@ -45,10 +45,16 @@ ANSWERS = ("probability", "predicted")
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = modern.Parser(prog="predict.py", description="Predict with a trained model.", allow_abbrev=False)
     parser.add_argument("csv", metavar="CSV", help="the rows to predict; -: standard input, answered line by line")
-    parser.add_argument("--model-dir", type=Path, default=Path("model"), metavar="DIR", help="where the model is (default: model)")
+    parser.add_argument(
+        "--model-dir", type=Path, default=Path("model"), metavar="DIR", help="where the model is (default: model)"
+    )
     parser.add_argument("--model", type=Path, metavar="FILE", help="a model or checkpoint of its own")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the rows go (default: standard output)")
-    parser.add_argument("--evaluate", action="store_true", help="when the rows hold the label: print how good the predictions are, to standard error")
+    parser.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="when the rows hold the label: print how good the predictions are, to standard error",
+    )
     options = parser.parse_args(arguments)
     options.model = options.model or options.model_dir / modern.MODEL_FILE
     if options.output:
@@ -92,13 +98,21 @@ def read_details(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if sum(entry.file_size for entry in entries) > MAXIMUM_MODEL_BYTES:
-                raise UserError(f"{path}: unpacks to more than {MAXIMUM_MODEL_BYTES >> 20} MB, no model of this trainer does; train it again")
-            if strange := [entry.filename for entry in entries if entry.filename.startswith(("/", "\\")) or ".." in entry.filename]:
+                raise UserError(
+                    f"{path}: unpacks to more than {MAXIMUM_MODEL_BYTES >> 20} MB, no model of this trainer does; train it again"
+                )
+            if strange := [
+                entry.filename for entry in entries if entry.filename.startswith(("/", "\\")) or ".." in entry.filename
+            ]:
                 raise UserError(f"{path}: holds {strange[0]!r}, a path that leads out of it; train the model again")
             details = json.loads(archive.read("training.json"))
             names = [column["name"] for column in details["columns"]]
             kinds = [column["kind"] for column in details["columns"]]
-            if not all(isinstance(text, str) for text in [details["label"], *names, *kinds]) or not 0 < details["threshold"] < 1 or not names:
+            if (
+                not all(isinstance(text, str) for text in [details["label"], *names, *kinds])
+                or not 0 < details["threshold"] < 1
+                or not names
+            ):
                 raise ValueError
             return details
     except UserError:
@@ -127,7 +141,9 @@ def read_rows(path: str, details: dict[str, Any]) -> Any:
     if not len(source.lines):
         yield pd.DataFrame(columns=source.names, dtype=object)
         return
-    for chunk in modern.read_chunks(source, dict.fromkeys(source.names, object), len(source.lines), CHUNK_ROWS, keep_spaces=True):
+    for chunk in modern.read_chunks(
+        source, dict.fromkeys(source.names, object), len(source.lines), CHUNK_ROWS, keep_spaces=True
+    ):
         chunk = chunk.fillna("").set_axis(source.lines[start : start + len(chunk)])
         start += len(chunk)
         if source.torn and start == len(source.lines) and is_torn(chunk, details):
@@ -141,11 +157,17 @@ def read_rows(path: str, details: dict[str, Any]) -> Any:
 def is_torn(chunk: Any, details: dict[str, Any]) -> bool:
     """Whether the last row, which no line end follows, ends too early: in a cell that means nothing, or before the label."""
     last = chunk.iloc[-1]
-    numbers = [column["name"] for column in details["columns"] if column["kind"] == "number" and column["name"] in chunk]
+    numbers = [
+        column["name"] for column in details["columns"] if column["kind"] == "number" and column["name"] in chunk
+    ]
     if any(math.isinf(modern.cell_number(last[name])) for name in numbers):
         return True
     label = details["label"]
-    return label in chunk and modern.cell_label(last[label]) < 0 and bool((chunk[label].iloc[:-1].map(modern.cell_label) >= 0).any())
+    return (
+        label in chunk
+        and modern.cell_label(last[label]) < 0
+        and bool((chunk[label].iloc[:-1].map(modern.cell_label) >= 0).any())
+    )
 
 
 def check_names(path: str, names: list[str], details: dict[str, Any]) -> None:
@@ -155,7 +177,9 @@ def check_names(path: str, names: list[str], details: dict[str, Any]) -> None:
     needed = [column["name"] for column in absent if not column.get("missing")]
     if needed or len(absent) == len(details["columns"]):
         name = needed[0] if needed else absent[0]["name"]
-        raise UserError(f"{path}: line 1 has no column {name}, which the model needs; columns are {', '.join(names[:12])}")
+        raise UserError(
+            f"{path}: line 1 has no column {name}, which the model needs; columns are {', '.join(names[:12])}"
+        )
     if absent:
         shown = ", ".join(column["name"] for column in absent[:5]) + (" and others" if len(absent) > 5 else "")
         note(f"{path}: has no {shown}: missing in its rows")
@@ -270,13 +294,18 @@ class Records:
             return None
         record, start = without_end("".join(part for _, part in self.begun)), self.begun[0][0]
         try:
-            cells, problem = modern.split_record(record), "holds a carriage return" if "\r" in record and '"' not in record else ""
+            cells, problem = (
+                modern.split_record(record),
+                "holds a carriage return" if "\r" in record and '"' not in record else "",
+            )
         except csv.Error as error:
             cells, problem = [], str(error)
         unreadable = [(place, what) for place, part in self.begun if (what := flaw(part))]
         whole = not problem and len(cells) == self.fields
         if unreadable and (whole or len(self.begun) == 1):
-            note(f"line {unreadable[0][0]}: {unreadable[0][1]}, {'left out' if len(self.begun) == 1 else f'the record from line {start} on is left out'}")
+            note(
+                f"line {unreadable[0][0]}: {unreadable[0][1]}, {'left out' if len(self.begun) == 1 else f'the record from line {start} on is left out'}"
+            )
         elif cells and self.header == [cells[0].removeprefix("\ufeff"), *cells[1:]]:
             note(f"line {start}: the header again, left out")
         elif whole:
@@ -321,7 +350,9 @@ def model_inputs(model: Any, numbers: set[str], chunk: Any) -> tuple[dict[str, A
             continue
         bad = np.array([value in (math.inf, -math.inf) for value in values], bool)
         wrong[bad[codes]] = name
-        inputs[name] = np.array([0 if no else value for value, no in zip(values, bad, strict=True)], tensor.dtype)[codes][:, None]
+        inputs[name] = np.array([0 if no else value for value, no in zip(values, bad, strict=True)], tensor.dtype)[
+            codes
+        ][:, None]
     return inputs, wrong
 
 
@@ -380,7 +411,11 @@ def open_output(path: Path | None, endless: bool) -> Any:
             sys.stdout.reconfigure(encoding="utf-8", errors="strict", newline="")
         place = stream_number(path) if path else None
         target = os.dup(place) if place is not None else path
-        with contextlib.nullcontext(sys.stdout) if path is None else open(target, "w", encoding="utf-8", newline="") as out:
+        with (
+            contextlib.nullcontext(sys.stdout)
+            if path is None
+            else open(target, "w", encoding="utf-8", newline="") as out
+        ):
             yield out
         return
     new = modern.beside(path)
@@ -442,7 +477,13 @@ def run(options: argparse.Namespace) -> int:
             answers = ([f"{value:.6f}" for value in probability], (probability >= details["threshold"]).astype(int))
             answered = pd.concat([chunk, pd.DataFrame(dict(zip(names, answers, strict=True)), chunk.index)], axis=1)
             returns = any("\r" in cell for name in chunk for cell in chunk[name])  # not quoted unless all cells are
-            answered.to_csv(out, index=False, header=header, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
+            answered.to_csv(
+                out,
+                index=False,
+                header=header,
+                lineterminator="\n",
+                quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL,
+            )
             if out is not None:
                 out.flush()
             header, chunk = False, next(chunks, None)

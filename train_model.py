@@ -21,13 +21,28 @@ BATCH_SIZE = 32
 
 
 def parse_options(arguments=None):
-    parser = modern.Parser(prog="train_model.py", description="Train the basic network on HARVEST.CSV.", allow_abbrev=False)
-    parser.add_argument("csv", nargs="?", metavar="CSV", help="the table to learn from (default: HARVEST.CSV in the temporary directory)")
-    parser.add_argument("--model-dir", type=Path, default=Path("model"), metavar="DIR", help="where the model is written (default: model)")
+    parser = modern.Parser(
+        prog="train_model.py", description="Train the basic network on HARVEST.CSV.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "csv",
+        nargs="?",
+        metavar="CSV",
+        help="the table to learn from (default: HARVEST.CSV in the temporary directory)",
+    )
+    parser.add_argument(
+        "--model-dir",
+        type=Path,
+        default=Path("model"),
+        metavar="DIR",
+        help="where the model is written (default: model)",
+    )
     parser.add_argument("--quick", action="store_true", help="at most 20 epochs")
     parser.add_argument("--lightweight", action="store_true", help="one hidden layer of 8 units in place of two of 10")
     parser.add_argument("--cpu-only", action="store_true", help="hide every accelerator")
-    parser.add_argument("--seed", type=modern.seed_number, default=42, metavar="N", help="of split and weights (default: 42)")
+    parser.add_argument(
+        "--seed", type=modern.seed_number, default=42, metavar="N", help="of split and weights (default: 42)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -48,7 +63,11 @@ def read_numbers(csv, seed):
 
 
 def build_model(keras, width, lightweight):
-    hidden = [keras.layers.Dense(8, activation="relu")] if lightweight else [keras.layers.Dense(10, activation="relu") for _ in range(2)]
+    hidden = (
+        [keras.layers.Dense(8, activation="relu")]
+        if lightweight
+        else [keras.layers.Dense(10, activation="relu") for _ in range(2)]
+    )
     model = keras.Sequential([keras.Input((width,)), *hidden, keras.layers.Dense(1, activation="sigmoid")])
     model.compile(optimizer="adam", loss="binary_crossentropy", metrics=["accuracy"])
     return model
@@ -90,7 +109,9 @@ def run(options):
     }
     modern.write_beside(options.model_dir / modern.BASIC_METRICS_FILE, json.dumps(metrics, indent=2).encode())
     modern.commit(options.model_dir, [modern.BASIC_MODEL_FILE, modern.BASIC_METRICS_FILE])
-    print(f"test accuracy {accuracy:.3f} on {len(split.test)} rows after {len(history.epoch)} epochs in {seconds:.1f} s")
+    print(
+        f"test accuracy {accuracy:.3f} on {len(split.test)} rows after {len(history.epoch)} epochs in {seconds:.1f} s"
+    )
     print(f"model saved to {options.model_dir / 'basic_model.keras'}")
     return 0
 

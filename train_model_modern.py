@@ -59,7 +59,9 @@ if __name__ == "__main__":
 try:
     import numpy as np
 except ModuleNotFoundError:
-    sys.exit(f"error: the package numpy is not installed for {sys.executable}; use .venv/bin/python, or pip install -r requirements-cpu.txt")
+    sys.exit(
+        f"error: the package numpy is not installed for {sys.executable}; use .venv/bin/python, or pip install -r requirements-cpu.txt"
+    )
 
 STARTED = time.perf_counter()
 VERSION = "1.2.0"
@@ -102,7 +104,15 @@ EXPORTS = {  # what --export writes, and the packages it takes
     "litert": ("productivity_model.tflite", ("ai-edge-litert",)),
     "onnx": ("productivity_model.onnx", ("onnx", "onnxruntime")),
 }
-RESULT_FILES = [MODEL_FILE, PREDICTIONS_FILE, CARD_FILE, *(file for file, _ in EXPORTS.values()), METRICS_FILE, BASIC_MODEL_FILE, BASIC_METRICS_FILE]
+RESULT_FILES = [
+    MODEL_FILE,
+    PREDICTIONS_FILE,
+    CARD_FILE,
+    *(file for file, _ in EXPORTS.values()),
+    METRICS_FILE,
+    BASIC_MODEL_FILE,
+    BASIC_METRICS_FILE,
+]
 MAXIMUM_CATEGORIES = 256  # a column; the most frequent are kept, the others share the place of the unseen
 
 
@@ -114,14 +124,18 @@ def threshold_rule(text: str) -> tuple[str, float | None]:
     try:
         if name == "cost":
             false_positive, false_negative = (float(part) for part in value.split(":"))
-            number = false_positive / (false_positive + false_negative) if min(false_positive, false_negative) > 0 else 0
+            number = (
+                false_positive / (false_positive + false_negative) if min(false_positive, false_negative) > 0 else 0
+            )
         else:
             number = float(value if name in ("precision", "recall") else text)
             name = name if value else "fixed"
     except ValueError:
         number = 0
     if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is none of: a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9, cost=FP:FN")
+        raise argparse.ArgumentTypeError(
+            f"{text} is none of: a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9, cost=FP:FN"
+        )
     return name, number
 
 
@@ -159,11 +173,25 @@ def build_parser() -> Parser:
     switch = argparse.BooleanOptionalAction
     default_csv = os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
     parser.add_argument(
-        "csv", nargs="*", metavar="CSV", help=f"the table to learn from; several files, or a directory of them, are read as one (default: {default_csv})"
+        "csv",
+        nargs="*",
+        metavar="CSV",
+        help=f"the table to learn from; several files, or a directory of them, are read as one (default: {default_csv})",
     )
     group = parser.add_argument_group("model")
-    group.add_argument("--architecture", choices=ARCHITECTURES, default="standard", help="hidden units 8 / 10, 10 / 16, 12, 8 (default: standard)")
-    group.add_argument("--model-dir", type=Path, default=Path("model"), metavar="DIR", help="where everything is written (default: model)")
+    group.add_argument(
+        "--architecture",
+        choices=ARCHITECTURES,
+        default="standard",
+        help="hidden units 8 / 10, 10 / 16, 12, 8 (default: standard)",
+    )
+    group.add_argument(
+        "--model-dir",
+        type=Path,
+        default=Path("model"),
+        metavar="DIR",
+        help="where everything is written (default: model)",
+    )
     group = parser.add_argument_group("data")
     group.add_argument(
         "--sample",
@@ -173,26 +201,61 @@ def build_parser() -> Parser:
         metavar="N",
         help="train on N generated rows, for a first try without data (500 when N is left out)",
     )
-    group.add_argument("--label", default="productive", metavar="COLUMN", help="the column to predict, 0 or 1 (default: productive)")
+    group.add_argument(
+        "--label", default="productive", metavar="COLUMN", help="the column to predict, 0 or 1 (default: productive)"
+    )
     group.add_argument("--categorical", nargs="+", default=[], metavar="COLUMN", help="columns to read as categories")
     group.add_argument("--numeric", nargs="+", default=[], metavar="COLUMN", help="columns to read as numbers")
     group.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
     group.add_argument(
-        "--folds", type=positive_integer, default=1, metavar="K", help="K nets on K cross-validation folds, averaged; tested on all rows (default: 1)"
+        "--folds",
+        type=positive_integer,
+        default=1,
+        metavar="K",
+        help="K nets on K cross-validation folds, averaged; tested on all rows (default: 1)",
     )
     group.add_argument(
-        "--split", choices=("random", "time"), default="random", help="stratified at random, or train on the past and test on the last rows (default: random)"
+        "--split",
+        choices=("random", "time"),
+        default="random",
+        help="stratified at random, or train on the past and test on the last rows (default: random)",
     )
-    group.add_argument("--skip-bad-rows", action=switch, default=False, help="leave out the rows that would be refused, and say how many")
+    group.add_argument(
+        "--skip-bad-rows",
+        action=switch,
+        default=False,
+        help="leave out the rows that would be refused, and say how many",
+    )
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive_integer, default=150, metavar="N", help="at most (default: 150)")
-    group.add_argument("--batch-size", type=positive_integer, metavar="N", help="rows a step (default: from the number of rows)")
-    group.add_argument("--learning-rate", type=positive_number, default=0.001, metavar="X", help="at the start (default: 0.001)")
-    group.add_argument("--seed", type=seed_number, default=42, metavar="N", help="of split, weights, order and dropout (default: 42)")
+    group.add_argument(
+        "--batch-size", type=positive_integer, metavar="N", help="rows a step (default: from the number of rows)"
+    )
+    group.add_argument(
+        "--learning-rate", type=positive_number, default=0.001, metavar="X", help="at the start (default: 0.001)"
+    )
+    group.add_argument(
+        "--seed", type=seed_number, default=42, metavar="N", help="of split, weights, order and dropout (default: 42)"
+    )
     group.add_argument("--adamw", action=switch, default=True, help="AdamW; off: Adam (default: on)")
-    group.add_argument("--reduce-lr", action=switch, default=True, help="halve the learning rate when the validation loss stalls (default: on)")
-    group.add_argument("--early-stopping", action=switch, default=True, help="stop when the validation loss has stalled, keep the best weights (default: on)")
-    group.add_argument("--class-weight", choices=("none", "balanced"), default="none", help="balanced: weight the rarer class up (default: none)")
+    group.add_argument(
+        "--reduce-lr",
+        action=switch,
+        default=True,
+        help="halve the learning rate when the validation loss stalls (default: on)",
+    )
+    group.add_argument(
+        "--early-stopping",
+        action=switch,
+        default=True,
+        help="stop when the validation loss has stalled, keep the best weights (default: on)",
+    )
+    group.add_argument(
+        "--class-weight",
+        choices=("none", "balanced"),
+        default="none",
+        help="balanced: weight the rarer class up (default: none)",
+    )
     group.add_argument(
         "--threshold",
         type=threshold_rule,
@@ -200,18 +263,48 @@ def build_parser() -> Parser:
         metavar="RULE",
         help="a number, f1, balanced, precision=X, recall=X or cost=FP:FN (default: 0.5)",
     )
-    group.add_argument("--resume", action=switch, default=False, help="go on with the interrupted run in the model directory (default: off)")
+    group.add_argument(
+        "--resume",
+        action=switch,
+        default=False,
+        help="go on with the interrupted run in the model directory (default: off)",
+    )
     group = parser.add_argument_group("speed")
     group.add_argument("--cpu-only", action=switch, default=False, help="hide every accelerator (default: off)")
-    group.add_argument("--mixed-precision", action=switch, default=None, help="16-bit matrix products (default: where it pays)")
-    group.add_argument("--xla", action=switch, default=None, help="one compiled program for the epochs (default: where it pays)")
+    group.add_argument(
+        "--mixed-precision", action=switch, default=None, help="16-bit matrix products (default: where it pays)"
+    )
+    group.add_argument(
+        "--xla", action=switch, default=None, help="one compiled program for the epochs (default: where it pays)"
+    )
     group = parser.add_argument_group("output")
-    group.add_argument("--checkpoints", action=switch, default=True, help="save the model at each new best epoch (default: on)")
-    group.add_argument("--keep-checkpoints", type=int, default=5, metavar="N", help="the newest N are kept, 0 keeps all (default: 5)")
+    group.add_argument(
+        "--checkpoints", action=switch, default=True, help="save the model at each new best epoch (default: on)"
+    )
+    group.add_argument(
+        "--keep-checkpoints", type=int, default=5, metavar="N", help="the newest N are kept, 0 keeps all (default: 5)"
+    )
     group.add_argument("--tensorboard", action=switch, default=True, help="write logs for TensorBoard (default: on)")
-    group.add_argument("--profile", action=switch, default=False, help="profile ten epochs for TensorBoard's Profile tab (default: off)")
-    group.add_argument("--export", nargs="+", choices=EXPORTS, default=[], metavar="FORMAT", help="write the model as saved_model, litert, onnx too")
-    group.add_argument("--describe", action=switch, default=False, help="show what the data holds, train nothing, write nothing (default: off)")
+    group.add_argument(
+        "--profile",
+        action=switch,
+        default=False,
+        help="profile ten epochs for TensorBoard's Profile tab (default: off)",
+    )
+    group.add_argument(
+        "--export",
+        nargs="+",
+        choices=EXPORTS,
+        default=[],
+        metavar="FORMAT",
+        help="write the model as saved_model, litert, onnx too",
+    )
+    group.add_argument(
+        "--describe",
+        action=switch,
+        default=False,
+        help="show what the data holds, train nothing, write nothing (default: off)",
+    )
     group.add_argument("--quiet", action=switch, default=False, help="print nothing but errors")
     group.add_argument("--version", action="version", version=VERSION)
     return parser
@@ -234,7 +327,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     if options.keep_checkpoints < 0:
         raise UserError(f"--keep-checkpoints {options.keep_checkpoints} is below 0; give 0 to keep all")
     if options.learning_rate < MINIMUM_LEARNING_RATE:
-        raise UserError(f"--learning-rate {options.learning_rate:g} is below {MINIMUM_LEARNING_RATE:g}, the smallest rate used")
+        raise UserError(
+            f"--learning-rate {options.learning_rate:g} is below {MINIMUM_LEARNING_RATE:g}, the smallest rate used"
+        )
     if options.folds == 2:
         raise UserError("--folds 2 leaves no rows to train on beside those to stop by and to test on; give 3 or more")
     if options.folds > 1 and options.split == "time":
@@ -294,7 +389,12 @@ def cell_whole(cell: str) -> float:
     return MISSING if math.isnan(value) else value if math.isinf(value) else round(min(max(value, -(2.0**62)), 2.0**62))
 
 
-MEANINGS = {"float64": cell_number, "float32": cell_number, "int64": cell_id, "string": cell_text}  # by the type of a model's input
+MEANINGS = {
+    "float64": cell_number,
+    "float32": cell_number,
+    "int64": cell_id,
+    "string": cell_text,
+}  # by the type of a model's input
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -326,7 +426,9 @@ class Source:
 
 def name_some(lines: list[int]) -> str:
     shown = ", ".join(str(line) for line in lines[:5])
-    return ("line " if len(lines) == 1 else "lines ") + shown + (f" and {len(lines) - 5} more" if len(lines) > 5 else "")
+    return (
+        ("line " if len(lines) == 1 else "lines ") + shown + (f" and {len(lines) - 5} more" if len(lines) > 5 else "")
+    )
 
 
 def count_fields(path: str) -> tuple[Any, bool, bool]:
@@ -337,7 +439,9 @@ def count_fields(path: str) -> tuple[Any, bool, bool]:
             quotes = quotes or b'"' in block
             if (place := block.find(b"\0")) >= 0:
                 number = line + block.count(b"\n", 0, place) + 1
-                raise UserError(f"{path}: line {number} holds a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV")
+                raise UserError(
+                    f"{path}: line {number} holds a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV"
+                )
             cut = block.rfind(b"\n") + 1
             if not cut:
                 rest += block
@@ -368,7 +472,9 @@ def find_files(paths: list[str]) -> list[str]:
     """The files to read as one table: those given, and those that end in .csv in directories given, by name."""
     files: list[str] = []
     for path in paths:
-        found = sorted(name for name in os.listdir(path) if name.lower().endswith(".csv")) if os.path.isdir(path) else None
+        found = (
+            sorted(name for name in os.listdir(path) if name.lower().endswith(".csv")) if os.path.isdir(path) else None
+        )
         if found == []:
             raise UserError(f"{path}: is a directory without a .csv file; give the CSV file")
         files += [path] if found is None else [os.path.join(path, name) for name in found]
@@ -388,7 +494,9 @@ def check_file(path: str, unlabelled: bool = False) -> str:
     if os.path.isdir(path):
         raise UserError(f"{path}: is a directory; give a file")
     if not os.path.exists(path):
-        raise UserError(f"{path}: no such file; give the path of your HARVEST.CSV{'' if unlabelled else ', or --sample to try without data'}")
+        raise UserError(
+            f"{path}: no such file; give the path of your HARVEST.CSV{'' if unlabelled else ', or --sample to try without data'}"
+        )
     if not os.path.isfile(path):
         raise UserError(f"{path}: is not a regular file; save its contents to a file first")
     try:
@@ -434,7 +542,9 @@ def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple
     if cells and all(not math.isinf(cell_number(cell)) for cell in cells):
         known = V0_COLUMNS[: len(cells)]
         if len(cells) != len(V0_COLUMNS) and not (unlabelled and len(cells) == len(V0_COLUMNS) - 1):
-            raise UserError(f"{path}: line 1 has {len(cells)} numbers and no column names; add a header line (only five columns are known without)")
+            raise UserError(
+                f"{path}: line 1 has {len(cells)} numbers and no column names; add a header line (only five columns are known without)"
+            )
         return known, False
     names = [cell or f"unnamed_{place}" for place, cell in enumerate(cells, 1)]
     seen: set[str] = set()
@@ -443,9 +553,13 @@ def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple
             raise UserError(f"{path}: line 1 names the column {name} twice; rename one of them")
         seen.add(name)
         if len(name) > LONGEST_NAME:
-            raise UserError(f"{path}: line 1, column {place}: the name has {len(name):,} characters; shorten it to {LONGEST_NAME} or fewer")
+            raise UserError(
+                f"{path}: line 1, column {place}: the name has {len(name):,} characters; shorten it to {LONGEST_NAME} or fewer"
+            )
         if "/" in name or not name.isprintable():
-            raise UserError(f"{path}: line 1, column {name!r}: the name holds a slash or an unprintable character; rename it")
+            raise UserError(
+                f"{path}: line 1, column {name!r}: the name holds a slash or an unprintable character; rename it"
+            )
     return names, True
 
 
@@ -468,7 +582,11 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
         kept[bad[-1]] = False
         bad = bad[:-1]
     if header:
-        same = [place for place, record in enumerate(records) if record == records[0]] if quotes else find_line(path, first)
+        same = (
+            [place for place, record in enumerate(records) if record == records[0]]
+            if quotes
+            else find_line(path, first)
+        )
         repeated = [place for place in same if place and kept[place]]
         if repeated:
             notes.append(f"{name_some([int(lines[place]) for place in repeated])}: the header again, left out")
@@ -477,13 +595,28 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
     if len(bad):
         where = name_some([int(lines[place]) for place in bad])
         if not skip_bad_rows:
-            raise UserError(f"{path}: {where}: {fields[bad[0]]} fields where {len(names)} are expected; mend the rows or leave them out with --skip-bad-rows")
+            raise UserError(
+                f"{path}: {where}: {fields[bad[0]]} fields where {len(names)} are expected; mend the rows or leave them out with --skip-bad-rows"
+            )
         notes.append(f"{where}: wrong number of fields, left out")
         kept[bad] = False
     content, skip = None, np.flatnonzero(~kept).tolist()
     if quotes:  # what is left out is not written in the first place
-        content, skip = "\n".join([*records[: int(header)], *(records[place] for place in np.flatnonzero(kept)), ""]), []
-    return Source(path, names, header, content, [line for line in skip if line or not header], lines[kept], notes, len(bad), not ended)
+        content, skip = (
+            "\n".join([*records[: int(header)], *(records[place] for place in np.flatnonzero(kept)), ""]),
+            [],
+        )
+    return Source(
+        path,
+        names,
+        header,
+        content,
+        [line for line in skip if line or not header],
+        lines[kept],
+        notes,
+        len(bad),
+        not ended,
+    )
 
 
 def read_quoted(path: str) -> tuple[list[str], Any, Any]:
@@ -540,7 +673,9 @@ class Column:
     reason: str = ""
     missing: int = 0
     distinct: int = 0
-    vocabulary: list = field(default_factory=list)  # of a category, sorted: integers, or text; "" or MISSING for no value
+    vocabulary: list = field(
+        default_factory=list
+    )  # of a category, sorted: integers, or text; "" or MISSING for no value
     hint: str = ""
 
     @property
@@ -632,7 +767,9 @@ def row_number(name: str, values: Any) -> tuple[str, str] | None:
     return ("dropped", "a row number") if len(np.unique(values)) == len(values) else None
 
 
-def read_chunks(source: Source, kinds: dict[str, Any], rows: int, chunk_rows: int = CHUNK_ROWS, keep_spaces: bool = False) -> Any:
+def read_chunks(
+    source: Source, kinds: dict[str, Any], rows: int, chunk_rows: int = CHUNK_ROWS, keep_spaces: bool = False
+) -> Any:
     """Iterate over data frames of columns, of these pandas dtypes, up to a number of rows; UserError for what is no text."""
     import pandas as pd
 
@@ -656,7 +793,9 @@ def read_chunks(source: Source, kinds: dict[str, Any], rows: int, chunk_rows: in
             engine="c",
         )
     except UnicodeDecodeError:
-        raise UserError(f"{source.path}: {undecodable_line(source.path)} is not UTF-8 text; save the file as UTF-8") from None
+        raise UserError(
+            f"{source.path}: {undecodable_line(source.path)} is not UTF-8 text; save the file as UTF-8"
+        ) from None
     except (FileNotFoundError, pd.errors.EmptyDataError, pd.errors.ParserError):
         raise UserError(CHANGED.format(source.path)) from None
 
@@ -715,7 +854,10 @@ def read_once(sources: list[Source], names: list[str], textual: set[str]) -> tup
     """The cells of the columns, and the names of those that must be read again, as text."""
     rows = sum(len(source.lines) for source in sources)
     places: dict[str, dict[str, int]] = {name: {"": 0} for name in names if name in textual}
-    cells = {name: Cells(codes=np.zeros(rows, np.int32)) if name in textual else Cells(values=np.full(rows, math.nan)) for name in names}
+    cells = {
+        name: Cells(codes=np.zeros(rows, np.int32)) if name in textual else Cells(values=np.full(rows, math.nan))
+        for name in names
+    }
     again: set[str] = set()
     start = 0
     for source in sources:
@@ -791,10 +933,16 @@ def read_table(options: argparse.Namespace) -> Table:
     sources = [find_source(path, options.skip_bad_rows) for path in find_files(options.csv)]
     names = check_columns(sources, options)
     fixed = {name: "--drop" for name in options.drop}
-    fixed |= {name: "a timestamp" for name in names if name.lower() in TIME_NAMES and name not in (*options.categorical, *options.numeric, *fixed)}
+    fixed |= {
+        name: "a timestamp"
+        for name in names
+        if name.lower() in TIME_NAMES and name not in (*options.categorical, *options.numeric, *fixed)
+    }
     cells = read_columns(sources, sorted(set(names) - set(fixed)), options)
     columns = [Column(name, "dropped", reason, -1, -1) for name, reason in fixed.items()]  # never read, so not counted
-    columns += [Column(name, *column_kind(name, part, options)) for name, part in cells.items() if name != options.label]
+    columns += [
+        Column(name, *column_kind(name, part, options)) for name, part in cells.items() if name != options.label
+    ]
     columns.sort(key=lambda column: column.name)
     label = np.array([cell_label(text) for text in cells[options.label].texts], np.float32)[cells[options.label].codes]
     numbers = [column.name for column in columns if column.kind == "number"]
@@ -811,9 +959,22 @@ def read_table(options: argparse.Namespace) -> Table:
     lines = np.concatenate([source.lines for source in sources]).astype(np.int32)
     keep = bad == 0
     shown = short_names([source.path for source in sources])
-    notes = [f"{name}: {note}" if len(sources) > 1 else note for name, source in zip(shown, sources, strict=True) for note in source.notes]
+    notes = [
+        f"{name}: {note}" if len(sources) > 1 else note
+        for name, source in zip(shown, sources, strict=True)
+        for note in source.notes
+    ]
     read = len(label) + sum(source.skipped for source in sources)
-    table = Table(columns, None, None, *(part if keep.all() else part[keep] for part in (label, files, lines)), shown, notes, read, skipped)
+    table = Table(
+        columns,
+        None,
+        None,
+        *(part if keep.all() else part[keep] for part in (label, files, lines)),
+        shown,
+        notes,
+        read,
+        skipped,
+    )
     fill_table(table, cells, None if keep.all() else keep)
     check_rows(data_name(options), table)
     sort_rows(table, options.split == "time")
@@ -830,7 +991,9 @@ def short_names(paths: list[str]) -> list[str]:
 
 
 def data_name(options: argparse.Namespace) -> str:
-    return options.csv[0] if len(options.csv) == 1 else f"{len(options.csv)} files, {options.csv[0]} to {options.csv[-1]}"
+    return (
+        options.csv[0] if len(options.csv) == 1 else f"{len(options.csv)} files, {options.csv[0]} to {options.csv[-1]}"
+    )
 
 
 def check_columns(sources: list[Source], options: argparse.Namespace) -> list[str]:
@@ -839,13 +1002,17 @@ def check_columns(sources: list[Source], options: argparse.Namespace) -> list[st
     for source in sources:
         if options.label not in source.names:
             shown = ", ".join(source.names[:12]) + (", ..." if len(source.names) > 12 else "")
-            raise UserError(f"{source.path}: line 1 has no column {options.label}; name the label with --label (columns: {shown})")
+            raise UserError(
+                f"{source.path}: line 1 has no column {options.label}; name the label with --label (columns: {shown})"
+            )
         if not len(source.lines):
             raise UserError(f"{source.path}: no rows after the header; let the harvester write some first")
         if len(source.names) < len(names):
             present = set(source.names)
             absent = [name for name in names if name not in present]
-            source.notes.append(f"has no {', '.join(absent[:5])}{' and others' if len(absent) > 5 else ''}: missing in its rows")
+            source.notes.append(
+                f"has no {', '.join(absent[:5])}{' and others' if len(absent) > 5 else ''}: missing in its rows"
+            )
     for flag in ("categorical", "numeric", "drop"):
         for name in getattr(options, flag):
             if name not in names:
@@ -955,7 +1122,11 @@ def row_digests(table: Table) -> Any:
     """A number [N] uint64 for what each row holds."""
     digest = np.zeros(len(table.label), np.uint64)
     for part in [*table.numbers.T, *table.codes.T, table.label]:
-        bits = np.where(np.isnan(part), np.inf, part).view(np.uint64) if part.dtype == np.float64 else part.astype(np.uint64)
+        bits = (
+            np.where(np.isnan(part), np.inf, part).view(np.uint64)
+            if part.dtype == np.float64
+            else part.astype(np.uint64)
+        )
         digest = (digest ^ bits) * np.uint64(0x9E3779B97F4A7C15)
         digest ^= digest >> np.uint64(29)
     return digest
@@ -967,7 +1138,9 @@ def check_rows(path: str, table: Table) -> None:
         raise UserError(f"{path}: {rows} usable rows, 20 are needed; label some more")
     rarer, count = ("productive", positive) if positive <= rows - positive else ("unproductive", rows - positive)
     if count < 5:
-        raise UserError(f"{path}: only {count} of {rows} rows {'is' if count == 1 else 'are'} {rarer}, 5 of each class are needed; label some more of them")
+        raise UserError(
+            f"{path}: only {count} of {rows} rows {'is' if count == 1 else 'are'} {rarer}, 5 of each class are needed; label some more of them"
+        )
     if not table.of_kind("number") and not table.of_kind("category"):
         raise UserError(f"{path}: no column is left to learn from: all are empty, constant, timestamps or row numbers")
 
@@ -992,7 +1165,9 @@ def write_sample(path: str | Path, rows: int, seed: int) -> Any:
     label = generator.random(rows) < probability
     with open(path, "w", encoding="utf-8") as file:
         file.write(",".join(V0_COLUMNS) + "\n")
-        for row in zip(apps[app], keyboard.astype(int), mouse.astype(int), stay.astype(int), label.astype(int), strict=True):
+        for row in zip(
+            apps[app], keyboard.astype(int), mouse.astype(int), stay.astype(int), label.astype(int), strict=True
+        ):
             file.write(",".join(map(str, row)) + "\n")
     return probability
 
@@ -1129,7 +1304,10 @@ def fit_encoders(table: Table, splits: list[Split]) -> list[Encoder]:
             of_code = np.zeros(len(column.vocabulary), np.int32)
             of_code[codes] = 1 + np.searchsorted(shared, codes)
             places[fold].append(of_code)
-    return [Encoder(table.scales, *scaling, gaps, of_code, depths) for scaling, of_code in zip(scalings, places, strict=True)]
+    return [
+        Encoder(table.scales, *scaling, gaps, of_code, depths)
+        for scaling, of_code in zip(scalings, places, strict=True)
+    ]
 
 
 def fit_scaling(table: Table, rows: Any) -> tuple[Any, Any]:
@@ -1155,11 +1333,16 @@ def encode_sparse(table: Table, encoder: Encoder, rows: Any) -> Encoded:
     """Encode rows in numpy: for the baselines, and as a reference for the rest."""
     raw = table.numbers[rows]
     missing = np.isnan(raw)
-    values = (np.where(missing, 0, scale_numbers(np, raw, encoder.scales)).astype(np.float32) - encoder.center) * encoder.scale
+    values = (
+        np.where(missing, 0, scale_numbers(np, raw, encoder.scales)).astype(np.float32) - encoder.center
+    ) * encoder.scale
     values = np.where(missing, 0, values / np.sqrt(1 + np.square(values / 3)))
     dense = np.concatenate([values, missing[:, encoder.gaps]], axis=1).astype(np.float32)
     starts = dense.shape[1] + np.cumsum([0, *encoder.depths])[:-1]
-    places = [start + of_code[table.codes[rows, place]] for place, (start, of_code) in enumerate(zip(starts, encoder.places, strict=True))]
+    places = [
+        start + of_code[table.codes[rows, place]]
+        for place, (start, of_code) in enumerate(zip(starts, encoder.places, strict=True))
+    ]
     return Encoded(dense, np.stack(places, axis=1).astype(np.int32) if places else np.zeros((len(rows), 0), np.int32))
 
 
@@ -1219,7 +1402,10 @@ def choose_patience(steps: int) -> Choice:
 
 def choose_momentum(steps: int) -> Choice:
     slow = steps >= 10_000
-    return Choice(0.99 if slow else 0.9, f"{steps:,} steps to run: running means {'have time to settle' if slow else 'must settle soon'}")
+    return Choice(
+        0.99 if slow else 0.9,
+        f"{steps:,} steps to run: running means {'have time to settle' if slow else 'must settle soon'}",
+    )
 
 
 def choose_xla(asked: bool | None, steps: int) -> Choice:
@@ -1243,8 +1429,14 @@ def choose_precision(asked: bool | None, device: Device) -> Choice:
         return Choice("float32", "as asked")
     if device.kind == "gpu":
         if device.capability >= (7, 0):
-            return Choice("float16", f"{device.name} has 16-bit units (compute capability {device.capability[0]}.{device.capability[1]})")
-        return Choice("float32", f"{device.name} has no 16-bit units (compute capability {device.capability[0]}.{device.capability[1]} is below 7.0)")
+            return Choice(
+                "float16",
+                f"{device.name} has 16-bit units (compute capability {device.capability[0]}.{device.capability[1]})",
+            )
+        return Choice(
+            "float32",
+            f"{device.name} has no 16-bit units (compute capability {device.capability[0]}.{device.capability[1]} is below 7.0)",
+        )
     if asked is None:
         return Choice("float32", "layers this narrow gain nothing from 16 bits on a CPU")
     if device.flags & {"avx512_bf16", "amx_bf16"}:
@@ -1294,7 +1486,9 @@ def metadata_version(package: str) -> str:
     return ""
 
 
-ADDRESS_SPACE = 2_200_000_000  # bytes TensorFlow was seen to need on two cores; with less it aborts without a word to the user
+ADDRESS_SPACE = (
+    2_200_000_000  # bytes TensorFlow was seen to need on two cores; with less it aborts without a word to the user
+)
 
 
 def check_address_space() -> None:
@@ -1303,7 +1497,9 @@ def check_address_space() -> None:
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         if 0 <= limit < ADDRESS_SPACE:
-            raise MemoryError(f"the address space is limited to {limit >> 20:,} MB, TensorFlow needs {ADDRESS_SPACE >> 20:,} MB")
+            raise MemoryError(
+                f"the address space is limited to {limit >> 20:,} MB, TensorFlow needs {ADDRESS_SPACE >> 20:,} MB"
+            )
 
 
 def import_tensorflow() -> Any:
@@ -1395,9 +1591,13 @@ def build_model(table: Table, encoders: list[Encoder], architecture: Architectur
         if folds == 1:
             hidden = layers.Dense(units, activation="relu", name=name)(hidden)
         else:
-            hidden = layers.EinsumDense("bki,kio->bko", (folds, units), activation="relu", bias_axes="ko", name=name)(hidden)
+            hidden = layers.EinsumDense("bki,kio->bko", (folds, units), activation="relu", bias_axes="ko", name=name)(
+                hidden
+            )
             hidden = layers.Reshape((folds * units,))(hidden)
-        hidden = layers.BatchNormalization(momentum=momentum, epsilon=BATCH_NORMALIZATION_EPSILON, name=f"normalization_{number}")(hidden)
+        hidden = layers.BatchNormalization(
+            momentum=momentum, epsilon=BATCH_NORMALIZATION_EPSILON, name=f"normalization_{number}"
+        )(hidden)
         hidden = layers.Dropout(architecture.dropout, name=f"dropout_{number}")(hidden)
         if folds > 1:
             hidden = layers.Reshape((folds, units))(hidden)
@@ -1437,7 +1637,11 @@ def input_names(columns: list[str]) -> dict[str, str]:
     plain = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
     lower = Counter(name.lower() for name in columns)  # TensorFlow's graphs tell names apart without regard to case
     taken = {"self", "probability"}  # what calls a signature, and its output
-    odd = {name for name in columns if not plain.fullmatch(name) or keyword.iskeyword(name) or lower[name.lower()] > 1 or name.lower() in taken}
+    odd = {
+        name
+        for name in columns
+        if not plain.fullmatch(name) or keyword.iskeyword(name) or lower[name.lower()] > 1 or name.lower() in taken
+    }
     odd |= {name for name in columns if name.lower().startswith("input_")}
     return {name: graph_name(name, f"input_{place}") if name in odd else name for place, name in enumerate(columns)}
 
@@ -1460,7 +1664,10 @@ def encode_in_model(table: Table, encoders: list[Encoder], inputs: dict[str, Any
         raw = layers.Concatenate(name="numbers", dtype="float64")(raw) if len(raw) > 1 else raw[0]
         missing = ops.isnan(raw)
         scaled = for_each_net(ops.cast(scale_numbers(ops, raw, first.scales), "float32"))
-        center, scale = (np.squeeze(np.stack([part[place] for part in encoders]), 0 if len(encoders) == 1 else ()) for place in (1, 2))
+        center, scale = (
+            np.squeeze(np.stack([part[place] for part in encoders]), 0 if len(encoders) == 1 else ())
+            for place in (1, 2)
+        )
         values = (scaled - center) * scale
         values = values / ops.sqrt(1.0 + ops.square(values / 3.0))
         # A cell is finite or missing: NaN is the one value that is not equal to itself, and where() leaves none behind.
@@ -1488,7 +1695,9 @@ def with_missing(ops: Any, cells: Any) -> Any:
     """Numbers as float64, NaN where an int64 is MISSING."""
     if cells.dtype != "int64":
         return cells
-    sign = ops.where(ops.equal(cells, np.array(MISSING)), -1.0, 1.0)  # whose root is NaN, a constant that JSON cannot hold
+    sign = ops.where(
+        ops.equal(cells, np.array(MISSING)), -1.0, 1.0
+    )  # whose root is NaN, a constant that JSON cannot hold
     return ops.cast(cells, "float64") * ops.cast(ops.sqrt(sign), "float64")
 
 
@@ -1547,7 +1756,11 @@ def set_weights(model: Any, values: dict[str, Any]) -> None:
     """Write what model_variables gives into a Keras model."""
     import keras
 
-    kinds = {keras.layers.Dense: "dense", keras.layers.EinsumDense: "einsum_dense", keras.layers.BatchNormalization: "batch_normalization"}
+    kinds = {
+        keras.layers.Dense: "dense",
+        keras.layers.EinsumDense: "einsum_dense",
+        keras.layers.BatchNormalization: "batch_normalization",
+    }
     seen = dict.fromkeys(kinds.values(), 0)
     for layer in model.layers:
         if name := kinds.get(type(layer)):
@@ -1611,7 +1824,17 @@ class Plan(NamedTuple):
 SEGMENT_ROWS = 65_536  # training rows encoded at a time
 VALIDATION_SEGMENT = 4_096  # validation rows encoded at a time
 SEGMENT_CELLS = 1 << 25  # inputs encoded at a time, of either: 128 MB
-HISTORY = ["loss", "true_positive", "predicted", "positive", "val_loss", "val_true_positive", "val_predicted", "val_positive", "learning_rate"]
+HISTORY = [
+    "loss",
+    "true_positive",
+    "predicted",
+    "positive",
+    "val_loss",
+    "val_true_positive",
+    "val_predicted",
+    "val_positive",
+    "learning_rate",
+]
 
 
 def segment_steps(rows: int, batch_size: int, width: int = 1) -> tuple[int, int]:
@@ -1659,7 +1882,10 @@ class State(NamedTuple):
 
 def table_inputs(tf: Any, table: Table) -> Inputs:
     gaps = np.isnan(table.numbers).any(axis=0)
-    scaled, missing = np.empty(table.numbers.shape[::-1], np.float32), np.zeros((gaps.sum(), len(table.label)), np.float32)
+    scaled, missing = (
+        np.empty(table.numbers.shape[::-1], np.float32),
+        np.zeros((gaps.sum(), len(table.label)), np.float32),
+    )
     for start in range(0, len(table.label), PIECE_ROWS):  # so that what is in 64 bits stays small
         piece = slice(start, start + PIECE_ROWS)
         raw = table.numbers[piece]
@@ -1669,7 +1895,9 @@ def table_inputs(tf: Any, table: Table) -> Inputs:
 
 
 def encoder_code(tf: Any, encoder: Encoder) -> Code:
-    return Code(tf.constant(encoder.center), tf.constant(encoder.scale), tuple(tf.constant(places) for places in encoder.places))
+    return Code(
+        tf.constant(encoder.center), tf.constant(encoder.scale), tuple(tf.constant(places) for places in encoder.places)
+    )
 
 
 def encode_rows(tf: Any, encoder: Encoder, inputs: Inputs, code: Code, rows: Any) -> Any:
@@ -1799,7 +2027,10 @@ def guard_overflow(tf: Any, before: State, after: State, finite: Any) -> State:
     """Dynamic loss scaling (Micikevicius et al., 2018): skip a step that overflowed and halve the scale."""
     grown = before.good_steps >= 1_999
     scale = tf.where(finite, tf.where(grown, before.loss_scale * 2, before.loss_scale), before.loss_scale / 2)
-    kept = {name: tf.where(finite, getattr(after, name), getattr(before, name)) for name in ("weights", "first_moment", "second_moment", "statistics", "step")}
+    kept = {
+        name: tf.where(finite, getattr(after, name), getattr(before, name))
+        for name in ("weights", "first_moment", "second_moment", "statistics", "step")
+    }
     good = tf.where(finite & ~grown, before.good_steps + 1, 0)
     return after._replace(**kept, loss_scale=scale, good_steps=good)
 
@@ -1832,7 +2063,9 @@ def build_program(tf: Any, plan: Plan, encoder: Encoder) -> Any:
     """
     shapes = layer_shapes(plan.units, plan.width)
     parameters = sum(math.prod(shape) for shape in shapes)
-    decay = np.concatenate([np.full(math.prod(shape), plan.weight_decay if len(shape) == 2 else 0, np.float32) for shape in shapes])
+    decay = np.concatenate(
+        [np.full(math.prod(shape), plan.weight_decay if len(shape) == 2 else 0, np.float32) for shape in shapes]
+    )
     size = plan.batch_size
     validation_size = plan.validation_segment
     validation_segments = math.ceil(plan.validation_rows / validation_size)
@@ -1858,7 +2091,9 @@ def build_program(tf: Any, plan: Plan, encoder: Encoder) -> Any:
             def step(number: Any, state: State, part: Any) -> tuple:
                 batch = tf.slice(encoded, [0, number * size], [plan.width, size])
                 mask = dropout_mask(tf, plan, seed, state.step)
-                state, counts = train_step(tf, plan, state, batch, tf.slice(label, [number * size], [size]), mask, decay)
+                state, counts = train_step(
+                    tf, plan, state, batch, tf.slice(label, [number * size], [size]), mask, decay
+                )
                 return number + 1, state, part + counts
 
             _, state, part = loop(lambda number, *_: number < plan.steps, step, [0, state, tf.zeros(4)])
@@ -1893,7 +2128,24 @@ def first_state(tf: Any, plan: Plan, weights: Any, learning_rate: float) -> Stat
     statistics = np.concatenate([np.full(count, value, np.float32) for count in plan.units for value in (0, 1)])
     zero, whole = np.zeros_like(weights), np.int32(0)
     infinite, rate = np.float32(np.inf), np.float32(learning_rate)
-    values = State(weights, zero, zero, statistics, whole, whole, rate, np.float32(2**15), whole, infinite, whole, weights, statistics, whole, infinite, whole)
+    values = State(
+        weights,
+        zero,
+        zero,
+        statistics,
+        whole,
+        whole,
+        rate,
+        np.float32(2**15),
+        whole,
+        infinite,
+        whole,
+        weights,
+        statistics,
+        whole,
+        infinite,
+        whole,
+    )
     return State(*map(tf.constant, values))
 
 
@@ -1950,7 +2202,9 @@ def start_net(tf: Any, plan: Plan, fold: Fold, state: State) -> Live:
     size = plan.validation_segment
     padding = math.ceil(plan.validation_rows / size) * size - len(fold.split.validation)
     validation = tf.constant(np.pad(fold.split.validation, (0, padding), constant_values=-1))
-    return Live(fold, state, encoder_code(tf, fold.encoder), validation, tf.constant(plan.seed + 7_919 * fold.number, tf.int32))
+    return Live(
+        fold, state, encoder_code(tf, fold.encoder), validation, tf.constant(plan.seed + 7_919 * fold.number, tf.int32)
+    )
 
 
 def compile_program(tf: Any, plan: Plan, program: Any, inputs: Inputs, net: Live) -> None:
@@ -1960,7 +2214,16 @@ def compile_program(tf: Any, plan: Plan, program: Any, inputs: Inputs, net: Live
 
 
 def train_nets(
-    tf: Any, plan: Plan, program: Any, inputs: Inputs, nets: list[Live], epochs: int, on_epoch: Any, stop: StopRequest, mark: Any = None, save: Any = None
+    tf: Any,
+    plan: Plan,
+    program: Any,
+    inputs: Inputs,
+    nets: list[Live],
+    epochs: int,
+    on_epoch: Any,
+    stop: StopRequest,
+    mark: Any = None,
+    save: Any = None,
 ) -> None:
     """Train all nets to their ends, side by side on as many threads as there are cores.
 
@@ -1973,7 +2236,9 @@ def train_nets(
     drawn: dict[int, Any] = {}  # the orders of the next call of each net, drawn while the program runs
 
     def draw_orders(fold: Fold, epoch: int) -> Any:
-        return tf.constant(np.stack([epoch_order(plan, fold, epoch + number) for number in range(plan.epochs_per_call)]))
+        return tf.constant(
+            np.stack([epoch_order(plan, fold, epoch + number) for number in range(plan.epochs_per_call)])
+        )
 
     def call(net: Live) -> tuple[Any, Any]:
         epoch, number = len(net.history), net.fold.number
@@ -1990,7 +2255,11 @@ def train_nets(
             results = list(pool.map(call, active))
             epoch = len(active[0].history)
             for ahead in range(plan.epochs_per_call):
-                going = [(net, result) for net, result in zip(active, results, strict=True) if ahead < len(result[0]) and not net.failed]
+                going = [
+                    (net, result)
+                    for net, result in zip(active, results, strict=True)
+                    if ahead < len(result[0]) and not net.failed
+                ]
                 for net, (history, vectors) in going:
                     record_epoch(plan, net, history[ahead], vectors[ahead])
                 if going and on_epoch and on_epoch(epoch + ahead + 1, nets):
@@ -2138,7 +2407,9 @@ class EventLog:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self.folder = folder
-        self.writers = {name: EventFileWriter(str(folder / name), flush_secs=1) for name in ("train", "validation", "training_step")}
+        self.writers = {
+            name: EventFileWriter(str(folder / name), flush_secs=1) for name in ("train", "validation", "training_step")
+        }
         self.plan, self.every = plan, max(1, epochs // 10)
         self.fixed: list[Any] = []  # for each net: encoded validation rows, whose activations are drawn
         self.drawn = 0  # the last epoch with histograms
@@ -2181,7 +2452,11 @@ class EventLog:
         from tensorboard.util.tensor_util import make_tensor_proto
 
         data = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin, content=content))
-        self.write(writer, step, [Summary.Value(tag=tag, tensor=make_tensor_proto(part), metadata=data) for tag, part in values.items()])
+        self.write(
+            writer,
+            step,
+            [Summary.Value(tag=tag, tensor=make_tensor_proto(part), metadata=data) for tag, part in values.items()],
+        )
 
     def text(self, tag: str, lines: list[str]) -> None:
         self.tensor("train", 0, tag, ["\n".join("    " + line for line in lines)], "text")  # indented: as it stands
@@ -2192,12 +2467,20 @@ class EventLog:
 
         names = input_names(list(model.input))
         specs = {name: tf.TensorSpec([None, 1], tensor.dtype, name=names[name]) for name, tensor in model.input.items()}
-        forward = tf.function(lambda inputs: model(inputs, training=False), autograph=False).get_concrete_function(specs)
+        forward = tf.function(lambda inputs: model(inputs, training=False), autograph=False).get_concrete_function(
+            specs
+        )
         plan = self.plan
         state = State(*(tf.TensorSpec.from_tensor(part, name=name) for name, part in net.state._asdict().items()))
-        shapes = {"inputs": [plan.width, plan.batch_size], "label": [plan.batch_size], "mask": [plan.outputs, plan.batch_size]}
+        shapes = {
+            "inputs": [plan.width, plan.batch_size],
+            "label": [plan.batch_size],
+            "mask": [plan.outputs, plan.batch_size],
+        }
         specs = [tf.TensorSpec(shape, tf.float32, name=name) for name, shape in shapes.items()]
-        step = tf.function(lambda *values: train_step(tf, plan, *values, plan.weight_decay), autograph=False).get_concrete_function(state, *specs)
+        step = tf.function(
+            lambda *values: train_step(tf, plan, *values, plan.weight_decay), autograph=False
+        ).get_concrete_function(state, *specs)
         for writer, function in (("train", forward), ("training_step", step)):
             graph = function.graph.as_graph_def(add_shapes=True).SerializeToString()
             self.add(writer, Event(wall_time=time.time(), graph_def=graph))
@@ -2211,7 +2494,10 @@ class EventLog:
         seconds = wall - self.clock[0]
         values = {f"epoch/{name}": logs[name] for name in (*self.NAMES, "learning_rate")}
         if seconds > 0.1 or epoch == 1:  # epochs of one call end together: their speed is that of the call
-            values |= {"speed/rows_per_second": self.rows / seconds, "speed/cpu_share": (used - self.clock[1]) / seconds / (os.cpu_count() or 1)}
+            values |= {
+                "speed/rows_per_second": self.rows / seconds,
+                "speed/cpu_share": (used - self.clock[1]) / seconds / (os.cpu_count() or 1),
+            }
             values["speed/resident_megabytes"] = resident_megabytes()
             self.clock, self.rows = (wall, used), 0.0
         self.scalars("train", epoch, values)
@@ -2228,7 +2514,10 @@ class EventLog:
 
         TensorBoard wants steps in order. The best epoch of all is the best so far when its turn comes, so it is never left out.
         """
-        for number, chosen in ((max(net.best_epoch for net in nets), [net.best for net in nets]), (epoch, [net.now for net in nets])):
+        for number, chosen in (
+            (max(net.best_epoch for net in nets), [net.best for net in nets]),
+            (epoch, [net.now for net in nets]),
+        ):
             if number <= self.drawn or None in chosen:
                 continue
             self.drawn = number
@@ -2236,7 +2525,9 @@ class EventLog:
             for net, rows in zip(chosen, self.fixed, strict=True):
                 for tag, values in describe_net(self.plan, net, rows).items():
                     pooled.setdefault(tag, []).append(values.ravel())
-            self.tensors("train", number, {tag: histogram(np.concatenate(parts)) for tag, parts in pooled.items()}, "histograms")
+            self.tensors(
+                "train", number, {tag: histogram(np.concatenate(parts)) for tag, parts in pooled.items()}, "histograms"
+            )
 
     def curve(self, tag: str, step: int, label: Any, probability: Any, thresholds: int = 101) -> None:
         """A precision-recall curve for the plugin pr_curves."""
@@ -2248,7 +2539,9 @@ class EventLog:
         positives, rows = float(label.sum()), len(label)
         false = predicted - hits
         precision = np.where(predicted > 0, hits / np.maximum(predicted, 1), 1.0)
-        table = np.stack([hits, false, rows - positives - false, positives - hits, precision, hits / positives]).astype(np.float32)
+        table = np.stack([hits, false, rows - positives - false, positives - hits, precision, hits / positives]).astype(
+            np.float32
+        )
         content = pr_metadata.create_summary_metadata("", "", thresholds).plugin_data.content
         self.tensor("validation", step, tag, table, "pr_curves", content)
 
@@ -2261,7 +2554,11 @@ class EventLog:
         values = {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
         columns = [summary_v2.HParam(name) for name in values]
         metrics = [summary_v2.Metric(tag) for tag in results]
-        parts = [summary_v2.hparams_config_pb(columns, metrics), summary_v2.hparams_pb(values), summary.session_end_pb(api_pb2.STATUS_SUCCESS)]
+        parts = [
+            summary_v2.hparams_config_pb(columns, metrics),
+            summary_v2.hparams_pb(values),
+            summary.session_end_pb(api_pb2.STATUS_SUCCESS),
+        ]
         for part in parts:
             # summary_v2 builds on TensorFlow's protobufs, the writer on TensorBoard's: the bytes are the same.
             self.write("validation", 0, list(Summary.FromString(part.SerializeToString()).value))
@@ -2411,7 +2708,9 @@ def bootstrap(label: Any, probability: Any, seed: int) -> dict[str, list[float]]
     weights = generator.multinomial(rows, np.full(rows, 1 / rows), resamples).astype(np.float32)
     roc, pr = ranking(label, probability, weights)
     losses = weights @ log_losses(label, probability) / rows
-    whole = [part[0] for part in ranking(label, probability, np.ones((1, rows)))] + [log_losses(label, probability).mean()]
+    whole = [part[0] for part in ranking(label, probability, np.ones((1, rows)))] + [
+        log_losses(label, probability).mean()
+    ]
     intervals = {}
     for name, values, centre in zip(("roc_auc", "pr_auc", "log_loss"), (roc, pr, losses), whole, strict=True):
         values = values[np.isfinite(values)]
@@ -2478,7 +2777,9 @@ def choose_threshold(rule: tuple[str, float | None], label: Any, probability: An
     following = probability[order][best + 1] if best + 1 < len(label) else 0.0
     middle = float((probability[order][best] + following) / 2)
     met = "" if name in ("f1", "balanced") or score[best] >= 1 else f"; {name} {number:g} was not reached"
-    return Choice(middle, f"best for {name}{'' if number is None else f' {number:g}'} on {len(label):,} validation rows{met}")
+    return Choice(
+        middle, f"best for {name}{'' if number is None else f' {number:g}'} on {len(label):,} validation rows{met}"
+    )
 
 
 def fit_temperature(label: Any, logits: Any) -> float:
@@ -2517,7 +2818,10 @@ def fit_logistic_regression(encoded: Encoded, label: Any, width: int, penalty: f
     for _ in range(50):
         probability = sigmoid(logits)
         curvature = probability * (1 - probability)
-        change = conjugate_gradients(lambda vector, by=curvature: back(by * logits_of(vector)) + ridge * vector, back(probability - label) + ridge * weights)
+        change = conjugate_gradients(
+            lambda vector, by=curvature: back(by * logits_of(vector)) + ridge * vector,
+            back(probability - label) + ridge * weights,
+        )
         along, size = logits_of(change), 1.0
         while (now := objective(weights - size * change, logits - size * along)) > value and size > 1e-4:
             size /= 2
@@ -2550,7 +2854,9 @@ def fit_linear(table: Table, folds: list[Fold]) -> list[Any]:
     models = []
     for fold in folds:
         rows = fold.split.training[:: max(1, len(fold.split.training) * len(folds) // LINEAR_ROWS)]
-        models.append(fit_logistic_regression(encode_sparse(table, fold.encoder, rows), table.label[rows], fold.encoder.width))
+        models.append(
+            fit_logistic_regression(encode_sparse(table, fold.encoder, rows), table.label[rows], fold.encoder.width)
+        )
     return models
 
 
@@ -2581,7 +2887,9 @@ def importance(table: Table, folds: list[Fold], units: tuple[int, ...], nets: li
         before = log_losses(label, sigmoid(network(units, net, entering, fold.encoder.width))).sum()
         for number, part in enumerate(column_products(encoded, kernel, fold.encoder)):
             shuffled = entering - part + part[generator.permutation(len(rows))]
-            rises[number] += log_losses(label, sigmoid(network(units, net, shuffled, fold.encoder.width))).sum() - before
+            rises[number] += (
+                log_losses(label, sigmoid(network(units, net, shuffled, fold.encoder.width))).sum() - before
+            )
         total += len(rows)
     order = np.argsort(-rises)
     return {names[number]: float(rises[number] / total) for number in order}
@@ -2603,7 +2911,9 @@ def network(units: tuple[int, ...], net: Net, entering: Any, width: int, activat
     for layer in range(len(units)):
         kernel, bias, gamma, beta = weights[4 * layer : 4 * layer + 4]
         scale = gamma / np.sqrt(moving[2 * layer + 1] + BATCH_NORMALIZATION_EPSILON)
-        hidden = np.maximum((hidden @ kernel if layer else hidden) + bias, 0) * scale + (beta - moving[2 * layer] * scale)
+        hidden = np.maximum((hidden @ kernel if layer else hidden) + bias, 0) * scale + (
+            beta - moving[2 * layer] * scale
+        )
         if activations is not None:
             activations.append(hidden)
     return (hidden @ weights[-2][: units[-1]])[:, 0] + entering[:, -1] + weights[-1]
@@ -2628,13 +2938,21 @@ def net_logits(table: Table, encoder: Encoder, units: tuple[int, ...], net: Net,
 
 TEMPORARY = ".train_model_modern-"  # how the names begin of what is not yet, or no longer, in its place
 MARK = "train_model_modern"  # a file in a directory that this program wrote
-ARCHIVE_MARKS = {MODEL_FILE: "training.json", RESUME_FILE: "description.npy", BASIC_MODEL_FILE: "basic.json"}  # entries only it writes
+ARCHIVE_MARKS = {
+    MODEL_FILE: "training.json",
+    RESUME_FILE: "description.npy",
+    BASIC_MODEL_FILE: "basic.json",
+}  # entries only it writes
 COMMIT_FILE = TEMPORARY + "commit.json"
 
 
 def beside(path: Path, process: int | None = None) -> Path:
     """A name of this process, or of another, for what will be moved to a path."""
-    name = path.name if len(os.fsencode(path.name)) < 150 else hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest()
+    name = (
+        path.name
+        if len(os.fsencode(path.name)) < 150
+        else hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest()
+    )
     return path.with_name(f"{TEMPORARY}{process or os.getpid()}-{name}.tmp")
 
 
@@ -2708,7 +3026,9 @@ def finish_commit(folder: Path) -> None:
         process, names = int(listed["process"]), [name for name in listed["names"] if name in RESULT_FILES]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return
-    moves = [(beside(folder / name, process), folder / name, beside(folder / f"{name}-before", process)) for name in names]
+    moves = [
+        (beside(folder / name, process), folder / name, beside(folder / f"{name}-before", process)) for name in names
+    ]
     try:
         for new, place, before in moves:
             if os.path.lexists(new):
@@ -2782,8 +3102,21 @@ def holds(path: Path, name: str) -> bool:
 def is_ours(path: Path) -> bool:
     """Whether what is at the place of a result was written by this program, so that it may be replaced."""
     if path.name == EXPORTS["saved_model"][0]:
-        own = {MARK, "saved_model.pb", "fingerprint.pb", "variables", "assets", "variables.index", "variables.data-00000-of-00001"}
-        return path.is_dir() and not path.is_symlink() and (path / MARK).is_file() and {part.name for part in path.rglob("*")} <= own
+        own = {
+            MARK,
+            "saved_model.pb",
+            "fingerprint.pb",
+            "variables",
+            "assets",
+            "variables.index",
+            "variables.data-00000-of-00001",
+        }
+        return (
+            path.is_dir()
+            and not path.is_symlink()
+            and (path / MARK).is_file()
+            and {part.name for part in path.rglob("*")} <= own
+        )
     if path.is_symlink() or not path.is_file():
         return False
     with open(path, "rb") as file:
@@ -2796,7 +3129,11 @@ def is_ours(path: Path) -> bool:
         return start.splitlines()[:1] in ([b",".join(names)] for names in (PREDICTION_COLUMNS[1:], PREDICTION_COLUMNS))
     if path.name == CARD_FILE:
         return start.startswith(CARD[:14].encode()) and b"\n\nWritten by train_model_modern.py" in start
-    return b"train_model_modern" in start if path.suffix == ".onnx" else start[4:8] == b"TFL3" and b"probability" in path.read_bytes()
+    return (
+        b"train_model_modern" in start
+        if path.suffix == ".onnx"
+        else start[4:8] == b"TFL3" and b"probability" in path.read_bytes()
+    )
 
 
 def model_archive(model: Any) -> bytes:
@@ -2859,15 +3196,22 @@ def scale_without_doubles(tf: Any, cells: Any, scales: Scales) -> Any:
     if not scales.logarithmic:
         return scaled
     size = tf.abs(scaled)  # LiteRT's log1p loses digits near 0, where the first terms of its series are exact
-    return tf.sign(scaled) * tf.where(size < 0.03, size * (1 - size * (1 / 2 - size * (1 / 3 - size / 4))), tf.math.log1p(size))
+    return tf.sign(scaled) * tf.where(
+        size < 0.03, size * (1 - size * (1 / 2 - size * (1 / 3 - size / 4))), tf.math.log1p(size)
+    )
 
 
-def portable_function(tf: Any, table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net], doubles: bool) -> Any:
+def portable_function(
+    tf: Any, table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net], doubles: bool
+) -> Any:
     """Raw columns [B, 1] by input_names() to {"probability": [B, 1]}, without lookup tables: categories are compared."""
     from keras import ops
 
     numbers, categories = table.of_kind("number"), table.of_kind("category")
-    kinds = {column.name: tf.int64 if whole else tf.float64 for column, whole in zip(numbers, table.scales.whole, strict=True)}
+    kinds = {
+        column.name: tf.int64 if whole else tf.float64
+        for column, whole in zip(numbers, table.scales.whole, strict=True)
+    }
     kinds |= {column.name: tf.int64 if column.integers else tf.string for column in categories}
     names = input_names(list(kinds))
     plan = plan._replace(precision="float32")
@@ -2876,13 +3220,21 @@ def portable_function(tf: Any, table: Table, plan: Plan, encoders: list[Encoder]
         parts = []
         if numbers:
             raw = [columns[names[column.name]] for column in numbers]
-            missing = [tf.equal(cells, MISSING) if cells.dtype == tf.int64 else tf.math.is_nan(tf.cast(cells, tf.float32)) for cells in raw]
+            missing = [
+                tf.equal(cells, MISSING) if cells.dtype == tf.int64 else tf.math.is_nan(tf.cast(cells, tf.float32))
+                for cells in raw
+            ]
             missing = tf.concat(missing, 1)
             if doubles:
-                scaled = tf.cast(scale_numbers(ops, tf.concat([tf.cast(cells, tf.float64) for cells in raw], 1), encoder.scales), tf.float32)
+                scaled = tf.cast(
+                    scale_numbers(ops, tf.concat([tf.cast(cells, tf.float64) for cells in raw], 1), encoder.scales),
+                    tf.float32,
+                )
             else:
                 alone = [Scales(*(part[place] for part in encoder.scales)) for place in range(len(raw))]
-                scaled = tf.concat([scale_without_doubles(tf, cells, scales) for cells, scales in zip(raw, alone, strict=True)], 1)
+                scaled = tf.concat(
+                    [scale_without_doubles(tf, cells, scales) for cells, scales in zip(raw, alone, strict=True)], 1
+                )
             values = (scaled - encoder.center) * encoder.scale
             parts.append(tf.where(missing, 0.0, values / tf.sqrt(1 + tf.square(values / 3))))
             parts += [tf.cast(missing[:, place : place + 1], tf.float32) for place in encoder.gaps]
@@ -2890,14 +3242,22 @@ def portable_function(tf: Any, table: Table, plan: Plan, encoders: list[Encoder]
             codes, cells = np.flatnonzero(places), columns[names[column.name]]
             index = tf.zeros_like(cells[:, 0], tf.int32)
             if len(codes):
-                same = tf.equal(cells, tf.constant([column.vocabulary[code] for code in codes], kinds[column.name])[None])
+                same = tf.equal(
+                    cells, tf.constant([column.vocabulary[code] for code in codes], kinds[column.name])[None]
+                )
                 index = tf.reduce_sum(tf.cast(same, tf.int32) * places[codes], 1)
             parts.append(tf.one_hot(index, depth))
         return tf.concat(parts, 1)
 
     def predict(columns: dict[str, Any]) -> dict[str, Any]:
         logits = [
-            forward(tf, plan, tf.constant(net.weights), tf.transpose(encoded(columns, encoder)), by_statistics(tf, plan, tf.constant(net.statistics)))
+            forward(
+                tf,
+                plan,
+                tf.constant(net.weights),
+                tf.transpose(encoded(columns, encoder)),
+                by_statistics(tf, plan, tf.constant(net.statistics)),
+            )
             for encoder, net in zip(encoders, nets, strict=True)
         ]
         return {"probability": tf.reduce_mean(tf.sigmoid(tf.stack(logits, 1)), 1, keepdims=True)}
@@ -2918,17 +3278,26 @@ def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net
 
     def add(operation: str, *parts: str, output: str = "", **attributes: Any) -> str:
         domain = "ai.onnx.ml" if operation == "LabelEncoder" else ""
-        nodes.append(helper.make_node(operation, parts, [output or f"/{operation}_{len(nodes)}"], domain=domain, **attributes))
+        nodes.append(
+            helper.make_node(operation, parts, [output or f"/{operation}_{len(nodes)}"], domain=domain, **attributes)
+        )
         return nodes[-1].output[0]
 
     numbers, categories = table.of_kind("number"), table.of_kind("category")
     names = onnx_names([column.name for column in [*numbers, *categories]])
     raw = []
     for column, whole in zip(numbers, table.scales.whole, strict=True):
-        inputs.append(helper.make_tensor_value_info(names[column.name], TensorProto.INT64 if whole else TensorProto.DOUBLE, ["rows", 1]))
+        inputs.append(
+            helper.make_tensor_value_info(
+                names[column.name], TensorProto.INT64 if whole else TensorProto.DOUBLE, ["rows", 1]
+            )
+        )
         raw.append(names[column.name])
         if whole:
-            absent, number = add("Equal", raw[-1], constant(MISSING, np.int64)), add("Cast", raw[-1], to=TensorProto.DOUBLE)
+            absent, number = (
+                add("Equal", raw[-1], constant(MISSING, np.int64)),
+                add("Cast", raw[-1], to=TensorProto.DOUBLE),
+            )
             raw[-1] = add("Where", absent, constant(math.nan, float), number)
     if numbers:
         raw = add("Concat", *raw, axis=1)
@@ -2936,9 +3305,15 @@ def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net
         one, unity = constant(1), constant(1, float)
         scaled = add("Mul", add("Sub", raw, constant(scales.offset, float)), constant(scales.gain, float))
         size = add("Abs", scaled)
-        above = add("Add", size, unity)  # log1p, as exact as in one operation: log(1 + x) x / ((1 + x) - 1), x itself when that is 0
+        above = add(
+            "Add", size, unity
+        )  # log1p, as exact as in one operation: log(1 + x) x / ((1 + x) - 1), x itself when that is 0
         ratio = add("Div", size, add("Sub", above, unity))
-        logarithm = add("Mul", add("Sign", scaled), add("Where", add("Greater", above, unity), add("Mul", add("Log", above), ratio), size))
+        logarithm = add(
+            "Mul",
+            add("Sign", scaled),
+            add("Where", add("Greater", above, unity), add("Mul", add("Log", above), ratio), size),
+        )
         scaled = add("Where", constant(scales.logarithmic, bool), logarithm, scaled)
         scaled = add("Max", add("Min", scaled, constant(FARTHEST, float)), constant(-FARTHEST, float))
         scaled = add("Cast", scaled, to=TensorProto.FLOAT)
@@ -2954,12 +3329,19 @@ def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net
             values = add("Div", values, add("Sqrt", add("Add", add("Mul", third, third), one)))
             parts.append(add("Where", missing, constant(0), values))
             if encoder.gaps:
-                parts.append(add("Cast", add("Gather", missing, constant(encoder.gaps, np.int64), axis=1), to=TensorProto.FLOAT))
+                parts.append(
+                    add("Cast", add("Gather", missing, constant(encoder.gaps, np.int64), axis=1), to=TensorProto.FLOAT)
+                )
         for column, places, depth in zip(categories, encoder.places, encoder.depths, strict=True):
             known = np.flatnonzero(places)
             keys = [column.vocabulary[code] for code in known] or [no_value(column.integers)]
             kind = "keys_int64s" if isinstance(keys[0], int) else "keys_strings"
-            index = add("LabelEncoder", names[column.name], default_int64=0, **{kind: keys, "values_int64s": places[known].tolist() or [0]})
+            index = add(
+                "LabelEncoder",
+                names[column.name],
+                default_int64=0,
+                **{kind: keys, "values_int64s": places[known].tolist() or [0]},
+            )
             one_hot = add("OneHot", index, constant(depth, np.int64), constant([0, 1]), axis=-1)
             parts.append(add("Reshape", one_hot, constant([-1, depth], np.int64)))
         joined = add("Concat", *parts, axis=1)
@@ -3016,7 +3398,9 @@ def exported_probabilities(tf: Any, name: str, path: Path, rows: dict[str, Any])
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # the delegate writes a line to standard error
-        return Interpreter(str(path), experimental_op_resolver_type=kernels).get_signature_runner()(**named)["probability"][:, 0]
+        return Interpreter(str(path), experimental_op_resolver_type=kernels).get_signature_runner()(**named)[
+            "probability"
+        ][:, 0]
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -3055,7 +3439,9 @@ class Checkpoints:
                 name, nets = self.waiting.pop(0)
             try:
                 if os.path.lexists(self.folder / name) and not holds(self.folder / name, ARCHIVE_MARKS[MODEL_FILE]):
-                    raise FileExistsError(errno.EEXIST, "a file of your own has the name of a checkpoint", str(self.folder / name))
+                    raise FileExistsError(
+                        errno.EEXIST, "a file of your own has the name of a checkpoint", str(self.folder / name)
+                    )
                 write_atomically(self.folder / name, self.archive(nets))
                 if self.folder / name not in self.files:
                     self.files.append(self.folder / name)
@@ -3081,7 +3467,9 @@ RUN_NAME = re.compile(r"\d{8}-\d{6}_[a-z]+(_\d+)?")  # a run's folder in logs/
 
 def fingerprint(table: Table) -> str:
     """A digest of everything a table teaches."""
-    digest = hashlib.blake2b(json.dumps([[column.name, column.kind, column.vocabulary] for column in table.columns]).encode())
+    digest = hashlib.blake2b(
+        json.dumps([[column.name, column.kind, column.vocabulary] for column in table.columns]).encode()
+    )
     for part in (*table.numbers.T, *table.codes.T, table.label):
         digest.update(np.ascontiguousarray(part))
     return digest.hexdigest()
@@ -3129,11 +3517,18 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             arrays = {name: file[name] for name in file.files}
         description = json.loads(arrays.pop("description").tobytes())
         arguments, nets, logs = description["arguments"], description["nets"], description["logs"]
-        sound = isinstance(arguments, list) and all(isinstance(part, str) for part in [*arguments, description["fingerprint"], logs])
+        sound = isinstance(arguments, list) and all(
+            isinstance(part, str) for part in [*arguments, description["fingerprint"], logs]
+        )
         sound = sound and isinstance(nets, list) and all(isinstance(net["reason"], str) for net in nets)
         for number, net in enumerate(nets):
             epochs = len(arrays[f"{number}/history"])
-            sound = sound and type(net["best_epoch"]) is int and 0 <= net["best_epoch"] <= epochs and type(net["best_loss"]) in (int, float)
+            sound = (
+                sound
+                and type(net["best_epoch"]) is int
+                and 0 <= net["best_epoch"] <= epochs
+                and type(net["best_loss"]) in (int, float)
+            )
         if not sound or (logs and not RUN_NAME.fullmatch(logs)):
             raise ValueError
     except Exception:  # each way of compressing raises kinds of its own
@@ -3145,7 +3540,9 @@ def damaged(path: Path, what: str = "") -> UserError:
     return UserError(f"--resume: {path} is damaged{what}; delete it and start again")
 
 
-def unpack_state(tf: Any, net: Live, number: int, epochs: int, description: dict[str, Any], arrays: dict[str, Any]) -> None:
+def unpack_state(
+    tf: Any, net: Live, number: int, epochs: int, description: dict[str, Any], arrays: dict[str, Any]
+) -> None:
     """Put a net where it was. Raises UserError when the arrays are not those of such a net."""
 
     def refuse(name: str) -> UserError:
@@ -3157,10 +3554,17 @@ def unpack_state(tf: Any, net: Live, number: int, epochs: int, description: dict
             raise refuse(name)
         return value
 
-    facts, current = description["nets"][number], {name: np.asarray(value) for name, value in net.state._asdict().items()}
+    facts, current = (
+        description["nets"][number],
+        {name: np.asarray(value) for name, value in net.state._asdict().items()},
+    )
     net.state = State(**{name: tf.constant(take(f"state/{name}", value)) for name, value in current.items()})
     names, history = list(epoch_logs([0.0] * len(HISTORY), 1, 1)), arrays[f"{number}/history"]
-    if history.dtype != np.float64 or history.shape not in ((len(history), len(names)), (0,)) or not len(history) == int(net.state.epoch) <= epochs:
+    if (
+        history.dtype != np.float64
+        or history.shape not in ((len(history), len(names)), (0,))
+        or not len(history) == int(net.state.epoch) <= epochs
+    ):
         raise refuse("history")
     net.history = [dict(zip(names, map(float, row), strict=True)) for row in history]
     for name in ("now", "best"):
@@ -3185,7 +3589,9 @@ def resumed_options(given: dict[str, Any], folder: Path) -> tuple[argparse.Names
         before = getattr(options, name)
         if name not in NOT_COMPARED and value != before:
             flag = "--" + name.replace("_", "-")
-            raise UserError(f"--resume: {flag} {value} contradicts the interrupted run, which has {before}; leave the flag or --resume out")
+            raise UserError(
+                f"--resume: {flag} {value} contradicts the interrupted run, which has {before}; leave the flag or --resume out"
+            )
     options.resume, options.model_dir = True, folder
     options.quiet, options.csv = given.get("quiet", options.quiet), given.get("csv") or options.csv
     return options, description, arrays
@@ -3204,8 +3610,12 @@ def lock_folder(folder: Path) -> Any:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError:
-        raise UserError(f"{path}: is a link, a directory or closed to you, not a lock of this program; move it away or name another directory") from None
-    foreign = UserError(f"{path}: is a file of your own, not a lock of this program; move it away or name another directory")
+        raise UserError(
+            f"{path}: is a link, a directory or closed to you, not a lock of this program; move it away or name another directory"
+        ) from None
+    foreign = UserError(
+        f"{path}: is a file of your own, not a lock of this program; move it away or name another directory"
+    )
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(descriptor)
@@ -3216,7 +3626,9 @@ def lock_folder(folder: Path) -> Any:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"--model-dir {folder}: process {holder or 'unknown'} is training there; wait for it or name another directory") from None
+            raise UserError(
+                f"--model-dir {folder}: process {holder or 'unknown'} is training there; wait for it or name another directory"
+            ) from None
         file.seek(0)
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -3241,14 +3653,19 @@ def percent(value: float) -> str:
 
 def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
     rows, share = len(table.label), float(table.label.mean())
-    lines = [f"Data       {', '.join(short_names(options.csv))}: {rows:,} rows" + (f" ({table.skipped} left out)" if table.skipped else "")]
+    lines = [
+        f"Data       {', '.join(short_names(options.csv))}: {rows:,} rows"
+        + (f" ({table.skipped} left out)" if table.skipped else "")
+    ]
     lines += [f"           note: {note}" for note in table.notes]
     lines.append(f"Label      {options.label}: {percent(share)} are 1, {percent(1 - share)} are 0")
     for kind, title in (("number", "Numbers"), ("category", "Categories"), ("dropped", "Left out")):
         parts = []
         for column in table.of_kind(kind):
             more = {"number": "", "category": f" ({column.distinct} values)", "dropped": f" ({column.reason})"}[kind]
-            parts.append(column.name + more + (f" ({column.missing} missing)" if column.missing and kind != "dropped" else ""))
+            parts.append(
+                column.name + more + (f" ({column.missing} missing)" if column.missing and kind != "dropped" else "")
+            )
         line = ""
         for part in parts:
             if line and len(line) + len(part) > 100:
@@ -3257,13 +3674,21 @@ def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) ->
             line += (", " if line else "") + part
         if line:
             lines.append(f"{title:<11}{line}")
-    lines += [f"           hint: {column.name}: {column.hint}" for column in table.columns if column.hint and column.kind != "dropped"]
+    lines += [
+        f"           hint: {column.name}: {column.hint}"
+        for column in table.columns
+        if column.hint and column.kind != "dropped"
+    ]
     split = splits[0]
     if len(splits) > 1:
         rows = f"trains on about {len(split.training):,} rows, stops by {len(split.validation):,}, is tested on {len(split.test):,}"
         words = f"{len(splits)} folds at random within each class: each net {rows}"
     else:
-        how = "at random within each class" if options.split == "random" else "by time: the first rows train, the last rows test"
+        how = (
+            "at random within each class"
+            if options.split == "random"
+            else "by time: the first rows train, the last rows test"
+        )
         words = f"{len(split.training):,} training, {len(split.validation):,} validation, {len(split.test):,} test rows, {how}"
     return [*lines, f"Split      {words}"]
 
@@ -3296,24 +3721,43 @@ def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, 
     (true_negative, false_positive), (false_negative, true_positive) = test["confusion"]
     rows = sum(map(sum, test["confusion"]))
     how = "the model never saw" if folds == 1 else f"each tested by the one of {folds} nets that never saw it"
-    lines = [f"Test, {rows:,} rows {how} (95 % intervals)", f"{'':<24}{'accuracy':>10}{'':>16}{'ROC AUC':>9}{'log-loss':>10}{'':>17}"]
-    for name, result in (("this model", test), ("logistic regression", bases["logistic_regression"]), ("always the majority", bases["majority"])):
+    lines = [
+        f"Test, {rows:,} rows {how} (95 % intervals)",
+        f"{'':<24}{'accuracy':>10}{'':>16}{'ROC AUC':>9}{'log-loss':>10}{'':>17}",
+    ]
+    for name, result in (
+        ("this model", test),
+        ("logistic regression", bases["logistic_regression"]),
+        ("always the majority", bases["majority"]),
+    ):
         auc = "-" if result["roc_auc"] is None else f"{result['roc_auc']:.3f}"
         accuracy = f"{percent(result['accuracy']):>10}{interval(result['accuracy_ci95']):>16}"
-        lines.append(f"  {name:<22}{accuracy}{auc:>9}{result['log_loss']:>10.3f}{interval(result['log_loss_ci95'], 1, 3):>17}")
+        lines.append(
+            f"  {name:<22}{accuracy}{auc:>9}{result['log_loss']:>10.3f}{interval(result['log_loss_ci95'], 1, 3):>17}"
+        )
     for name in ("precision", "recall"):
         lines.append(f"  {name:<22}{percent(test[name]):>10}{interval(test[f'{name}_ci95']):>16}")
-    lines.append(f"  F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}, at threshold {threshold.value:.3g} ({threshold.reason})")
+    lines.append(
+        f"  F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}, at threshold {threshold.value:.3g} ({threshold.reason})"
+    )
     productive, others = true_positive + false_negative, true_negative + false_positive
-    lines.append(f"  of {productive:,} rows of 1 {true_positive:,} were found; of {others:,} rows of 0 {false_positive:,} were taken for 1")
+    lines.append(
+        f"  of {productive:,} rows of 1 {true_positive:,} were found; of {others:,} rows of 0 {false_positive:,} were taken for 1"
+    )
     majority, linear = bases["majority"], bases["logistic_regression"]
     if test["accuracy_ci95"][0] <= majority["accuracy_ci95"][1]:
-        lines.append("No gain over always answering with the majority class is shown: the intervals overlap. More labelled rows would help most.")
+        lines.append(
+            "No gain over always answering with the majority class is shown: the intervals overlap. More labelled rows would help most."
+        )
     elif test["accuracy_ci95"][0] <= linear["accuracy_ci95"][1]:
-        lines.append("Better than the majority class; no gain over a logistic regression is shown: the intervals overlap.")
+        lines.append(
+            "Better than the majority class; no gain over a logistic regression is shown: the intervals overlap."
+        )
     width = test["accuracy_ci95"][1] - test["accuracy_ci95"][0]
     if width > 0.15:
-        lines.append(f"The interval is {100 * width:.0f} points wide because only {rows} rows could be tested: read one run as a hint, not as a measurement.")
+        lines.append(
+            f"The interval is {100 * width:.0f} points wide because only {rows} rows could be tested: read one run as a hint, not as a measurement."
+        )
     return lines
 
 
@@ -3326,7 +3770,11 @@ def show_calibration(label: Any, probability: Any, confusion: list[list[int]]) -
         lines.append(f"{10 * number:>3} to {10 * number + 10:>3} %     {len(part):>8,}  {observed}")
     (true_negative, false_positive), (false_negative, true_positive) = confusion
     lines += ["", f"{'':<12}{'taken for 0':>14}{'taken for 1':>14}"]
-    return [*lines, f"{'rows of 0':<12}{true_negative:>14,}{false_positive:>14,}", f"{'rows of 1':<12}{false_negative:>14,}{true_positive:>14,}"]
+    return [
+        *lines,
+        f"{'rows of 0':<12}{true_negative:>14,}{false_positive:>14,}",
+        f"{'rows of 1':<12}{false_negative:>14,}{true_positive:>14,}",
+    ]
 
 
 def show_importance(values: dict[str, float]) -> list[str]:
@@ -3337,7 +3785,9 @@ def show_importance(values: dict[str, float]) -> list[str]:
     shown = [(name, value) for name, value in values.items() if value > 0.01 * most][:10]
     width = max(len(name) for name, _ in shown)
     lines = ["Columns, by how much the log-loss rises without them"]
-    return lines + [f"  {name:<{width}}  {value:6.3f}  {'#' * max(1, round(30 * value / most))}" for name, value in shown]
+    return lines + [
+        f"  {name:<{width}}  {value:6.3f}  {'#' * max(1, round(30 * value / most))}" for name, value in shown
+    ]
 
 
 def show_thresholds(label: Any, probability: Any) -> list[str]:
@@ -3350,7 +3800,9 @@ def show_thresholds(label: Any, probability: Any) -> list[str]:
         predicted = probability >= choice.value
         hits = float((predicted * label).sum())
         precision, recall = hits / max(1, predicted.sum()), hits / label.sum()
-        lines.append(f"  --threshold {text:<9} {choice.value:.3f}: precision {percent(precision)}, recall {percent(recall)}")
+        lines.append(
+            f"  --threshold {text:<9} {choice.value:.3f}: precision {percent(precision)}, recall {percent(recall)}"
+        )
     return lines
 
 
@@ -3448,12 +3900,26 @@ def model_card(run: Run, metrics: dict[str, Any], report: list[str]) -> str:
         other += "" if alias == name else f" (ONNX: `{alias}`)"
         inputs.append(f"| `{name}`{other} | {kinds[kind][0]} | {kinds[kind][1]} |")
         known = kind != "number" or not math.isnan(cell)
-        value = json.dumps(cell, ensure_ascii=False) if kind == "text" else repr(float(cell)) if kind == "number" and known else str(cell)
+        value = (
+            json.dumps(cell, ensure_ascii=False)
+            if kind == "text"
+            else repr(float(cell))
+            if kind == "number" and known
+            else str(cell)
+        )
         shown = value if known else "float('nan')"
         python.append(f"    {json.dumps(name, ensure_ascii=False)}: tf.constant([[{shown}]], tf.{kinds[kind][0]}),")
-        element, literal = {"text": ("string", value), "integer": ("long", f"{value}L"), "number": ("double", value if known else "double.NaN")}[kind]
-        csharp.append(f"    NamedOnnxValue.CreateFromTensor({json.dumps(alias)}, new DenseTensor<{element}>(new[] {{ {literal} }}, shape)),")
-    settings = [f"| {name} | {value} |" for name, value in metrics["settings"].items() if name not in ("columns", "reasons")]
+        element, literal = {
+            "text": ("string", value),
+            "integer": ("long", f"{value}L"),
+            "number": ("double", value if known else "double.NaN"),
+        }[kind]
+        csharp.append(
+            f"    NamedOnnxValue.CreateFromTensor({json.dumps(alias)}, new DenseTensor<{element}>(new[] {{ {literal} }}, shape)),"
+        )
+    settings = [
+        f"| {name} | {value} |" for name, value in metrics["settings"].items() if name not in ("columns", "reasons")
+    ]
     return CARD.format(
         label=run.options.label,
         version=VERSION,
@@ -3495,7 +3961,9 @@ def decide(options: argparse.Namespace, splits: list[Split]) -> Decisions:
     return Decisions(batch_size, xla, choose_patience(segments * steps), choose_momentum(total))
 
 
-def make_plan(options: argparse.Namespace, splits: list[Split], label: Any, width: int, decisions: Decisions, precision: str) -> Plan:
+def make_plan(
+    options: argparse.Namespace, splits: list[Split], label: Any, width: int, decisions: Decisions, precision: str
+) -> Plan:
     architecture = ARCHITECTURES[options.architecture]
     segments, steps = segment_steps(max(len(split.training) for split in splits), decisions.batch_size.value, width)
     epoch_rows = segments * steps * decisions.batch_size.value
@@ -3523,15 +3991,23 @@ def make_plan(options: argparse.Namespace, splits: list[Split], label: Any, widt
 def refuse_others(folder: Path, names: list[str]) -> None:
     for name in names:
         if os.path.lexists(folder / name) and not is_ours(folder / name):
-            raise UserError(f"{folder / name}: was not written by this program; move it away or name another directory with --model-dir")
+            raise UserError(
+                f"{folder / name}: was not written by this program; move it away or name another directory with --model-dir"
+            )
 
 
 def refuse_foreign(folder: Path, exports: list[str]) -> None:
     """Refuse a model directory where a file that this program did not write has the name of one it will write."""
-    refuse_others(folder, [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE, *(EXPORTS[name][0] for name in exports)])
+    refuse_others(
+        folder, [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE, *(EXPORTS[name][0] for name in exports)]
+    )
     for name in ("checkpoints", "logs"):
-        if (folder / name).is_symlink() or (name == "checkpoints" and os.path.lexists(folder / name) and not (folder / name).is_dir()):
-            raise UserError(f"{folder / name}: is a link or no directory; move it away or name another directory with --model-dir")
+        if (folder / name).is_symlink() or (
+            name == "checkpoints" and os.path.lexists(folder / name) and not (folder / name).is_dir()
+        ):
+            raise UserError(
+                f"{folder / name}: is a link or no directory; move it away or name another directory with --model-dir"
+            )
 
 
 def shared_warning(path: Path) -> str:
@@ -3576,14 +4052,18 @@ def split_table(options: argparse.Namespace, table: Table) -> list[Split]:
     """One split, or one for each fold."""
     rarer = int(min(table.label.sum(), len(table.label) - table.label.sum()))
     if options.folds > rarer:
-        table.notes.append(f"--folds {options.folds} lowered to {rarer}: the rarer class has {rarer} rows, and every fold needs one")
+        table.notes.append(
+            f"--folds {options.folds} lowered to {rarer}: the rarer class has {rarer} rows, and every fold needs one"
+        )
         options.folds = rarer
     if options.folds > 1:
         return split_folds(table.label, options.folds, options.seed)
     split = split_rows(table.label, options.split, options.seed)
     for name, part in split._asdict().items():
         if len({*table.label[part].tolist()}) < 2:
-            raise UserError(f"{data_name(options)}: the {name} rows are all of one class; label more rows or use --split random")
+            raise UserError(
+                f"{data_name(options)}: the {name} rows are all of one class; label more rows or use --split random"
+            )
     return [split]
 
 
@@ -3645,7 +4125,10 @@ class Run:
 
     def probabilities(self, rows: Any) -> Any:
         """What the finished model says of rows of the table."""
-        parts = [sigmoid(net_logits(self.table, fold.encoder, self.plan.units, net, rows)) for fold, net in zip(self.folds, self.nets, strict=True)]
+        parts = [
+            sigmoid(net_logits(self.table, fold.encoder, self.plan.units, net, rows))
+            for fold, net in zip(self.folds, self.nets, strict=True)
+        ]
         return sum(parts) / len(parts)
 
     def archive(self, nets: list[Net], threshold: float = 0.5) -> bytes:
@@ -3668,7 +4151,9 @@ def prepare(run: Run) -> None:
     run.timing["import_s"] = time.perf_counter() - started
     run.precision = choose_precision(options.mixed_precision, run.device)
     encoders = fit_encoders(table, run.splits)
-    run.folds = [Fold(number, split, encoder) for number, (split, encoder) in enumerate(zip(run.splits, encoders, strict=True))]
+    run.folds = [
+        Fold(number, split, encoder) for number, (split, encoder) in enumerate(zip(run.splits, encoders, strict=True))
+    ]
     run.plan = make_plan(options, run.splits, table.label, encoders[0].width, run.decisions, run.precision.value)
     run.linear = fit_linear(table, run.folds)
     plan, decisions = run.plan, run.decisions
@@ -3682,7 +4167,9 @@ def prepare(run: Run) -> None:
         f"Precision  {run.precision.value}: {run.precision.reason}",
     )
     if options.class_weight == "balanced":
-        run.say("Weights    classes are balanced: probabilities are those of a world in which both are equally frequent")
+        run.say(
+            "Weights    classes are balanced: probabilities are those of a world in which both are equally frequent"
+        )
 
 
 def first_weights(run: Run, fold: Fold) -> Any:
@@ -3698,7 +4185,10 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
     """Train all nets, with progress, checkpoints and logs."""
     options, tf, plan = run.options, run.tf, run.plan
     inputs = table_inputs(tf, run.table)
-    nets = [start_net(tf, plan, fold, first_state(tf, plan, first_weights(run, fold), options.learning_rate)) for fold in run.folds]
+    nets = [
+        start_net(tf, plan, fold, first_state(tf, plan, first_weights(run, fold), options.learning_rate))
+        for fold in run.folds
+    ]
     if run.interrupted:
         if len(run.interrupted[0]["nets"]) != len(nets):
             raise damaged(options.model_dir / RESUME_FILE, " (number of nets)")
@@ -3716,14 +4206,22 @@ def train(run: Run, stop: StopRequest) -> list[Live]:
         compiled.result()
     run.timing["compile_s"] = time.perf_counter() - started
     progress = Progress(options.epochs, run.output)
-    checkpoints = Checkpoints(options.model_dir / "checkpoints", options.keep_checkpoints, run.archive) if options.checkpoints else None
+    checkpoints = (
+        Checkpoints(options.model_dir / "checkpoints", options.keep_checkpoints, run.archive)
+        if options.checkpoints
+        else None
+    )
     profile = Profile(tf, run.events.folder / "train") if options.profile and run.events else None
     if profile and not metadata_version("xprof"):
-        run.say("Profile    TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed")
+        run.say(
+            "Profile    TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed"
+        )
 
     logs = run.events.folder.name if run.events else ""
     digest = run.interrupted[0]["fingerprint"] if run.interrupted else fingerprint(run.table)
-    state = StateFile(options.model_dir / RESUME_FILE, {"arguments": run.arguments, "fingerprint": digest, "logs": logs})
+    state = StateFile(
+        options.model_dir / RESUME_FILE, {"arguments": run.arguments, "fingerprint": digest, "logs": logs}
+    )
 
     def on_epoch(epoch: int, nets: list[Live]) -> None:
         progress.epoch(epoch, mean_logs(nets, epoch))
@@ -3762,13 +4260,21 @@ def open_events(run: Run, nets: list[Live]) -> EventLog | None:
     if not options.tensorboard:
         return None
     if not metadata_version("tensorboard"):
-        run.say("TensorBoard: the package tensorboard is not installed (pip install tensorboard); going on without logs")
+        run.say(
+            "TensorBoard: the package tensorboard is not installed (pip install tensorboard); going on without logs"
+        )
         return None
     try:
-        folder = run.interrupted and run.interrupted[0]["logs"] and options.model_dir / "logs" / Path(run.interrupted[0]["logs"]).name
+        folder = (
+            run.interrupted
+            and run.interrupted[0]["logs"]
+            and options.model_dir / "logs" / Path(run.interrupted[0]["logs"]).name
+        )
         if folder and folder.is_symlink():
             raise OSError(errno.ELOOP, "the folder of the run is a link, which is not followed")
-        events = EventLog(folder or run_folder(options.model_dir / "logs", options.architecture), run.plan, options.epochs)
+        events = EventLog(
+            folder or run_folder(options.model_dir / "logs", options.architecture), run.plan, options.epochs
+        )
     except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
         words = getattr(error, "strerror", None) or str(error).splitlines()[0]
         run.say(f"TensorBoard: {options.model_dir / 'logs'}: {words}; going on without logs")
@@ -3783,7 +4289,9 @@ def open_events(run: Run, nets: list[Live]) -> EventLog | None:
     return events
 
 
-def log_results(run: Run, lives: list[Live], step: int, parts: dict[str, Prediction], metrics: dict[str, Any], report: list[str]) -> None:
+def log_results(
+    run: Run, lives: list[Live], step: int, parts: dict[str, Prediction], metrics: dict[str, Any], report: list[str]
+) -> None:
     """What TensorBoard shows of a run once it is over."""
     run.events.histograms(max(len(net.history) for net in lives), lives)
     for name, part in parts.items():
@@ -3793,7 +4301,14 @@ def log_results(run: Run, lives: list[Live], step: int, parts: dict[str, Predict
     results = {f"test/{name}": metrics["test"][name] for name in names if metrics["test"][name] is not None}
     run.events.trial(metrics["settings"], results, step)
     width = max(len(name) for name in metrics["settings"])
-    run.events.text("settings", [f"{name:<{width}}  {value}" for name, value in metrics["settings"].items() if name not in ("columns", "reasons")])
+    run.events.text(
+        "settings",
+        [
+            f"{name:<{width}}  {value}"
+            for name, value in metrics["settings"].items()
+            if name not in ("columns", "reasons")
+        ],
+    )
     run.events.text("report", report)
 
 
@@ -3807,7 +4322,10 @@ class Prediction(NamedTuple):
 def predict_part(run: Run, nets: list[Net], part: str) -> tuple[Any, Any]:
     """Labels and logits of the validation or the test rows of all folds."""
     rows = [getattr(fold.split, part) for fold in run.folds]
-    logits = [net_logits(run.table, fold.encoder, run.plan.units, net, piece) for fold, net, piece in zip(run.folds, nets, rows, strict=True)]
+    logits = [
+        net_logits(run.table, fold.encoder, run.plan.units, net, piece)
+        for fold, net, piece in zip(run.folds, nets, rows, strict=True)
+    ]
     return run.table.label[np.concatenate(rows)], np.concatenate(logits)
 
 
@@ -3830,7 +4348,9 @@ def stopped(run: Run, lives: list[Live], number: int) -> int:
     if failed:
         (options.model_dir / RESUME_FILE).unlink(missing_ok=True)
     elif run.resumable:
-        parts.append("go on with --resume" + ("" if str(options.model_dir) == "model" else f" --model-dir {options.model_dir}"))
+        parts.append(
+            "go on with --resume" + ("" if str(options.model_dir) == "model" else f" --model-dir {options.model_dir}")
+        )
     if run.checkpoint:
         parts.append(f"the best model so far is {run.checkpoint}")
     if (options.model_dir / METRICS_FILE).exists():
@@ -3853,12 +4373,17 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
         run.say(f"Trained    {len(longest.history)} epochs, the best was {longest.best_epoch}: {longest.reason}")
     else:
         epochs, bests = [len(net.history) for net in lives], [net.best_epoch for net in lives]
-        run.say(f"Trained    {len(lives)} nets for {min(epochs)} to {max(epochs)} epochs, the best were {min(bests)} to {max(bests)}")
+        run.say(
+            f"Trained    {len(lives)} nets for {min(epochs)} to {max(epochs)} epochs, the best were {min(bests)} to {max(bests)}"
+        )
     validation = Prediction(label, sigmoid(logits))
     label, logits = predict_part(run, nets, "test")
     tested = Prediction(label, sigmoid(logits))
     test = measure(label, tested.probability, threshold.value, options.seed)
-    bases = {name: measure(label, values, 0.5, options.seed) for name, values in baselines(table, run.folds, run.linear).items()}
+    bases = {
+        name: measure(label, values, 0.5, options.seed)
+        for name, values in baselines(table, run.folds, run.linear).items()
+    }
     columns = importance(table, run.folds, plan.units, nets, options.seed)
     report = [*show_result(test, bases, threshold, len(nets)), *show_thresholds(*validation), *show_importance(columns)]
     run.say("", *report)
@@ -3887,7 +4412,9 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
             run.events.close()
             if run.events.failure:
                 run.say(f"TensorBoard: the logs are incomplete: {run.events.failure}")
-        card = not os.path.lexists(folder / CARD_FILE) or is_ours(folder / CARD_FILE)  # a README.md of the user's own stays
+        card = not os.path.lexists(folder / CARD_FILE) or is_ours(
+            folder / CARD_FILE
+        )  # a README.md of the user's own stays
         if card:
             write_beside(folder / CARD_FILE, model_card(run, metrics, report).encode())
         run.timing["total_s"] = time.perf_counter() - STARTED
@@ -3918,14 +4445,24 @@ def prediction_rows(run: Run, tested: Prediction) -> bytes:
     written = [b",".join(PREDICTION_COLUMNS[first:]) + b"\n"]
     for piece in row_pieces(order):
         cells = zip(*(part[piece].tolist() for part in parts), strict=True)
-        written.append("".join(f"{quoted[file]}{line},{fold},{label:.0f},{probability:.9g}\n" for file, line, fold, label, probability in cells).encode())
+        written.append(
+            "".join(
+                f"{quoted[file]}{line},{fold},{label:.0f},{probability:.9g}\n"
+                for file, line, fold, label, probability in cells
+            ).encode()
+        )
     return b"".join(written)
 
 
 def say_where(run: Run, card: bool) -> None:
     """Name what the run has left, and what would be worth trying."""
     options, folder, table, timing = run.options, run.options.model_dir, run.table, run.timing
-    run.say("", f"Model      {folder / MODEL_FILE}", f"Metrics    {folder / METRICS_FILE}", f"Tested     {folder / PREDICTIONS_FILE}")
+    run.say(
+        "",
+        f"Model      {folder / MODEL_FILE}",
+        f"Metrics    {folder / METRICS_FILE}",
+        f"Tested     {folder / PREDICTIONS_FILE}",
+    )
     run.say(f"Card       {folder / CARD_FILE}{'' if card else ' is a file of your own and was left as it is'}")
     for name, (file, _) in EXPORTS.items():
         if name not in options.export and os.path.lexists(folder / file):
@@ -3933,13 +4470,19 @@ def say_where(run: Run, card: bool) -> None:
     if run.events:
         run.say(f"Logs       tensorboard --logdir {folder / 'logs'}")
     if options.split == "time":
-        run.say("Split      by time: neighbouring rows are alike, so that the same model tested on rows drawn at random would look better than it is")
+        run.say(
+            "Split      by time: neighbouring rows are alike, so that the same model tested on rows drawn at random would look better than it is"
+        )
     if len(run.nets) == 1 and options.split == "random" and len(table.label) < 2_000:
         steps = 10 * (0.8 / 0.7) * timing["steps_per_s"] * timing["train_s"]
         seconds = min(steps * STEP_SECONDS_WITHOUT_XLA, XLA_COMPILE_SECONDS + steps * STEP_SECONDS_WITH_XLA)
         cost = f"about {seconds:.1f} s of training"
-        run.say(f"Hint       --folds 10 would test on all {len(table.label):,} rows, cost {cost}, and usually gains accuracy at this size")
-    run.say(f"Time       {timing['total_s']:.1f} s, of which training {timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)")
+        run.say(
+            f"Hint       --folds 10 would test on all {len(table.label):,} rows, cost {cost}, and usually gains accuracy at this size"
+        )
+    run.say(
+        f"Time       {timing['total_s']:.1f} s, of which training {timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)"
+    )
 
 
 def export(run: Run, threshold: float) -> list[str]:
@@ -3956,7 +4499,13 @@ def export(run: Run, threshold: float) -> list[str]:
     for name in dict.fromkeys(options.export):
         path = options.model_dir / EXPORTS[name][0]
         try:
-            new = export_model(run.tf, name, path, lambda doubles: portable_function(run.tf, *parts, doubles), lambda: onnx_model(*parts, threshold))
+            new = export_model(
+                run.tf,
+                name,
+                path,
+                lambda doubles: portable_function(run.tf, *parts, doubles),
+                lambda: onnx_model(*parts, threshold),
+            )
             gap = np.abs(exported_probabilities(run.tf, name, new, raw) - expected).max()
             reason = "" if gap <= 1e-5 else f"its probabilities differ by up to {gap:.1g}"
         except Exception as error:  # each converter raises kinds of its own
@@ -3993,7 +4542,9 @@ def train_command(arguments: list[str] | None) -> int:
         output.say(*show_data(options, table, splits), "", *describe_columns(table))
         return 0 if not output.failure else output_failed(output)
     if interrupted and interrupted[0]["fingerprint"] != fingerprint(table):
-        raise UserError(f"--resume: {data_name(options)} is not, or no longer, the data of the interrupted run; leave --resume out to train on it")
+        raise UserError(
+            f"--resume: {data_name(options)} is not, or no longer, the data of the interrupted run; leave --resume out to train on it"
+        )
     prepare_folder(options.model_dir)
     refuse_foreign(options.model_dir, options.export)
     timing = {"load_s": time.perf_counter() - started}
@@ -4005,7 +4556,9 @@ def train_command(arguments: list[str] | None) -> int:
         if warning := shared_warning(options.model_dir):
             run.say(f"Warning    {warning}")
         if not interrupted and (options.model_dir / RESUME_FILE).exists():
-            run.say("           note: an interrupted run was in the model directory; this one starts anew (--resume would have gone on)")
+            run.say(
+                "           note: an interrupted run was in the model directory; this one starts anew (--resume would have gone on)"
+            )
             (options.model_dir / RESUME_FILE).unlink()
         try:
             prepare(run)
@@ -4038,7 +4591,9 @@ def tell_errors(command: Callable[[], int]) -> int:
         complain(f"stopped: {signal.Signals(number).name}; what whole runs have left is as it was")
         return 128 + number
     except MemoryError as error:
-        complain(f"error: not enough memory{f' ({error})' if str(error) else ''}; end other programs, raise the limit (ulimit -v), or give fewer rows")
+        complain(
+            f"error: not enough memory{f' ({error})' if str(error) else ''}; end other programs, raise the limit (ulimit -v), or give fewer rows"
+        )
         return 1
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""

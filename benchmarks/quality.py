@@ -45,7 +45,11 @@ def real_tables(folder: Path) -> dict[str, Path]:
     from sklearn import datasets
 
     frames = {}
-    for name, load in (("breast_cancer", datasets.load_breast_cancer), ("wine_0", datasets.load_wine), ("digits_low", datasets.load_digits)):
+    for name, load in (
+        ("breast_cancer", datasets.load_breast_cancer),
+        ("wine_0", datasets.load_wine),
+        ("digits_low", datasets.load_digits),
+    ):
         bunch = load()
         frame = pd.DataFrame(bunch.data, columns=[f"column_{number}" for number in range(bunch.data.shape[1])])
         label = bunch.target if name == "breast_cancer" else bunch.target == 0 if name == "wine_0" else bunch.target < 5
@@ -56,9 +60,15 @@ def real_tables(folder: Path) -> dict[str, Path]:
         frame = more.fair.load_pandas().data
         frames["fair"] = frame.drop(columns="affairs").assign(productive=(frame["affairs"] > 0).astype(int))
         frame = more.anes96.load_pandas().data
-        frames["anes96"] = frame.drop(columns=["vote", "expected"] if "expected" in frame else ["vote"]).assign(productive=frame["vote"].astype(int))
+        frames["anes96"] = frame.drop(columns=["vote", "expected"] if "expected" in frame else ["vote"]).assign(
+            productive=frame["vote"].astype(int)
+        )
         frame = more.randhie.load_pandas().data
-        frames["randhie"] = frame.drop(columns="mdvis").assign(productive=(frame["mdvis"] > 0).astype(int)).sample(4_000, random_state=0)
+        frames["randhie"] = (
+            frame.drop(columns="mdvis")
+            .assign(productive=(frame["mdvis"] > 0).astype(int))
+            .sample(4_000, random_state=0)
+        )
         frame = more.heart.load_pandas().data
         frames["heart"] = frame.drop(columns="censors").assign(productive=frame["censors"].astype(int))
     except ImportError:
@@ -78,23 +88,45 @@ def subset(table: modern.Table, rows: np.ndarray) -> modern.Table:
     return part
 
 
-def train_ours(table: modern.Table, rows: np.ndarray, test: np.ndarray, folds: int, seed: int, **changes: Any) -> np.ndarray:
+def train_ours(
+    table: modern.Table, rows: np.ndarray, test: np.ndarray, folds: int, seed: int, **changes: Any
+) -> np.ndarray:
     """Probabilities of the test rows by the modern trainer, exactly as its command trains on these rows."""
     tf = modern.import_tensorflow()
     options = modern.parse_options(["unused", "--folds", str(folds), "--seed", str(seed)])
     part = subset(table, rows)
     splits = modern.split_table(options, part)
     encoders = modern.fit_encoders(part, splits)
-    members = [modern.Fold(number, split, encoder) for number, (split, encoder) in enumerate(zip(splits, encoders, strict=True))]
+    members = [
+        modern.Fold(number, split, encoder)
+        for number, (split, encoder) in enumerate(zip(splits, encoders, strict=True))
+    ]
     decisions = modern.decide(options, splits)
-    plan = modern.make_plan(options, splits, part.label, encoders[0].width, decisions, "float32")._replace(xla=True, **changes)
-    run = modern.Run(options, part, splits, decisions, {}, modern.Output(True), folds=members, plan=plan, linear=modern.fit_linear(part, members))
+    plan = modern.make_plan(options, splits, part.label, encoders[0].width, decisions, "float32")._replace(
+        xla=True, **changes
+    )
+    run = modern.Run(
+        options,
+        part,
+        splits,
+        decisions,
+        {},
+        modern.Output(True),
+        folds=members,
+        plan=plan,
+        linear=modern.fit_linear(part, members),
+    )
     program = modern.build_program(tf, plan, encoders[0])
     states = [modern.first_state(tf, plan, modern.first_weights(run, fold), options.learning_rate) for fold in members]
     nets = [modern.start_net(tf, plan, fold, state) for fold, state in zip(members, states, strict=True)]
-    modern.train_nets(tf, plan, program, modern.table_inputs(tf, part), nets, options.epochs, None, modern.StopRequest())
+    modern.train_nets(
+        tf, plan, program, modern.table_inputs(tf, part), nets, options.epochs, None, modern.StopRequest()
+    )
     calibrated, _ = modern.calibrate(run, [net.best for net in nets])
-    parts = [modern.sigmoid(modern.net_logits(table, fold.encoder, plan.units, net, test)) for fold, net in zip(members, calibrated, strict=True)]
+    parts = [
+        modern.sigmoid(modern.net_logits(table, fold.encoder, plan.units, net, test))
+        for fold, net in zip(members, calibrated, strict=True)
+    ]
     return np.mean(parts, axis=0)
 
 
@@ -142,7 +174,12 @@ def train_basic(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: i
 
     raw = modern.raw_inputs(table, np.arange(len(table.label)))
     raw |= {column.name: table.numbers[:, [place]] for place, column in enumerate(table.of_kind("number"))}
-    columns = [np.unique(part.astype(str), return_inverse=True)[1].reshape(-1, 1) if part.dtype == object else part.astype(float) for part in raw.values()]
+    columns = [
+        np.unique(part.astype(str), return_inverse=True)[1].reshape(-1, 1)
+        if part.dtype == object
+        else part.astype(float)
+        for part in raw.values()
+    ]
     inputs = np.nan_to_num(np.concatenate(columns, axis=1))
     split = modern.split_rows(table.label[rows], "random", seed)
     training = rows[split.training]
@@ -173,12 +210,16 @@ def peers(table: modern.Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
         import pandas as pd
 
         values = {f"n{number}": table.numbers[chosen, number] for number in range(table.numbers.shape[1])}
-        return pd.DataFrame(values | {f"c{number}": table.codes[chosen, number] for number in range(table.codes.shape[1])})
+        return pd.DataFrame(
+            values | {f"c{number}": table.codes[chosen, number] for number in range(table.codes.shape[1])}
+        )
 
     categories = [f"c{number}" for number in range(table.codes.shape[1])]
 
     def encoded(model: Any) -> Any:
-        return lambda test: model.fit(modern.encode(table, encoder, rows), label[rows]).predict_proba(modern.encode(table, encoder, test))[:, 1]
+        return lambda test: model.fit(modern.encode(table, encoder, rows), label[rows]).predict_proba(
+            modern.encode(table, encoder, test)
+        )[:, 1]
 
     def logistic(test: np.ndarray) -> np.ndarray:
         weights = modern.fit_logistic_regression(modern.encode_sparse(table, encoder, rows), label[rows], encoder.width)
@@ -187,7 +228,9 @@ def peers(table: modern.Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
     def catboost(test: np.ndarray) -> np.ndarray:
         from catboost import CatBoostClassifier
 
-        model = CatBoostClassifier(iterations=500, random_seed=seed, verbose=0, cat_features=categories, allow_writing_files=False)
+        model = CatBoostClassifier(
+            iterations=500, random_seed=seed, verbose=0, cat_features=categories, allow_writing_files=False
+        )
         return model.fit(frame(rows), label[rows]).predict_proba(frame(test))[:, 1]
 
     def lightgbm(test: np.ndarray) -> np.ndarray:
@@ -206,7 +249,9 @@ def peers(table: modern.Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
         "LightGBM": lightgbm,
         "HistGradientBoosting": encoded(HistGradientBoostingClassifier(random_state=seed)),
         "random forest": encoded(RandomForestClassifier(500, random_state=seed, n_jobs=-1)),
-        "scikit-learn MLP": encoded(MLPClassifier((10, 10), max_iter=500, early_stopping=len(rows) >= 100, random_state=seed)),
+        "scikit-learn MLP": encoded(
+            MLPClassifier((10, 10), max_iter=500, early_stopping=len(rows) >= 100, random_state=seed)
+        ),
     }
 
 
@@ -219,7 +264,9 @@ def score(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
     }
 
 
-def compare(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: int, probability: np.ndarray | None, skip: set[str]) -> dict[str, dict[str, float]]:
+def compare(
+    table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: int, probability: np.ndarray | None, skip: set[str]
+) -> dict[str, dict[str, float]]:
     label = table.label[test]
     share = float(table.label[rows].mean())
     answers = {"majority": lambda _: np.full(len(test), share)} | peers(table, rows, seed)
@@ -262,7 +309,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--real", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--ablation", action="store_true", help="what the linear skip contributes, in place of the comparison")
+    parser.add_argument(
+        "--ablation", action="store_true", help="what the linear skip contributes, in place of the comparison"
+    )
     parser.add_argument("--skip", nargs="*", default=[], help="models to leave out")
     options = parser.parse_args()
     modern.prepare_environment(cpu_only=True, xla=True, batch_size=8)

@@ -28,7 +28,9 @@ sys.path.insert(0, str(ROOT))
 import train_model_modern as modern
 
 
-def make_case(tf: Any, path: Path, batch_size: int, xla: bool, precision: str = "float32", architecture: str = "standard") -> tuple:
+def make_case(
+    tf: Any, path: Path, batch_size: int, xla: bool, precision: str = "float32", architecture: str = "standard"
+) -> tuple:
     """Table, fold, plan, inputs and a fresh net of a file, as the command makes them."""
     flags = [str(path), "--batch-size", str(batch_size), "--architecture", architecture, "--xla" if xla else "--no-xla"]
     options = modern.parse_options(flags)
@@ -131,7 +133,10 @@ def target_child(rows: int) -> dict[str, Any]:
         path = Path(folder) / "rows.csv"
         modern.write_sample(path, rows, 1)
         table, fold, plan, inputs, net = make_case(tf, path, 32, True)
-    parts = [(modern.encode(table, fold.encoder, chosen), table.label[chosen]) for chosen in (fold.split.training, fold.split.validation)]
+    parts = [
+        (modern.encode(table, fold.encoder, chosen), table.label[chosen])
+        for chosen in (fold.split.training, fold.split.validation)
+    ]
     stock = {}
     for size in (4_096, 256, 32):
         model = stock_model(keras, plan.width, "standard")
@@ -148,7 +153,14 @@ def target_child(rows: int) -> dict[str, Any]:
     reached = lambda _, nets: nets[0].best_loss <= best["log_loss"]  # noqa: E731
     started = time.perf_counter()
     modern.train_nets(tf, plan, program, inputs, [net], 100, reached, modern.StopRequest())
-    return {"stock": stock, "best": best, "ours": time.perf_counter() - started, "compile_s": compiled, "epochs": len(net.history), "our_loss": net.best_loss}
+    return {
+        "stock": stock,
+        "best": best,
+        "ours": time.perf_counter() - started,
+        "compile_s": compiled,
+        "epochs": len(net.history),
+        "our_loss": net.best_loss,
+    }
 
 
 def scale_child(rows: int) -> dict[str, Any]:
@@ -176,7 +188,12 @@ def scale_child(rows: int) -> dict[str, Any]:
     epochs = max(1, 300_000 // rows)
     seconds = [our_epochs(tf, plan, program, inputs, net, epochs) / epochs for _ in range(3)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {"read_s": read, "epoch_s": min(seconds), "microseconds_a_row": 1e6 * min(seconds) / len(fold.split.training), "peak_gb": peak}
+    return {
+        "read_s": read,
+        "epoch_s": min(seconds),
+        "microseconds_a_row": 1e6 * min(seconds) / len(fold.split.training),
+        "peak_gb": peak,
+    }
 
 
 def child(part: str, *numbers: int) -> dict[str, Any]:
@@ -196,7 +213,9 @@ def command_seconds(*arguments: Any, timeout: float | None = None) -> float:
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     started = time.perf_counter()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run([sys.executable, *map(str, arguments)], check=True, capture_output=True, env=environment, timeout=timeout)
+        subprocess.run(
+            [sys.executable, *map(str, arguments)], check=True, capture_output=True, env=environment, timeout=timeout
+        )
     return time.perf_counter() - started
 
 
@@ -259,10 +278,19 @@ def large(rows: int, repeats: int) -> dict[str, Any]:
         path, folder = Path(name) / "rows.csv", Path(name) / "model"
         modern.write_sample(path, rows, 1)
         setup = PEER.format(root=str(ROOT))
-        programs = {f"stock Keras, batch {size}": KERAS.replace("BATCH", str(size)).format(benchmarks=str(ROOT / "benchmarks")) for size in (256, 4_096)}
-        programs |= {"PyTorch, batch 4096": TORCH.replace("BATCH", "4096"), "scikit-learn MLP, batch 4096": SKLEARN.replace("BATCH", "4096")}
-        five = setup + KERAS.replace("BATCH", "256").format(benchmarks=str(ROOT / "benchmarks")).replace("range(1000)", "range(5)").replace(
-            "        break", "        pass\nprint(modern.log_losses(vy, model.predict(vx, batch_size=65536, verbose=0)[:, 0]).mean())"
+        programs = {
+            f"stock Keras, batch {size}": KERAS.replace("BATCH", str(size)).format(benchmarks=str(ROOT / "benchmarks"))
+            for size in (256, 4_096)
+        }
+        programs |= {
+            "PyTorch, batch 4096": TORCH.replace("BATCH", "4096"),
+            "scikit-learn MLP, batch 4096": SKLEARN.replace("BATCH", "4096"),
+        }
+        five = setup + KERAS.replace("BATCH", "256").format(benchmarks=str(ROOT / "benchmarks")).replace(
+            "range(1000)", "range(5)"
+        ).replace(
+            "        break",
+            "        pass\nprint(modern.log_losses(vy, model.predict(vx, batch_size=65536, verbose=0)[:, 0]).mean())",
         )
         done = subprocess.run([sys.executable, "-c", five, str(path), "0"], capture_output=True, text=True, check=True)
         target = float(done.stdout.split()[-1])
@@ -271,17 +299,32 @@ def large(rows: int, repeats: int) -> dict[str, Any]:
             times.setdefault("train_model_modern.py, all defaults, to its end", []).append(
                 command_seconds(ROOT / "train_model_modern.py", path, "--model-dir", folder, "--no-checkpoints")
             )
-            two = command_seconds(ROOT / "train_model_modern.py", path, "--model-dir", Path(name) / "two", "--no-checkpoints", "--epochs", 2)
+            two = command_seconds(
+                ROOT / "train_model_modern.py",
+                path,
+                "--model-dir",
+                Path(name) / "two",
+                "--no-checkpoints",
+                "--epochs",
+                2,
+            )
             times.setdefault("train_model_modern.py --epochs 2", []).append(two)
             for label, program in programs.items():
                 try:
-                    times.setdefault(label, []).append(command_seconds("-c", setup + program, path, target, timeout=PATIENCE))
+                    times.setdefault(label, []).append(
+                        command_seconds("-c", setup + program, path, target, timeout=PATIENCE)
+                    )
                 except subprocess.CalledProcessError as error:
                     print(f"{label} is left out: {error.stderr.decode().splitlines()[-1]}")
                     times.pop(label)
             programs = {label: program for label, program in programs.items() if label in times}
         log = json.loads((folder / "metrics.json").read_text())
-        result = {"target_log_loss": target, "our_test_log_loss": log["test"]["log_loss"], "our_epochs": log["epochs"], "seconds": times}
+        result = {
+            "target_log_loss": target,
+            "our_test_log_loss": log["test"]["log_loss"],
+            "our_epochs": log["epochs"],
+            "seconds": times,
+        }
     return result
 
 
@@ -326,10 +369,19 @@ def epoch_cost(repeats: int) -> dict[str, list[float]]:
                 measured = []
                 for rows in (100, 1_000):
                     command_seconds(
-                        ROOT / "train_model_modern.py", folder / f"{rows}.csv", "--model-dir", folder, "--no-early-stopping", "--batch-size", 8, flag
+                        ROOT / "train_model_modern.py",
+                        folder / f"{rows}.csv",
+                        "--model-dir",
+                        folder,
+                        "--no-early-stopping",
+                        "--batch-size",
+                        8,
+                        flag,
                     )
                     metrics = json.loads((folder / "metrics.json").read_text())
-                    measured.append((metrics["timing"]["train_s"] / metrics["epochs"], -(-metrics["rows"]["train"] // 8)))
+                    measured.append(
+                        (metrics["timing"]["train_s"] / metrics["epochs"], -(-metrics["rows"]["train"] // 8))
+                    )
                 (short, few), (long, many) = measured
                 found.setdefault(flag, []).append(1_000 * (short - few * (long - short) / (many - few)))
     return found
@@ -348,7 +400,17 @@ def predictions(repeats: int) -> dict[str, list[float]]:
         for _ in range(repeats):
             start = 0.0
             for rows in (500, 100_000, 1_000_000):
-                command = [sys.executable, "-c", program, ROOT / "predict.py", folder / f"{rows}.csv", "--model-dir", folder, "--output", folder / "out.csv"]
+                command = [
+                    sys.executable,
+                    "-c",
+                    program,
+                    ROOT / "predict.py",
+                    folder / f"{rows}.csv",
+                    "--model-dir",
+                    folder,
+                    "--output",
+                    folder / "out.csv",
+                ]
                 started = time.perf_counter()
                 done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
                 seconds = time.perf_counter() - started
@@ -364,20 +426,36 @@ def spread(values: list[float], form: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", nargs="+", default=["steps", "precision", "commands", "epochs", "predict", "scale", "target", "large"])
+    parser.add_argument(
+        "--part", nargs="+", default=["steps", "precision", "commands", "epochs", "predict", "scale", "target", "large"]
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         part, *numbers = options.child
-        print(json.dumps({"steps": steps_child, "precision": precision_child, "target": target_child, "scale": scale_child}[part](*map(int, numbers))))
+        print(
+            json.dumps(
+                {"steps": steps_child, "precision": precision_child, "target": target_child, "scale": scale_child}[
+                    part
+                ](*map(int, numbers))
+            )
+        )
         return
     path = ROOT / "benchmarks" / "speed.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    results["machine"] = {"cpu": modern.cpu_description()[0], "cores": os.cpu_count(), "python": platform.python_version()}
-    results["machine"] |= {name: modern.metadata_version(name) for name in ("tensorflow", "keras", "numpy", "torch", "scikit-learn")}
+    results["machine"] = {
+        "cpu": modern.cpu_description()[0],
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    results["machine"] |= {
+        name: modern.metadata_version(name) for name in ("tensorflow", "keras", "numpy", "torch", "scikit-learn")
+    }
     if "steps" in options.part:
-        print("| batch, rows | ours, XLA, rows/s | ours, no XLA | stock model.fit | XLA / stock | no XLA / stock |\n|-|-|-|-|-|-|")
+        print(
+            "| batch, rows | ours, XLA, rows/s | ours, no XLA | stock model.fit | XLA / stock | no XLA / stock |\n|-|-|-|-|-|-|"
+        )
         for batch_size, rows in ((32, 100_000), (256, 100_000), (4_096, 1_000_000)):
             found = child("steps", rows, batch_size, options.repeats)
             results[f"steps, batch {batch_size}"] = found
@@ -391,7 +469,10 @@ def main() -> None:
         for batch_size in (32, 256, 4_096):
             found = results[f"precision, batch {batch_size}"] = child("precision", 100_000, batch_size, options.repeats)
             for architecture, values in found.items():
-                print(f"| {batch_size} | {architecture} | {' | '.join(spread(part, ',.0f') for part in values.values())} |", flush=True)
+                print(
+                    f"| {batch_size} | {architecture} | {' | '.join(spread(part, ',.0f') for part in values.values())} |",
+                    flush=True,
+                )
     if "commands" in options.part:
         results["commands"] = commands(options.repeats)
         base = statistics.median(results["commands"]["import tensorflow"])
@@ -412,17 +493,27 @@ def main() -> None:
         print("\n| rows | reading, s | training an epoch, s | us a row | peak memory, GB |\n|-|-|-|-|-|")
         for rows in (10_000, 100_000, 1_000_000, 10_000_000):
             found = results[f"scale, {rows}"] = child("scale", rows)
-            print(f"| {rows:,} | {found['read_s']:.2f} | {found['epoch_s']:.3f} | {found['microseconds_a_row']:.3f} | {found['peak_gb']:.2f} |", flush=True)
+            print(
+                f"| {rows:,} | {found['read_s']:.2f} | {found['epoch_s']:.3f} | {found['microseconds_a_row']:.3f} | {found['peak_gb']:.2f} |",
+                flush=True,
+            )
     if "target" in options.part:
         found = results["target"] = child("target", 1_000_000)
         print("\n| 1,000,000 rows | seconds | validation log-loss |\n|-|-|-|")
         for size, result in found["stock"].items():
-            print(f"| stock model.fit, batch {size}, five epochs | {result['seconds']:.1f} | {result['log_loss']:.4f} |")
-        print(f"| ours, {found['epochs']} epochs, and {found['compile_s']:.1f} s compiling | {found['ours']:.1f} | {found['our_loss']:.4f} |", flush=True)
+            print(
+                f"| stock model.fit, batch {size}, five epochs | {result['seconds']:.1f} | {result['log_loss']:.4f} |"
+            )
+        print(
+            f"| ours, {found['epochs']} epochs, and {found['compile_s']:.1f} s compiling | {found['ours']:.1f} | {found['our_loss']:.4f} |",
+            flush=True,
+        )
     if "large" in options.part:
         found = results["large"] = large(1_000_000, max(1, options.repeats // 2))
         target, reached = found["target_log_loss"], found["our_test_log_loss"]
-        print(f"\n1 000 000 rows, whole commands, to validation log-loss {target:.4f}; ours runs to its end and reaches {reached:.4f}")
+        print(
+            f"\n1 000 000 rows, whole commands, to validation log-loss {target:.4f}; ours runs to its end and reaches {reached:.4f}"
+        )
         print("\n| whole command | seconds |\n|-|-|")
         for label, values in found["seconds"].items():
             print(f"| {label} | {spread(values, '.1f') if min(values) < PATIENCE else f'not reached in {PATIENCE}'} |")

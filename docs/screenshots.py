@@ -22,19 +22,40 @@ def main() -> None:
     if not browser:
         raise SystemExit("Chromium is not installed")
     with tempfile.TemporaryDirectory() as folder:
-        train = [sys.executable, DOCS.parent / "train_model_modern.py", "--sample", "2000", "--model-dir", folder, "--quiet"]
+        train = [
+            sys.executable,
+            DOCS.parent / "train_model_modern.py",
+            "--sample",
+            "2000",
+            "--model-dir",
+            folder,
+            "--quiet",
+        ]
         subprocess.run(train, check=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        server = subprocess.Popen([sys.executable, "-m", "tensorboard.main", "--logdir", f"{folder}/logs", "--port", str(port)], stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tensorboard.main", "--logdir", f"{folder}/logs", "--port", str(port)],
+            stderr=subprocess.DEVNULL,
+        )
         try:
             while b"validation" not in runs(port):
                 time.sleep(0.5)
             for tab, name in TABS.items():
-                command = [browser, *FLAGS.split(), f"--user-data-dir={folder}/{tab}", "--window-size=1200,760", "--virtual-time-budget=15000"]
+                command = [
+                    browser,
+                    *FLAGS.split(),
+                    f"--user-data-dir={folder}/{tab}",
+                    "--window-size=1200,760",
+                    "--virtual-time-budget=15000",
+                ]
                 target = DOCS / f"{name}.png"
-                subprocess.run([*command, f"--screenshot={target}", f"http://127.0.0.1:{port}/#{tab}"], check=True, capture_output=True)
+                subprocess.run(
+                    [*command, f"--screenshot={target}", f"http://127.0.0.1:{port}/#{tab}"],
+                    check=True,
+                    capture_output=True,
+                )
                 print(f"{target}: {target.stat().st_size:,} bytes")
         finally:
             server.terminate()

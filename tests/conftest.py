@@ -35,7 +35,9 @@ def run():
     """Run one of the scripts as a user does, in a process and a directory of its own."""
 
     def call(script, *arguments, cwd=None, **options):
-        environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "CUDA_VISIBLE_DEVICES")}
+        environment = {
+            key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
+        }
         command = [sys.executable, str(ROOT / script), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=240, **options)
 

@@ -30,14 +30,40 @@ def metrics_of(folder):
 def test_a_plain_run_leaves_what_is_promised(run, sample, tmp_path):
     done = run("train_model_modern.py", sample(120), "--epochs", 12, cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == ""
-    for words in ("120 rows", "84 training, 18 validation, 18 test rows", "XLA        off", "always the majority", "tensorboard --logdir model/logs"):
+    for words in (
+        "120 rows",
+        "84 training, 18 validation, 18 test rows",
+        "XLA        off",
+        "always the majority",
+        "tensorboard --logdir model/logs",
+    ):
         assert words in done.stdout
     metrics = metrics_of(tmp_path / "model")
     assert metrics["rows"] == {"read": 120, "used": 120, "skipped": 0, "train": 84, "validation": 18, "test": 18}
     assert metrics["epochs"] == 12 and 1 <= metrics["best_epoch"] <= 12 and metrics["threshold"] == 0.5
-    assert set(metrics["timing"]) == {"import_s", "load_s", "compile_s", "train_s", "total_s", "rows_per_s", "steps_per_s"}
+    assert set(metrics["timing"]) == {
+        "import_s",
+        "load_s",
+        "compile_s",
+        "train_s",
+        "total_s",
+        "rows_per_s",
+        "steps_per_s",
+    }
     assert metrics["settings"]["batch_size"] == 8 and "training rows" in metrics["settings"]["reasons"]["batch_size"]
-    expected = {"accuracy", "accuracy_ci95", "precision", "recall", "f1", "roc_auc", "pr_auc", "log_loss", "brier", "ece", "confusion"}
+    expected = {
+        "accuracy",
+        "accuracy_ci95",
+        "precision",
+        "recall",
+        "f1",
+        "roc_auc",
+        "pr_auc",
+        "log_loss",
+        "brier",
+        "ece",
+        "confusion",
+    }
     assert expected <= set(metrics["test"]) and expected <= set(metrics["baselines"]["majority"])
     assert np.sum(metrics["test"]["confusion"]) == 18
     assert metrics["versions"]["tensorflow"] and metrics["versions"]["keras"]
@@ -202,8 +228,15 @@ sys.exit(code)
 """
     bad = tmp_path / "bad.csv"
     bad.write_text(sample(60).read_text() + "1,2,3\n")
-    done = subprocess.run([sys.executable, "-c", program, str(ROOT), str(bad)], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and "line 62" in done.stderr and not (tmp_path / "model").exists()
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(ROOT), str(bad)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("error: ")
+        and "line 62" in done.stderr
+        and not (tmp_path / "model").exists()
+    )
 
 
 def test_help_and_version(run):
@@ -222,7 +255,12 @@ def test_stopping_keeps_the_best_so_far(sample, tmp_path):
     path = sample(30_000)
     command = [sys.executable, str(ROOT / "train_model_modern.py"), str(path), "--model-dir", str(tmp_path / "model")]
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        process = subprocess.Popen([*command, "--no-early-stopping", "--epochs", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*command, "--no-early-stopping", "--epochs", "100000"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for line in process.stdout:
             if line.startswith("epoch "):
                 break
@@ -230,7 +268,10 @@ def test_stopping_keeps_the_best_so_far(sample, tmp_path):
         os.kill(process.pid, number)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == code and "go on with --resume" in errors and "Traceback" not in errors
-        assert not (tmp_path / "model" / modern.METRICS_FILE).exists() and not (tmp_path / "model" / modern.MODEL_FILE).exists()
+        assert (
+            not (tmp_path / "model" / modern.METRICS_FILE).exists()
+            and not (tmp_path / "model" / modern.MODEL_FILE).exists()
+        )
         import keras
 
         keras.models.load_model(re.search(r"the best model so far is (\S+\.keras)", errors).group(1))
@@ -249,7 +290,17 @@ def test_without_tensorboard_it_goes_on(sample, tmp_path, monkeypatch, capsys):
 
 
 def test_basic_trainer(run, sample, tmp_path):
-    done = run("train_model.py", sample(80), "--model-dir", tmp_path / "model", "--quick", "--lightweight", "--cpu-only", "--seed", 3)
+    done = run(
+        "train_model.py",
+        sample(80),
+        "--model-dir",
+        tmp_path / "model",
+        "--quick",
+        "--lightweight",
+        "--cpu-only",
+        "--seed",
+        3,
+    )
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "model" / "basic_metrics.json").read_text())
     assert metrics["rows"] == {"training": 56, "validation": 12, "test": 12} and 0 <= metrics["test"]["accuracy"] <= 1
@@ -316,7 +367,12 @@ def test_predict_refuses(run, sample, tmp_path):
         ([tmp_path / "absent.csv", "--model-dir", folder], "no such file"),
     ):
         done = run("predict.py", *arguments)
-        assert done.returncode == 2 and words in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+        assert (
+            done.returncode == 2
+            and words in done.stderr
+            and done.stderr.startswith("error: ")
+            and done.stderr.count("\n") == 1
+        )
 
 
 def test_describe(sample, tmp_path):
@@ -327,7 +383,9 @@ import train_model_modern
 assert train_model_modern.main([sys.argv[2], "--describe"]) == 0
 assert "tensorflow" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", program, str(ROOT), str(sample(80))], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(ROOT), str(sample(80))], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "80 rows" in done.stdout and "keyboard_activity" in done.stdout and "median" in done.stdout
     assert os.listdir(tmp_path) == ["HARVEST.CSV"]
@@ -348,7 +406,9 @@ def test_predict_answers_each_line_as_it_arrives(sample, tmp_path):
     assert train(path, folder) == 0
     header, *lines = path.read_text().splitlines()
     command = [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
 
     def send(text):
         process.stdin.write(text)
@@ -385,7 +445,12 @@ def test_predict_executes_nothing_a_model_file_brings(run, sample, tmp_path):
     with zipfile.ZipFile(tmp_path / "hostile.keras", "a") as archive:
         archive.writestr("training.json", details)
     done = run("predict.py", path, "--model", tmp_path / "hostile.keras")
-    assert done.returncode == 2 and "cannot be loaded" in done.stderr and done.stdout == "" and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2
+        and "cannot be loaded" in done.stderr
+        and done.stdout == ""
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_the_live_bar_on_a_terminal(sample, tmp_path):
@@ -421,7 +486,10 @@ def test_predict_names_the_line_of_standard_input(sample, tmp_path):
     command = [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder)]
     for rows, place in (([header, *lines[:2], "1,many,3,4,1"], 4), ([*lines[:2], "1,many,3,4,1"], 3)):
         done = subprocess.run(command, input="\n".join(rows) + "\n", capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0 and f"note: line {place}, column keyboard_activity: 'many' is not a number, left out" in done.stderr
+        assert (
+            done.returncode == 0
+            and f"note: line {place}, column keyboard_activity: 'many' is not a number, left out" in done.stderr
+        )
         assert len(done.stdout.splitlines()) == 3
 
 
@@ -432,7 +500,9 @@ def test_predict_leaves_repeated_headers_out_and_knows_ids_it_has_not_seen(run, 
     cells = lines[0].split(",")[1:]
     apps = ["123456789", "no id at all", "99999999999999999999", ""]
     strange = tmp_path / "strange.csv"
-    strange.write_text("\n".join([header, *lines[:2], header, *(",".join([app, *cells]) for app in apps), header]) + "\n")
+    strange.write_text(
+        "\n".join([header, *lines[:2], header, *(",".join([app, *cells]) for app in apps), header]) + "\n"
+    )
     done = run("predict.py", strange, "--model-dir", folder)
     assert done.returncode == 0 and done.stderr == "note: lines 4, 9: the header again, left out\n"
     rows = list(csv.DictReader(done.stdout.splitlines()))

@@ -72,7 +72,8 @@ def test_missing_cells_are_kept(tmp_path):
 def test_older_rows_with_empty_newer_columns(tmp_path):
     header = "foreground_app,idle_time,newer_number,newer_app,productive"
     lines = [
-        f"{index % 3},{index * 7},{'' if index < 30 else index * 2},{'' if index < 30 else 'code' if index % 2 else 'web'},{index % 2}" for index in range(60)
+        f"{index % 3},{index * 7},{'' if index < 30 else index * 2},{'' if index < 30 else 'code' if index % 2 else 'web'},{index % 2}"
+        for index in range(60)
     ]
     table = read(write(tmp_path / "a.csv", lines, header=header))
     kinds = {column.name: (column.kind, column.missing) for column in table.columns}
@@ -82,7 +83,10 @@ def test_older_rows_with_empty_newer_columns(tmp_path):
 def test_columns_empty_in_the_first_rows_of_a_long_file(tmp_path):
     header = "foreground_app,idle_time,late,productive"
     count = modern.GUESS_ROWS + 500
-    lines = [f"{index % 3},{index * 7 % 1000},{'' if index < modern.GUESS_ROWS + 100 else index % 9},{index % 2}" for index in range(count)]
+    lines = [
+        f"{index % 3},{index * 7 % 1000},{'' if index < modern.GUESS_ROWS + 100 else index % 9},{index % 2}"
+        for index in range(count)
+    ]
     table = read(write(tmp_path / "a.csv", lines, header=header))
     assert next(column for column in table.columns if column.name == "late").kind == "number"
     assert np.nanmax(table.numbers[:, -1]) == 8
@@ -90,7 +94,10 @@ def test_columns_empty_in_the_first_rows_of_a_long_file(tmp_path):
 
 def test_columns_that_teach_nothing_are_left_out_with_a_reason(tmp_path):
     header = "timestamp,row,empty,same,title,when,foreground_app,distinct_apps_300s,productive"
-    lines = [f"{1795081854 + index},{index},,7,title {index},2026-01-01 10:{index:02d},{index % 4},{index % 5},{index % 2}" for index in range(40)]
+    lines = [
+        f"{1795081854 + index},{index},,7,title {index},2026-01-01 10:{index:02d},{index % 4},{index % 5},{index % 2}"
+        for index in range(40)
+    ]
     table = read(write(tmp_path / "a.csv", lines, header=header))
     reasons = {column.name: column.reason for column in table.of_kind("dropped")}
     assert reasons == {
@@ -118,7 +125,9 @@ def test_flags_overrule_kinds(tmp_path):
 
 def test_another_label_and_quoted_text(tmp_path):
     lines = [f'"app, number {index % 3}","{index}",{"yes" if index % 2 else "no"}' for index in range(0, 80, 1)]
-    table = read(write(tmp_path / "a.csv", lines, header='"window","seconds","done"'), "--label", "done", "--numeric", "seconds")
+    table = read(
+        write(tmp_path / "a.csv", lines, header='"window","seconds","done"'), "--label", "done", "--numeric", "seconds"
+    )
     assert table.of_kind("category")[0].vocabulary == ["app, number 0", "app, number 1", "app, number 2"]
 
 
@@ -190,7 +199,10 @@ BAD_LINES = {
     "merge conflict": (replaced(5, "<<<<<<< HEAD"), "line 7: 1 fields"),
     "a total at the end": ([*rows(), "Total,,,,40"], "line 42, column"),
     "a comment": (replaced(5, "# restarted"), "line 7: 1 fields"),
-    "five of a class in empty labels": ([row[:-1] + ("" if index % 2 else "0") for index, row in enumerate(rows())], "column productive"),
+    "five of a class in empty labels": (
+        [row[:-1] + ("" if index % 2 else "0") for index, row in enumerate(rows())],
+        "column productive",
+    ),
 }
 
 
@@ -205,7 +217,9 @@ def refused(capsys, path, message):
     before = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.exists() else []
     assert modern.main([str(path), "--model-dir", str(path.parent / "model")]) == 2
     shown = capsys.readouterr()
-    assert shown.out == "" and shown.err.startswith("error: ") and shown.err.count("\n") == 1 and shown.err.endswith("\n")
+    assert (
+        shown.out == "" and shown.err.startswith("error: ") and shown.err.count("\n") == 1 and shown.err.endswith("\n")
+    )
     assert message in shown.err and str(path) in shown.err, shown.err
     assert not path.parent.exists() or sorted(entry.name for entry in path.parent.iterdir()) == before
 
@@ -219,7 +233,10 @@ BAD_BYTES = {
     "tabs": (HEADER.replace(",", "\t").encode() + b"\n1\t2\t3\t4\t1\n", "tabs"),
     "carriage returns": (HEADER.encode() + b"\r1,2,3,4,1\r", "carriage return"),
     "NUL": (HEADER.encode() + b"\n1,2,3,4,1\n1,\0,3,4,1\n", "line 3 holds a NUL"),
-    "latin-1": ((HEADER + "\n" + "\n".join([*rows(), "caf\xe9,1,1,1,1"]) + "\n").encode("latin-1"), "line 42 is not UTF-8"),
+    "latin-1": (
+        (HEADER + "\n" + "\n".join([*rows(), "caf\xe9,1,1,1,1"]) + "\n").encode("latin-1"),
+        "line 42 is not UTF-8",
+    ),
     "duplicate column": (b"a,b,a,productive\n1,2,3,1\n", "names the column a twice"),
     "no label column": (b"a,b,c\n1,2,3\n", "no column productive"),
     "seven numbers, no header": (b"1,2,3,4,5,6,7\n", "no column names"),
@@ -243,7 +260,10 @@ BAD_BYTES = {
     "a very long line": (HEADER.encode() + b"\n" + b"1," * (100 << 19), "longer than 64 MB"),
     "an open quote before much text": (HEADER.encode() + b'\n"' + b"1,2,3,4,1\n" * 10_000, "line 2: "),
     "NUL at the end": (HEADER.encode() + b"\n1,2,3,4,1\n\0\0\0\0", "line 3 holds a NUL"),
-    "text cut within a sign": (HEADER.encode() + b"\n" + "\n".join(rows()).encode() + b"\n1,2,3,4,\xc3", "line 42 is not UTF-8"),
+    "text cut within a sign": (
+        HEADER.encode() + b"\n" + "\n".join(rows()).encode() + b"\n1,2,3,4,\xc3",
+        "line 42 is not UTF-8",
+    ),
 }
 
 
@@ -278,10 +298,22 @@ GOOD = {
     "quoted cells": ([",".join(f'"{cell}"' for cell in row.split(",")) for row in rows()], {}),
     "blank lines": ([line for row in rows() for line in (row, "")], {}),
     "a sign, an exponent, a point": (["-100,+0,0,0.0,1", "-101,1e1,1.,+6.0,1", *rows()[2:]], {"label": 21}),
-    "labels of several kinds": ([row[:-1] + ("yes" if index % 4 == 1 else "TRUE" if index % 2 else "No") for index, row in enumerate(rows())], {}),
-    "ids longer than 64 bits": ([f"1234567890123456789{index % 3},{row.split(',', 1)[1]}" for index, row in enumerate(rows())], {"categories": 3}),
-    "ids with leading zeros": ([f"00{index % 3},{row.split(',', 1)[1]}" for index, row in enumerate(rows())], {"categories": 3}),
-    "ids written as reals": ([f"{index % 3}.0,{row.split(',', 1)[1]}" for index, row in enumerate(rows())], {"categories": 3}),
+    "labels of several kinds": (
+        [row[:-1] + ("yes" if index % 4 == 1 else "TRUE" if index % 2 else "No") for index, row in enumerate(rows())],
+        {},
+    ),
+    "ids longer than 64 bits": (
+        [f"1234567890123456789{index % 3},{row.split(',', 1)[1]}" for index, row in enumerate(rows())],
+        {"categories": 3},
+    ),
+    "ids with leading zeros": (
+        [f"00{index % 3},{row.split(',', 1)[1]}" for index, row in enumerate(rows())],
+        {"categories": 3},
+    ),
+    "ids written as reals": (
+        [f"{index % 3}.0,{row.split(',', 1)[1]}" for index, row in enumerate(rows())],
+        {"categories": 3},
+    ),
 }
 
 
@@ -392,7 +424,11 @@ def test_a_directory_is_read_in_the_order_of_names(tmp_path):
 def test_files_of_two_generations(tmp_path):
     older = write(tmp_path / "1.csv", rows(30))
     header = "app_name,idle_time,foreground_app,productive"
-    newer = write(tmp_path / "2.csv", [f"{'code' if index % 2 else 'web'},{index * 3},{-100 - index % 3},{index % 2}" for index in range(40)], header=header)
+    newer = write(
+        tmp_path / "2.csv",
+        [f"{'code' if index % 2 else 'web'},{index * 3},{-100 - index % 3},{index % 2}" for index in range(40)],
+        header=header,
+    )
     table = read(older, str(newer))
     missing = {column.name: (column.kind, column.missing) for column in table.columns}
     assert missing["foreground_app"] == ("category", 0) and missing["app_name"] == ("category", 30)

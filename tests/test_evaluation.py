@@ -46,7 +46,11 @@ def test_wilson_covers_the_truth():
         low, high = modern.wilson(hits, 40)
         inside += low <= 0.85 <= high
     assert 0.93 < inside / 2_000 < 0.98
-    assert modern.wilson(0, 0) == [0.0, 1.0] and modern.wilson(0, 10)[0] == pytest.approx(0) and modern.wilson(10, 10)[1] == pytest.approx(1)
+    assert (
+        modern.wilson(0, 0) == [0.0, 1.0]
+        and modern.wilson(0, 10)[0] == pytest.approx(0)
+        and modern.wilson(10, 10)[1] == pytest.approx(1)
+    )
 
 
 def test_bootstrap_is_seeded_and_has_the_width_it_should():
@@ -55,10 +59,14 @@ def test_bootstrap_is_seeded_and_has_the_width_it_should():
     assert test == modern.measure(label, probability, 0.5, 3)
     low, high = test["log_loss_ci95"]
     assert low < test["log_loss"] < high
-    assert (high - low) / 2 == pytest.approx(1.96 * modern.log_losses(label, probability).std() / np.sqrt(2_000), rel=0.15)
+    assert (high - low) / 2 == pytest.approx(
+        1.96 * modern.log_losses(label, probability).std() / np.sqrt(2_000), rel=0.15
+    )
     label, probability = pairs(40_000, digits=6)
     low, high = modern.measure(label, probability, 0.5, 3)["log_loss_ci95"]
-    assert (high - low) / 2 == pytest.approx(1.96 * modern.log_losses(label, probability).std() / np.sqrt(40_000), rel=0.2)
+    assert (high - low) / 2 == pytest.approx(
+        1.96 * modern.log_losses(label, probability).std() / np.sqrt(40_000), rel=0.2
+    )
 
 
 def test_measure_by_hand():
@@ -128,7 +136,9 @@ def test_importance_finds_the_column_that_matters(tf, tmp_path):
     lines = [",".join(modern.V0_COLUMNS)]
     for _ in range(400):
         key = generator.integers(0, 10_000)
-        lines.append(f"{generator.integers(0, 4)},{key},{generator.integers(0, 10_000)},{generator.integers(0, 10_000)},{int(key > 4_000)}")
+        lines.append(
+            f"{generator.integers(0, 4)},{key},{generator.integers(0, 10_000)},{generator.integers(0, 10_000)},{int(key > 4_000)}"
+        )
     path.write_text("\n".join(lines) + "\n")
     assert modern.main([str(path), "--model-dir", str(tmp_path / "model"), "--quiet"]) == 0
     found = json.loads((tmp_path / "model" / "metrics.json").read_text())["importance"]
@@ -139,12 +149,31 @@ def test_importance_finds_the_column_that_matters(tf, tmp_path):
 
 def test_rules_reach_the_model_and_predict(run, sample, tmp_path):
     path, folder = sample(150), tmp_path / "model"
-    assert modern.main([str(path), "--model-dir", str(folder), "--quiet", "--threshold", "recall=0.95", "--class-weight", "balanced", "--epochs", "20"]) == 0
+    assert (
+        modern.main(
+            [
+                str(path),
+                "--model-dir",
+                str(folder),
+                "--quiet",
+                "--threshold",
+                "recall=0.95",
+                "--class-weight",
+                "balanced",
+                "--epochs",
+                "20",
+            ]
+        )
+        == 0
+    )
     metrics = json.loads((folder / "metrics.json").read_text())
     assert 0 < metrics["threshold"] < 1 and metrics["threshold"] != 0.5
     done = run("predict.py", path, "--model-dir", folder)
     for line in done.stdout.splitlines()[1:]:
         probability, predicted = line.split(",")[-2:]
-        assert int(predicted) == (float(probability) >= metrics["threshold"]) or abs(float(probability) - metrics["threshold"]) < 1e-5
+        assert (
+            int(predicted) == (float(probability) >= metrics["threshold"])
+            or abs(float(probability) - metrics["threshold"]) < 1e-5
+        )
     for bad in ("1.5", "precision=2", "cost=1", "cost=0:1", "often"):
         assert modern.main([str(path), "--model-dir", str(tmp_path / "other"), "--threshold", bad]) == 2

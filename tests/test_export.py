@@ -17,7 +17,10 @@ def write_mixed(path, rows=120):
     with open(path, "w", encoding="utf-8") as file:
         file.write("app id,Fenster (größe),idle time,class,always,productive\n")
         for _ in range(rows):
-            app, title = generator.choice(["", "7", "-2147483648", "4294967295"]), generator.choice(["", "Büro", "it's \\ {web}", "c"])
+            app, title = (
+                generator.choice(["", "7", "-2147483648", "4294967295"]),
+                generator.choice(["", "Büro", "it's \\ {web}", "c"]),
+            )
             idle, small = generator.choice(["", "0", "1e-7", "250000", "-3.5"]), generator.random() * 1e-4
             file.write(f"{app},{title},{idle},{small:.8f},0,{int(generator.random() < 0.3 + 0.4 * (app == '7'))}\n")
     return path
@@ -68,7 +71,9 @@ def test_the_card_is_right_about_the_exported_file(tf, tmp_path):
     assert session.get_modelmeta().custom_metadata_map == {"threshold": "0.4"}
     types = {"double": "tensor(double)", "long": "tensor(int64)", "string": "tensor(string)"}
     csharp = re.findall(r'CreateFromTensor\((".*?"), new DenseTensor<(\w+)>\(new\[\] \{ (.*) \}, shape\)\)', card)
-    assert {json.loads(name): types[kind] for name, kind, _ in csharp} == {entry.name: entry.type for entry in session.get_inputs()}
+    assert {json.loads(name): types[kind] for name, kind, _ in csharp} == {
+        entry.name: entry.type for entry in session.get_inputs()
+    }
     assert all(list(entry.shape)[1:] == [1] for entry in session.get_inputs())
     assert '"probability"' in card and session.get_outputs()[0].name == "probability"
     read = {
@@ -76,12 +81,19 @@ def test_the_card_is_right_about_the_exported_file(tf, tmp_path):
         "long": lambda text: np.int64(text.rstrip("L")),
         "string": json.loads,
     }
-    cells = {json.loads(name): np.array([[read[kind](value)]], object if kind == "string" else None) for name, kind, value in csharp}
+    cells = {
+        json.loads(name): np.array([[read[kind](value)]], object if kind == "string" else None)
+        for name, kind, value in csharp
+    }
     promised = float(re.search(r"these values give ([\d.]+)", card).group(1))
     assert session.run(None, cells)[0][0, 0] == pytest.approx(promised, abs=1e-4)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert f"{100 * metrics['test']['accuracy']:.1f} %" in card and "A probability of 0.4 or more counts as 1" in card
-    program = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1).replace("productivity_model.keras", str(folder / modern.MODEL_FILE))
+    program = (
+        re.search(r"```python\n(.*?)```", card, re.DOTALL)
+        .group(1)
+        .replace("productivity_model.keras", str(folder / modern.MODEL_FILE))
+    )
     names = {}
     exec(program, names)
     assert float(names["probability"][0, 0]) == pytest.approx(promised, abs=1e-4)
@@ -117,4 +129,6 @@ def test_a_failed_export_keeps_the_model(sample, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(modern, "onnx_model", fail)
     assert train(sample(60), tmp_path / "model", "--export", "onnx") == 1
     assert "RuntimeError: no such operation" in capsys.readouterr().err
-    assert (tmp_path / "model" / "metrics.json").exists() and not (tmp_path / "model" / "productivity_model.onnx").exists()
+    assert (tmp_path / "model" / "metrics.json").exists() and not (
+        tmp_path / "model" / "productivity_model.onnx"
+    ).exists()

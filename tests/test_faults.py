@@ -37,16 +37,40 @@ def with_details(text):
 
 LAMBDA = b'{"class_name": "Lambda", "module": "builtins", "config": {}}'
 HOSTILE = {
-    "a zip bomb": (lambda name, content: [(name, content + b"\0" * (300 << 20) if name == "config.json" else content)], "unpacks to more than 256 MB"),
-    "a path that climbs": (lambda name, content: [(name, content), *([("../escaped.txt", "x")] if name == "config.json" else [])], "leads out of it"),
-    "a path from the root": (lambda name, content: [(name, content), *([("/tmp/escaped.txt", "x")] if name == "config.json" else [])], "leads out of it"),
-    "no details": (lambda name, content: [(name, content)] if name != "training.json" else [], "is not a model written by"),
+    "a zip bomb": (
+        lambda name, content: [(name, content + b"\0" * (300 << 20) if name == "config.json" else content)],
+        "unpacks to more than 256 MB",
+    ),
+    "a path that climbs": (
+        lambda name, content: [(name, content), *([("../escaped.txt", "x")] if name == "config.json" else [])],
+        "leads out of it",
+    ),
+    "a path from the root": (
+        lambda name, content: [(name, content), *([("/tmp/escaped.txt", "x")] if name == "config.json" else [])],
+        "leads out of it",
+    ),
+    "no details": (
+        lambda name, content: [(name, content)] if name != "training.json" else [],
+        "is not a model written by",
+    ),
     "details that are no object": (with_details("[]"), "is not a model written by"),
-    "details of other kinds": (with_details('{"label": 1, "threshold": "x", "columns": [2]}'), "is not a model written by"),
-    "a threshold beyond 1": (with_details('{"label": "a", "threshold": 7, "columns": []}'), "is not a model written by"),
+    "details of other kinds": (
+        with_details('{"label": 1, "threshold": "x", "columns": [2]}'),
+        "is not a model written by",
+    ),
+    "a threshold beyond 1": (
+        with_details('{"label": "a", "threshold": 7, "columns": []}'),
+        "is not a model written by",
+    ),
     "no architecture": (lambda name, content: [(name, content)] if name != "config.json" else [], "cannot be loaded"),
-    "another architecture": (lambda name, content: [(name, LAMBDA if name == "config.json" else content)], "cannot be loaded"),
-    "damaged weights": (lambda name, content: [(name, content[:100] if name.endswith(".h5") else content)], "cannot be loaded"),
+    "another architecture": (
+        lambda name, content: [(name, LAMBDA if name == "config.json" else content)],
+        "cannot be loaded",
+    ),
+    "damaged weights": (
+        lambda name, content: [(name, content[:100] if name.endswith(".h5") else content)],
+        "cannot be loaded",
+    ),
 }
 
 
@@ -56,7 +80,10 @@ def test_hostile_models_are_refused(model, tmp_path, run):
         target = tmp_path / "hostile.keras"
         rewrite(good, target, change)
         done = run("predict.py", path, "--model", target, "--output", tmp_path / "out.csv")
-        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, (name, done.stderr)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, (
+            name,
+            done.stderr,
+        )
         assert message in done.stderr, (name, done.stderr)
         assert not (tmp_path / "out.csv").exists() and not (tmp_path / "escaped.txt").exists()
 
@@ -86,7 +113,9 @@ def test_a_full_disk_under_the_logs_does_not_stop_training(tf, sample, tmp_path,
 def test_a_really_full_disk(sample, tmp_path, run, kilobytes):
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder], capture_output=True
+    ).returncode:
         pytest.skip("no file system can be mounted here")
     try:
         done = run("train_model_modern.py", sample(60), "--model-dir", folder, "--epochs", 12)
@@ -122,7 +151,11 @@ def test_folders_that_others_can_write_to_are_told(model, tmp_path, capsys, run)
     assert modern.main([str(path), "--model-dir", str(file.parent), "--epochs", "2"]) == 0
     assert "can be written to by every user" in capsys.readouterr().out
     done = run("predict.py", path, "--model", file)
-    assert done.returncode == 0 and done.stderr.startswith("warning: ") and "can be written to by every user" in done.stderr
+    assert (
+        done.returncode == 0
+        and done.stderr.startswith("warning: ")
+        and "can be written to by every user" in done.stderr
+    )
     file.parent.chmod(0o755)
     assert modern.shared_warning(file.parent) == ""
 
@@ -130,9 +163,20 @@ def test_folders_that_others_can_write_to_are_told(model, tmp_path, capsys, run)
 def test_little_address_space(sample, tmp_path):
     program = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_AS, (1_500_000_000,) * 2); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     path = sample(100_000)
-    command = [sys.executable, "-c", program, str(ROOT / "train_model_modern.py"), str(path), "--quiet", "--model-dir", str(tmp_path / "model")]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        str(ROOT / "train_model_modern.py"),
+        str(path),
+        "--quiet",
+        "--model-dir",
+        str(tmp_path / "model"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 1 and done.stderr.startswith("error: not enough memory (the address space is limited to 1,430 MB")
+    assert done.returncode == 1 and done.stderr.startswith(
+        "error: not enough memory (the address space is limited to 1,430 MB"
+    )
     assert done.stderr.count("\n") == 1 and not (tmp_path / "model" / "metrics.json").exists()
 
 
@@ -143,10 +187,16 @@ def test_stopped_while_it_exports(sample, tmp_path):
     dead.wait()
     (folder / f".train_model_modern-{dead.pid}-productivity_model_saved_model.tmp" / "after").mkdir(parents=True)
     (folder / f".train_model_modern-{dead.pid}-productivity_model.keras.tmp").write_bytes(b"half")
-    kept = [folder / ".exportabc.tmp", folder / ".productivity_model.keras.123.tmp", folder / f".train_model_modern-{os.getppid()}-x.tmp"]
+    kept = [
+        folder / ".exportabc.tmp",
+        folder / ".productivity_model.keras.123.tmp",
+        folder / f".train_model_modern-{os.getppid()}-x.tmp",
+    ]
     for other in kept:
         other.mkdir()
         (other / "file").write_text("mine")
     assert train(path, folder) == 0
-    assert sorted(folder.glob(".*.tmp")) == sorted(kept) and all((other / "file").read_text() == "mine" for other in kept)
+    assert sorted(folder.glob(".*.tmp")) == sorted(kept) and all(
+        (other / "file").read_text() == "mine" for other in kept
+    )
     assert json.loads((folder / "metrics.json").read_text())

@@ -14,7 +14,10 @@ def start(path, folds, *flags):
     table = modern.read_table(options)
     splits = modern.split_table(options, table)
     encoders = modern.fit_encoders(table, splits)
-    members = [modern.Fold(number, split, encoder) for number, (split, encoder) in enumerate(zip(splits, encoders, strict=True))]
+    members = [
+        modern.Fold(number, split, encoder)
+        for number, (split, encoder) in enumerate(zip(splits, encoders, strict=True))
+    ]
     plan = modern.make_plan(options, splits, table.label, encoders[0].width, modern.decide(options, splits), "float32")
     weights = []
     for fold in members:
@@ -28,7 +31,10 @@ def test_together_as_alone(tf, sample, xla):
     _, table, folds, plan, weights = start(sample(117), 5)
     plan = plan._replace(xla=xla, patience=6)
     program = modern.build_program(tf, plan, folds[0].encoder)
-    nets = [modern.start_net(tf, plan, fold, modern.first_state(tf, plan, first, 0.02)) for fold, first in zip(folds, weights, strict=True)]
+    nets = [
+        modern.start_net(tf, plan, fold, modern.first_state(tf, plan, first, 0.02))
+        for fold, first in zip(folds, weights, strict=True)
+    ]
     modern.train_nets(tf, plan, program, modern.table_inputs(tf, table), nets, 40, None, modern.StopRequest())
     assert len({len(net.history) for net in nets}) > 1
     for net, first in zip(nets, weights, strict=True):
@@ -43,9 +49,17 @@ def test_the_model_averages_the_nets(tf, tmp_path, architecture):
     generator = np.random.default_rng(0)
     lines = ["foreground_app,site,idle_time,stay,productive"]
     for index in range(120):
-        cells = [generator.integers(0, 30), f"site{generator.integers(0, 9)}", generator.integers(0, 9999), generator.integers(0, 99)]
+        cells = [
+            generator.integers(0, 30),
+            f"site{generator.integers(0, 9)}",
+            generator.integers(0, 9999),
+            generator.integers(0, 99),
+        ]
         cells[generator.integers(0, 4)] = "" if index % 5 == 0 else cells[0]
-        cells = [("site1" if place == 1 and not str(cell).startswith("site") and cell != "" else cell) for place, cell in enumerate(cells)]
+        cells = [
+            ("site1" if place == 1 and not str(cell).startswith("site") and cell != "" else cell)
+            for place, cell in enumerate(cells)
+        ]
         lines.append(",".join(map(str, [*cells, index % 2])))
     path.write_text("\n".join(lines) + "\n")
     _, table, folds, plan, weights = start(path, 4, "--architecture", architecture)
@@ -53,14 +67,22 @@ def test_the_model_averages_the_nets(tf, tmp_path, architecture):
     nets = [modern.Net(*pair) for pair in zip(weights, statistics, strict=True)]
     encoders = [fold.encoder for fold in folds]
     model = modern.build_model(table, encoders, modern.ARCHITECTURES[architecture], 0.9)
-    archive = modern.archive_with_weights(modern.model_archive(model), modern.model_variables(plan.units, encoders, nets))
+    archive = modern.archive_with_weights(
+        modern.model_archive(model), modern.model_variables(plan.units, encoders, nets)
+    )
     (tmp_path / "model.keras").write_bytes(archive)
     import keras
 
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert all(type(layer).__module__.startswith("keras.") for layer in loaded.layers)
     rows = np.arange(120, dtype=np.int32)
-    expected = np.mean([modern.sigmoid(modern.net_logits(table, fold.encoder, plan.units, net, rows)) for fold, net in zip(folds, nets, strict=True)], axis=0)
+    expected = np.mean(
+        [
+            modern.sigmoid(modern.net_logits(table, fold.encoder, plan.units, net, rows))
+            for fold, net in zip(folds, nets, strict=True)
+        ],
+        axis=0,
+    )
     raw = {name: tf.constant(values) for name, values in modern.raw_inputs(table, rows).items()}
     np.testing.assert_allclose(loaded.predict(raw, batch_size=120, verbose=0)[:, 0], expected, atol=1e-5)
     modern.set_weights(model, modern.model_variables(plan.units, encoders, nets))
@@ -91,7 +113,9 @@ def test_a_run_with_folds(sample, tmp_path, capsys):
 
 def test_more_folds_than_the_rarer_class_has_rows(tmp_path, capsys):
     path = tmp_path / "a.csv"
-    lines = [f"{index % 3},{index * 37 % 101},{index * 17 % 89},{index % 7},{int(index % 8 == 0)}" for index in range(48)]
+    lines = [
+        f"{index % 3},{index * 37 % 101},{index * 17 % 89},{index % 7},{int(index % 8 == 0)}" for index in range(48)
+    ]
     path.write_text("\n".join([",".join(modern.V0_COLUMNS), *lines]) + "\n")
     assert modern.main([str(path), "--model-dir", str(tmp_path / "model"), "--folds", "20", "--epochs", "2"]) == 0
     assert "--folds 20 lowered to 6" in capsys.readouterr().out

@@ -69,7 +69,10 @@ def check_table(table, content):
     rows = len(table.label)
     assert 20 <= rows <= content.count(b"\n") + content.count(b"\r") + 1
     assert set(np.unique(table.label)) == {0, 1} and not np.isinf(table.numbers).any()
-    assert table.numbers.shape == (rows, len(table.of_kind("number"))) and table.codes.shape == (rows, len(table.of_kind("category")))
+    assert table.numbers.shape == (rows, len(table.of_kind("number"))) and table.codes.shape == (
+        rows,
+        len(table.of_kind("category")),
+    )
     for column, codes in zip(table.of_kind("category"), table.codes.T, strict=True):
         assert codes.min() >= 0 and codes.max() < len(column.vocabulary)
 
@@ -78,7 +81,11 @@ def test_mutated_files(tmp_path):
     modern.write_sample(tmp_path / "a.csv", 60, 1)
     v0 = (tmp_path / "a.csv").read_bytes()
     newer = [b"timestamp,foreground_app,title,idle_time,focused_domain_hash,share,productive"]
-    newer += [b"%d,%d,page %d,%d,%s,0.%d,%d" % (1795081854 + n, n % 4, n % 3, n * 7, b"" if n % 5 else b"%d" % (n % 9), n, n % 2) for n in range(60)]
+    newer += [
+        b"%d,%d,page %d,%d,%s,0.%d,%d"
+        % (1795081854 + n, n % 4, n % 3, n * 7, b"" if n % 5 else b"%d" % (n % 9), n, n % 2)
+        for n in range(60)
+    ]
     bases = [v0, v0.split(b"\n", 1)[1], b"\n".join(newer) + b"\n"]
     chance, path, outcomes = random.Random(7), tmp_path / "mutated.csv", {"table": 0, "refused": 0}
     for number in range(MUTATIONS):

@@ -33,7 +33,11 @@ def told(done, code, *words):
 
 def files(folder):
     """Every file below a folder but logs and checkpoints, with its content."""
-    kept = [path for path in sorted(folder.rglob("*")) if path.is_file() and not {"logs", "checkpoints"} & set(path.relative_to(folder).parts)]
+    kept = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not {"logs", "checkpoints"} & set(path.relative_to(folder).parts)
+    ]
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept if path.name != modern.LOCK_FILE}
 
 
@@ -50,7 +54,10 @@ def trained(tmp_path_factory):
 # What is not ours
 
 
-@pytest.mark.parametrize("name", [".lock", "productivity_model.keras", "metrics.json", "predictions.csv", "README.md", "resume.npz", "checkpoints"])
+@pytest.mark.parametrize(
+    "name",
+    [".lock", "productivity_model.keras", "metrics.json", "predictions.csv", "README.md", "resume.npz", "checkpoints"],
+)
 @pytest.mark.parametrize("how", ["link", "hard link", "own file"])
 def test_files_of_the_users_are_never_written_to(sample, tmp_path, name, how, capsys):
     path, folder, precious = sample(60), tmp_path / "model", tmp_path / "precious"
@@ -131,10 +138,14 @@ def state_of(folder):
     metrics = json.loads((folder / modern.METRICS_FILE).read_text())
     label = np.array([float(row["label"]) for row in rows])
     losses = modern.log_losses(label, np.array([float(row["probability"]) for row in rows]))
-    assert losses.mean() == pytest.approx(metrics["test"]["log_loss"], abs=1e-6), "predictions.csv and metrics.json are of two runs"
+    assert losses.mean() == pytest.approx(metrics["test"]["log_loss"], abs=1e-6), (
+        "predictions.csv and metrics.json are of two runs"
+    )
     details = json.loads(zipfile.ZipFile(folder / modern.MODEL_FILE).read("training.json"))
     assert details["threshold"] == metrics["threshold"], "model and metrics.json are of two runs"
-    assert f"A probability of {metrics['threshold']:.6g} or more" in (folder / modern.CARD_FILE).read_text(), "card and metrics.json are of two runs"
+    assert f"A probability of {metrics['threshold']:.6g} or more" in (folder / modern.CARD_FILE).read_text(), (
+        "card and metrics.json are of two runs"
+    )
     return metrics["threshold"]
 
 
@@ -187,7 +198,9 @@ def test_a_commit_that_cannot_be_done_is_undone(tmp_path, monkeypatch):
         with pytest.raises(PermissionError):
             modern.commit(folder, names)
         monkeypatch.undo()
-        left = {path.name: (path / "saved_model.pb" if path.is_dir() else path).read_text() for path in folder.iterdir()}
+        left = {
+            path.name: (path / "saved_model.pb" if path.is_dir() else path).read_text() for path in folder.iterdir()
+        }
         assert left == dict.fromkeys([name for name in names if name != modern.PREDICTIONS_FILE], "old"), stuck
 
 
@@ -230,9 +243,13 @@ def test_a_directory_of_files_and_a_file_with_fewer_columns(sample, tmp_path, ru
     folder = tmp_path / "data"
     folder.mkdir()
     sample(60).rename(folder / "a.csv")
-    (folder / "b.csv").write_text("foreground_app,keyboard_activity,productive\n" + "".join(f"{row % 3},{row},{row % 2}\n" for row in range(40)))
+    (folder / "b.csv").write_text(
+        "foreground_app,keyboard_activity,productive\n" + "".join(f"{row % 3},{row},{row % 2}\n" for row in range(40))
+    )
     last = sample(30, seed=3, name="c.csv")
-    assert modern.main([str(folder), str(last), "--model-dir", str(tmp_path / "model"), "--epochs", "3", "--quiet"]) == 0
+    assert (
+        modern.main([str(folder), str(last), "--model-dir", str(tmp_path / "model"), "--epochs", "3", "--quiet"]) == 0
+    )
     rows = list(csv.DictReader((tmp_path / "model" / "predictions.csv").open(newline="")))
     texts = {path.name: path.read_text().splitlines() for path in (folder / "a.csv", folder / "b.csv", last)}
     assert {row["file"] for row in rows} == set(texts)
@@ -253,7 +270,10 @@ def test_a_file_name_that_is_no_text(sample, tmp_path):
 
 @pytest.mark.parametrize("moves", range(5))
 def test_a_commit_that_was_cut_short_is_finished(tmp_path, moves, monkeypatch):
-    folder, names = tmp_path, [modern.MODEL_FILE, modern.PREDICTIONS_FILE, "productivity_model_saved_model", modern.METRICS_FILE]
+    folder, names = (
+        tmp_path,
+        [modern.MODEL_FILE, modern.PREDICTIONS_FILE, "productivity_model_saved_model", modern.METRICS_FILE],
+    )
     for name in names:
         for place, words in ((folder / name, "old"), (modern.beside(folder / name), "new")):
             if "." in name:
@@ -275,7 +295,9 @@ def test_a_commit_that_was_cut_short_is_finished(tmp_path, moves, monkeypatch):
         raise KeyboardInterrupt
     monkeypatch.undo()
     modern.finish_commit(folder)
-    assert {(folder / name / "saved_model.pb" if "." not in name else folder / name).read_text() for name in names} == {"new"}
+    assert {(folder / name / "saved_model.pb" if "." not in name else folder / name).read_text() for name in names} == {
+        "new"
+    }
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
 
 
@@ -285,7 +307,13 @@ def test_a_hostile_commit_list_moves_nothing_else(tmp_path):
     (tmp_path / "victim").write_text("mine")
     (folder / "victim").write_text("mine")
     (folder / f"{modern.TEMPORARY}7-victim.tmp").write_text("other")
-    for content in ('{"process": 7, "names": ["victim", "../victim"]}', "[" * 100_000, '{"process": "x"}', "\xff", '{"process": 7, "names": 5}'):
+    for content in (
+        '{"process": 7, "names": ["victim", "../victim"]}',
+        "[" * 100_000,
+        '{"process": "x"}',
+        "\xff",
+        '{"process": 7, "names": 5}',
+    ):
         (folder / modern.COMMIT_FILE).write_text(content)
         modern.finish_commit(folder)
     assert (folder / "victim").read_text() == (tmp_path / "victim").read_text() == "mine"
@@ -303,7 +331,9 @@ def test_sigterm_twice_ends_with_143(sample, tmp_path):
         "100000",
         "--no-early-stopping",
     ]
-    process = subprocess.Popen([*command, "--batch-size", "8", "--no-xla"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--batch-size", "8", "--no-xla"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     for line in process.stdout:
         if line.startswith("epoch "):
             break
@@ -325,12 +355,26 @@ def test_outputs_that_must_not_be_replaced(trained, run, tmp_path):
     (tmp_path / "link").symlink_to(own)
     (tmp_path / "folder").mkdir()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    refused = [(own, "is the file that is read"), ("link", "is the file that is read"), ("folder", "is a directory"), ("no/x.csv", "no directory no")]
+    refused = [
+        (own, "is the file that is read"),
+        ("link", "is the file that is read"),
+        ("folder", "is a directory"),
+        ("no/x.csv", "no directory no"),
+    ]
     for output, words in [*refused, ("dangling", "is a link to")]:
         told(run("predict.py", own, "--model-dir", folder, "--output", output, cwd=tmp_path), 2, words)
     told(run("predict.py", path, "--model-dir", folder, "--output", tmp_path / "link"), 2, "is a link to")
-    told(run("predict.py", path, "--model-dir", folder, "--output", folder / modern.MODEL_FILE), 2, "is the file that is read")
-    assert own.read_bytes() == path.read_bytes() and sorted(os.listdir(tmp_path)) == ["dangling", "folder", "link", "own.csv"]
+    told(
+        run("predict.py", path, "--model-dir", folder, "--output", folder / modern.MODEL_FILE),
+        2,
+        "is the file that is read",
+    )
+    assert own.read_bytes() == path.read_bytes() and sorted(os.listdir(tmp_path)) == [
+        "dangling",
+        "folder",
+        "link",
+        "own.csv",
+    ]
     if os.path.isdir("/dev/shm"):
         shared = f"/dev/shm/link-{os.getpid()}.csv"
         os.symlink(own, shared)
@@ -355,7 +399,12 @@ def test_columns_of_the_users_own_are_kept(trained, run, tmp_path):
     path, folder = trained
     own = tmp_path / "own.csv"
     lines = path.read_text().splitlines()
-    own.write_text("\n".join([f"{lines[0]},probability,predicted", *(f"{line},mine,{place}" for place, line in enumerate(lines[1:]))]) + "\n")
+    own.write_text(
+        "\n".join(
+            [f"{lines[0]},probability,predicted", *(f"{line},mine,{place}" for place, line in enumerate(lines[1:]))]
+        )
+        + "\n"
+    )
     done = run("predict.py", own, "--model-dir", folder)
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["probability"] for row in rows] == ["mine"] * 80 and rows[3]["predicted"] == "3"
@@ -366,20 +415,44 @@ def test_columns_of_the_users_own_are_kept(trained, run, tmp_path):
 def test_a_stream_goes_on_after_bad_lines(trained):
     path, folder = trained
     header, *rows = path.read_bytes().splitlines()
-    bad = [b"1,2,3,\xff\xfe,1", b"1,many,3,4,1", b'1,"x', b"1,2", b"1,\x00,3,4,1", b'1,"2"3,3,4,1', b"9" * 200_000 + b",1e999,3,4,1", b""]
-    sent = [header, *(line for pair in zip(rows, bad, strict=False) for line in pair), rows[20], b'5,"2', rows[21], b'7,8,9,10,"x']
+    bad = [
+        b"1,2,3,\xff\xfe,1",
+        b"1,many,3,4,1",
+        b'1,"x',
+        b"1,2",
+        b"1,\x00,3,4,1",
+        b'1,"2"3,3,4,1',
+        b"9" * 200_000 + b",1e999,3,4,1",
+        b"",
+    ]
+    sent = [
+        header,
+        *(line for pair in zip(rows, bad, strict=False) for line in pair),
+        rows[20],
+        b'5,"2',
+        rows[21],
+        b'7,8,9,10,"x',
+    ]
     command = [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder), "--evaluate"]
     done = subprocess.run(command, input=b"\n".join(sent) + b"\n", capture_output=True, timeout=100)
     answered = [line.rsplit(b",", 2)[0] for line in done.stdout.splitlines()[1:]]
     assert done.returncode == 0 and answered == [*rows[: len(bad)], rows[20], rows[21]], done.stderr
     notes = [line for line in done.stderr.decode().splitlines() if line.startswith("note: ")]
-    assert len(notes) == len(bad) + 1 and "line 3: is not UTF-8 text" in notes[0] and "Traceback" not in done.stderr.decode()
+    assert (
+        len(notes) == len(bad) + 1
+        and "line 3: is not UTF-8 text" in notes[0]
+        and "Traceback" not in done.stderr.decode()
+    )
 
 
 def test_a_stream_is_answered_while_it_is_open(trained):
     path, folder = trained
     header, *rows = path.read_bytes().splitlines()
-    process = subprocess.Popen([sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     watchdog = threading.Timer(100, process.kill)
     watchdog.start()
     process.stdin.write(header + b"\n" + rows[0] + b"\n\xff\n")
@@ -397,12 +470,25 @@ def test_a_stream_is_answered_while_it_is_open(trained):
 def test_a_record_of_several_lines_is_one_row_of_a_stream(trained, tmp_path, run):
     path, folder = trained
     header, *rows = path.read_text().splitlines()
-    sent = [header + ",note", rows[0] + ',5" screen', rows[1] + ',6" screen', rows[2] + ',"first', rows[3] + ",x", 'end"', '1,"torn', rows[4] + ",last"]
+    sent = [
+        header + ",note",
+        rows[0] + ',5" screen',
+        rows[1] + ',6" screen',
+        rows[2] + ',"first',
+        rows[3] + ",x",
+        'end"',
+        '1,"torn',
+        rows[4] + ",last",
+    ]
     own = tmp_path / "own.csv"
     own.write_text("\n".join(line for line in sent if "torn" not in line) + "\n")
     from_file = run("predict.py", own, "--model-dir", folder)
     streamed = subprocess.run(
-        [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder)], input="\n".join(sent) + "\n", capture_output=True, text=True, timeout=100
+        [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder)],
+        input="\n".join(sent) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert from_file.stdout == streamed.stdout and len(list(csv.reader(io.StringIO(streamed.stdout)))) == 5
     assert streamed.stderr == "note: line 7: its quotes are open, left out\n"
@@ -411,17 +497,27 @@ def test_a_record_of_several_lines_is_one_row_of_a_stream(trained, tmp_path, run
         input=f"{header}\n{rows[0]}\r{rows[1]}\n{rows[2]}\n".encode(),
         capture_output=True,
     )
-    assert returns.stderr == b"note: line 2: holds a carriage return, left out\n" and len(returns.stdout.splitlines()) == 2
+    assert (
+        returns.stderr == b"note: line 2: holds a carriage return, left out\n" and len(returns.stdout.splitlines()) == 2
+    )
 
 
 @pytest.mark.parametrize(
     "sent, answered, notes",
     [
         (b'"a\r\nb",1,2,3,4,1\r\n1,2,3,4,5,0\r\n', ['"a\r\nb",1,2,3,4,1', "1,2,3,4,5,0"], []),
-        (b'"a\n\xff\nb",1,2,3,4,1\n1,2,3,4,5,0\n', ["1,2,3,4,5,0"], ["line 3: is not UTF-8 text, the record from line 2 on is left out"]),
+        (
+            b'"a\n\xff\nb",1,2,3,4,1\n1,2,3,4,5,0\n',
+            ["1,2,3,4,5,0"],
+            ["line 3: is not UTF-8 text, the record from line 2 on is left out"],
+        ),
         (b'"' + b"line\n" * 500 + b'end",1,2,3,4,1\n', ['"' + "line\n" * 500 + 'end",1,2,3,4,1'], []),
         (b"\xef\xbb\xbfnote,HEADER\n1,2,3,4,5,0\n", ["1,2,3,4,5,0"], ["line 2: the header again"]),
-        (b'a","' + b"x" * 2_000 + b"\n" + b'a","xxx\n' * 1_500 + b"1,2,3,4,5,0\n", ["1,2,3,4,5,0"], ["line 2: its quotes are open"]),
+        (
+            b'a","' + b"x" * 2_000 + b"\n" + b'a","xxx\n' * 1_500 + b"1,2,3,4,5,0\n",
+            ["1,2,3,4,5,0"],
+            ["line 2: its quotes are open"],
+        ),
         (b'"he said ""no"", then\nleft", 2,3,4,5,1\n', ['"he said ""no"", then\nleft",2,3,4,5,1'], []),
     ],
 )
@@ -431,7 +527,9 @@ def test_records_of_a_stream(trained, sent, answered, notes):
     command = [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder)]
     done = subprocess.run(command, input=content, capture_output=True, timeout=100)
     rows = list(csv.reader(io.StringIO(done.stdout.decode(), newline="")))[1:]
-    assert [row[:-2] for row in rows] == [next(csv.reader([row], skipinitialspace=True)) for row in answered], done.stderr[-300:]
+    assert [row[:-2] for row in rows] == [next(csv.reader([row], skipinitialspace=True)) for row in answered], (
+        done.stderr[-300:]
+    )
     found = done.stderr.decode().splitlines()
     assert all(any(words in line for line in found) for words in notes) and (notes or not found), found[:5]
 
@@ -444,14 +542,26 @@ def test_names_with_line_ends_are_told_in_one_line(trained, run, tmp_path):
     own.write_bytes(path.read_bytes())
     with own.open() as stdin:
         command = [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder), "--output", str(own)]
-        told(subprocess.run(command, stdin=stdin, capture_output=True, text=True, timeout=60), 2, "is the file that is read")
+        told(
+            subprocess.run(command, stdin=stdin, capture_output=True, text=True, timeout=60),
+            2,
+            "is the file that is read",
+        )
     assert own.read_bytes() == path.read_bytes()
 
 
 def test_the_output_of_a_stream_is_there_while_it_is_open(trained, tmp_path):
     path, folder = trained
     header, *rows = path.read_bytes().splitlines()
-    command = [sys.executable, str(ROOT / "predict.py"), "-", "--model-dir", str(folder), "--output", str(tmp_path / "out.csv")]
+    command = [
+        sys.executable,
+        str(ROOT / "predict.py"),
+        "-",
+        "--model-dir",
+        str(folder),
+        "--output",
+        str(tmp_path / "out.csv"),
+    ]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
     process.stdin.write(header + b"\n" + rows[0] + b"\n")
     process.stdin.flush()
@@ -460,7 +570,11 @@ def test_the_output_of_a_stream_is_there_while_it_is_open(trained, tmp_path):
         if (tmp_path / "out.csv").exists() and (tmp_path / "out.csv").read_bytes().count(b"\n") == 2:
             break
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130 and (tmp_path / "out.csv").read_bytes().count(b"\n") == 2 and os.listdir(tmp_path) == ["out.csv"]
+    assert (
+        process.wait(60) == 130
+        and (tmp_path / "out.csv").read_bytes().count(b"\n") == 2
+        and os.listdir(tmp_path) == ["out.csv"]
+    )
     process.stdin.close()
 
 
@@ -478,9 +592,17 @@ def test_a_torn_last_row_is_left_out_as_in_training(trained, tmp_path, last, run
 def test_nothing_to_evaluate(trained, tmp_path, run):
     _, folder = trained
     (tmp_path / "header.csv").write_text(HEADER + "\n")
-    told(run("predict.py", tmp_path / "header.csv", "--model-dir", folder, "--evaluate", "--output", tmp_path / "out.csv"), 2, "holds no rows to evaluate")
+    told(
+        run(
+            "predict.py", tmp_path / "header.csv", "--model-dir", folder, "--evaluate", "--output", tmp_path / "out.csv"
+        ),
+        2,
+        "holds no rows to evaluate",
+    )
     assert not (tmp_path / "out.csv").exists()
-    assert run("predict.py", tmp_path / "header.csv", "--model-dir", folder).stdout == HEADER + ",probability,predicted\n"
+    assert (
+        run("predict.py", tmp_path / "header.csv", "--model-dir", folder).stdout == HEADER + ",probability,predicted\n"
+    )
 
 
 def test_models_that_do_not_fit_are_refused(trained, tmp_path, run):
@@ -505,7 +627,9 @@ def test_models_that_do_not_fit_are_refused(trained, tmp_path, run):
         return buffer.getvalue()
 
     def details(change):
-        return lambda entry, content: json.dumps(change(json.loads(content))).encode() if entry == "training.json" else content
+        return lambda entry, content: (
+            json.dumps(change(json.loads(content))).encode() if entry == "training.json" else content
+        )
 
     inputs = keras.Input((3,), name="x")
     keras.Model({"x": inputs}, keras.layers.Dense(2)(inputs)).save(tmp_path / "other.keras")
@@ -517,15 +641,29 @@ def test_models_that_do_not_fit_are_refused(trained, tmp_path, run):
     content[120:140] = b"\xff" * 20
     broken.write_bytes(content)
     with zipfile.ZipFile(other, "a") as archive:
-        archive.writestr("training.json", json.dumps({"label": "productive", "threshold": 0.5, "columns": [{"name": "foreground_app", "kind": "number"}]}))
+        archive.writestr(
+            "training.json",
+            json.dumps(
+                {"label": "productive", "threshold": 0.5, "columns": [{"name": "foreground_app", "kind": "number"}]}
+            ),
+        )
     cases = [
         (changed("nan.keras", weights), "weights that are not numbers"),
         (changed("none.keras", details(lambda found: found | {"columns": []})), "is not a model written by"),
-        (changed("fewer.keras", details(lambda found: found | {"columns": found["columns"][:2]})), "is not a model written by"),
-        (changed("odd.keras", details(lambda found: found | {"columns": [5]})), "is not a model written by"),
-        (changed("deep.keras", lambda entry, content: b"[" * 200_000 if entry == "training.json" else content), "is not a model written by"),
         (
-            changed("kinds.keras", details(lambda found: found | {"columns": [{"name": column["name"]} for column in found["columns"]]})),
+            changed("fewer.keras", details(lambda found: found | {"columns": found["columns"][:2]})),
+            "is not a model written by",
+        ),
+        (changed("odd.keras", details(lambda found: found | {"columns": [5]})), "is not a model written by"),
+        (
+            changed("deep.keras", lambda entry, content: b"[" * 200_000 if entry == "training.json" else content),
+            "is not a model written by",
+        ),
+        (
+            changed(
+                "kinds.keras",
+                details(lambda found: found | {"columns": [{"name": column["name"]} for column in found["columns"]]}),
+            ),
             "is not a model written by",
         ),
         (other, "is not a model written by"),
@@ -556,7 +694,20 @@ def test_columns_may_be_called_like_anything_in_the_program(tf, tmp_path, run):
     first = write_named(tmp_path / "a.csv", ["x"])
     assert train(first, folder) == 0
     layers = [layer.name for layer in keras.models.load_model(folder / modern.MODEL_FILE).layers]
-    names = ["probability", "predicted", "hidden_1", "encoded", "where", "self", "class", "lambda", "None", "average", "numbers", "missing"]
+    names = [
+        "probability",
+        "predicted",
+        "hidden_1",
+        "encoded",
+        "where",
+        "self",
+        "class",
+        "lambda",
+        "None",
+        "average",
+        "numbers",
+        "missing",
+    ]
     names = list(dict.fromkeys([*names, *(name for name in layers if name != "x"), "multiply_1", "cast_1"]))
     odd = write_named(tmp_path / "b.csv", names)
     assert train(odd, folder, "--folds", 3, "--export", "saved_model", "litert", "onnx") == 0
@@ -589,32 +740,53 @@ def test_streams_that_are_closed_or_full(trained, tmp_path):
 def test_names_that_the_terminal_cannot_show(tmp_path, encoding):
     path = write_named(tmp_path / "a.csv", ["größe", "日本", "🙂"])
     environment = os.environ | {"PYTHONIOENCODING": encoding, "LC_ALL": "C", "PYTHONUTF8": "0"}
-    for arguments in (["train_model_modern.py", "--epochs", "2", "--model-dir", tmp_path / "m"], ["predict.py", "--model-dir", tmp_path / "m"]):
+    for arguments in (
+        ["train_model_modern.py", "--epochs", "2", "--model-dir", tmp_path / "m"],
+        ["predict.py", "--model-dir", tmp_path / "m"],
+    ):
         command = [sys.executable, str(ROOT / arguments[0]), str(path), *map(str, arguments[1:])]
         done = subprocess.run(command, capture_output=True, env=environment, timeout=200)
         assert done.returncode == 0 and done.stderr == b"", done.stderr
     assert done.stdout.startswith("größe,日本,🙂,productive,probability".encode())
-    absent = subprocess.run([sys.executable, str(ROOT / "train_model_modern.py"), "日本.csv"], capture_output=True, env=environment, timeout=60)
+    absent = subprocess.run(
+        [sys.executable, str(ROOT / "train_model_modern.py"), "日本.csv"],
+        capture_output=True,
+        env=environment,
+        timeout=60,
+    )
     assert absent.returncode == 2 and absent.stderr.startswith(b"error: ")
 
 
 def test_isolated_python(trained, run, tmp_path):
     path, folder = trained
-    for arguments in (["train_model_modern.py", path, "--describe"], ["predict.py", path, "--model-dir", folder], ["train_model.py", "absent.csv"]):
+    for arguments in (
+        ["train_model_modern.py", path, "--describe"],
+        ["predict.py", path, "--model-dir", folder],
+        ["train_model.py", "absent.csv"],
+    ):
         command = [sys.executable, "-I", str(ROOT / arguments[0]), *map(str, arguments[1:])]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path)
         assert "Traceback" not in done.stderr and done.returncode == (2 if arguments[1] == "absent.csv" else 0)
 
 
-@pytest.mark.parametrize("content", ['{"floatx": "float16", "image_data_format": "channels_first", "backend": "jax", "epsilon": 0.1}', "{{{"])
+@pytest.mark.parametrize(
+    "content", ['{"floatx": "float16", "image_data_format": "channels_first", "backend": "jax", "epsilon": 0.1}', "{{{"]
+)
 def test_the_users_keras_settings_change_nothing(sample, tmp_path, content):
     path, home = sample(60), tmp_path / "home"
     (home / ".keras").mkdir(parents=True)
     (home / ".keras" / "keras.json").write_text(content)
     (tmp_path / "empty").mkdir()
     results = []
-    for name, more in (("empty", {}), ("home", {"KERAS_BACKEND": "jax", "KERAS_MAX_EPOCHS": "1", "TF_USE_LEGACY_KERAS": "1"})):
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("KERAS_")} | {"HOME": str(tmp_path / name)} | more
+    for name, more in (
+        ("empty", {}),
+        ("home", {"KERAS_BACKEND": "jax", "KERAS_MAX_EPOCHS": "1", "TF_USE_LEGACY_KERAS": "1"}),
+    ):
+        environment = (
+            {key: value for key, value in os.environ.items() if not key.startswith("KERAS_")}
+            | {"HOME": str(tmp_path / name)}
+            | more
+        )
         folder = tmp_path / f"model {name}"
         for arguments in (["train_model_modern.py", path, "--folds", "3", "--epochs", "3"], ["predict.py", path]):
             command = [sys.executable, str(ROOT / arguments[0]), *map(str, arguments[1:]), "--model-dir", str(folder)]
@@ -661,7 +833,10 @@ def interrupted(tmp_path_factory):
 
     modern.train_nets = stopped
     try:
-        assert modern.main([str(folder / "a.csv"), "--model-dir", str(folder / "model"), "--epochs", "40", "--quiet"]) == 143
+        assert (
+            modern.main([str(folder / "a.csv"), "--model-dir", str(folder / "model"), "--epochs", "40", "--quiet"])
+            == 143
+        )
     finally:
         modern.train_nets = train_nets
     return folder / "a.csv", folder / "model" / modern.RESUME_FILE

@@ -16,20 +16,113 @@ import pytest
 import predict
 import train_model_modern as modern
 
-REFUSED = ["no column is left", "of each class are needed", "rows are all of one class"]  # what a table of odd columns may rightly be
+REFUSED = [
+    "no column is left",
+    "of each class are needed",
+    "rows are all of one class",
+]  # what a table of odd columns may rightly be
 TABLES = int(os.environ.get("TABLES", "20"))  # make soak: 300
 FORMATS = list(modern.EXPORTS)
 
-NAMES = ["idle", "window", "probability", "predicted", "self", "where", "hidden_1", "encoded", "App", "app", "größe (cm)", 'a "b"', "class", "input_0", "Nan"]
-NAMES += ["dense", "numbers", "place_0_x", "café, noir", "index", "file", "x" * 60, "multiply", "1st", " spaced", "normalization_1", "columns", "training"]
-WORDS = ["code", "web", "mail", "TRUE", "true", "True", "FALSE", "1.10", "1.1", "2.50", "1e5", "01234", "1234", "nan", "NaN", "NA", "null", "None", "inf", "-0"]
-WORDS += ["\x01", "\x02\x01", "[UNK]", "a,b", 'say "hi"', "two\nlines", "two lines", "cr\rlf", "日本", "naïve", "e\u0301", "é", "🙂", "x" * 300, "0", "-", "?"]
-WORDS += ["unseen", "nothing", "\\", "a\tb", "# x", "=1+1", "5", "5.0", "+5", "1_000", "٣", "\u2028", "\x7f", "\ufffd", "'", "{}", "%s"]
+NAMES = [
+    "idle",
+    "window",
+    "probability",
+    "predicted",
+    "self",
+    "where",
+    "hidden_1",
+    "encoded",
+    "App",
+    "app",
+    "größe (cm)",
+    'a "b"',
+    "class",
+    "input_0",
+    "Nan",
+]
+NAMES += [
+    "dense",
+    "numbers",
+    "place_0_x",
+    "café, noir",
+    "index",
+    "file",
+    "x" * 60,
+    "multiply",
+    "1st",
+    " spaced",
+    "normalization_1",
+    "columns",
+    "training",
+]
+WORDS = [
+    "code",
+    "web",
+    "mail",
+    "TRUE",
+    "true",
+    "True",
+    "FALSE",
+    "1.10",
+    "1.1",
+    "2.50",
+    "1e5",
+    "01234",
+    "1234",
+    "nan",
+    "NaN",
+    "NA",
+    "null",
+    "None",
+    "inf",
+    "-0",
+]
+WORDS += [
+    "\x01",
+    "\x02\x01",
+    "[UNK]",
+    "a,b",
+    'say "hi"',
+    "two\nlines",
+    "two lines",
+    "cr\rlf",
+    "日本",
+    "naïve",
+    "e\u0301",
+    "é",
+    "🙂",
+    "x" * 300,
+    "0",
+    "-",
+    "?",
+]
+WORDS += [
+    "unseen",
+    "nothing",
+    "\\",
+    "a\tb",
+    "# x",
+    "=1+1",
+    "5",
+    "5.0",
+    "+5",
+    "1_000",
+    "٣",
+    "\u2028",
+    "\x7f",
+    "\ufffd",
+    "'",
+    "{}",
+    "%s",
+]
 
 
 def number_cells(chance, rows):
     """Numbers of one kind, and how much each speaks for the label."""
-    kind = chance.choice(["ms", "tiny", "stamp", "huge", "decades", "normal", "spelled", "flag", "percent", "wide", "outlier"])
+    kind = chance.choice(
+        ["ms", "tiny", "stamp", "huge", "decades", "normal", "spelled", "flag", "percent", "wide", "outlier"]
+    )
     draw = {
         "ms": lambda: str(int(chance.lognormvariate(8, 2))),
         "tiny": lambda: repr(chance.uniform(1e-8, 9e-8)),
@@ -37,7 +130,23 @@ def number_cells(chance, rows):
         "huge": lambda: repr(chance.uniform(-1, 1) * 3e38),
         "decades": lambda: repr(chance.choice([-1, 1]) * 10 ** chance.uniform(-12, 12)),
         "normal": lambda: repr(chance.gauss(0, 1)),
-        "spelled": lambda: chance.choice(["5", "+5", "5.", "5.0", ".5", "-.5e1", "1e1", "1E+1", "00012", "-0", " 7 ", "1e-400", "0.1234567890123456789"]),
+        "spelled": lambda: chance.choice(
+            [
+                "5",
+                "+5",
+                "5.",
+                "5.0",
+                ".5",
+                "-.5e1",
+                "1e1",
+                "1E+1",
+                "00012",
+                "-0",
+                " 7 ",
+                "1e-400",
+                "0.1234567890123456789",
+            ]
+        ),
         "flag": lambda: chance.choice("01"),
         "percent": lambda: str(chance.randrange(101)),
         "wide": lambda: repr(10 ** chance.uniform(-300, 38)),
@@ -81,7 +190,9 @@ def make_table(chance):
         if kind == "id":
             name += " id"
         cells, signal = {"text": text_cells, "id": id_cells}.get(kind, number_cells)(chance, rows)
-        if kind == "categorical" or (kind == "text" and sum(np.isfinite(modern.cell_number(cell)) for cell in cells) >= 0.3 * rows):
+        if kind == "categorical" or (
+            kind == "text" and sum(np.isfinite(modern.cell_number(cell)) for cell in cells) >= 0.3 * rows
+        ):
             categorical.append(name.strip())
         empty = chance.choice([0, 0, 0.1, 0.5])
         cells = ["" if chance.random() < empty else cell for cell in cells]
@@ -90,7 +201,9 @@ def make_table(chance):
         columns[name] = cells
         signals.append(signal)
     score = np.mean(signals, axis=0)
-    columns["productive"] = [chance.choice(["1", "0"]) if chance.random() < 0.3 else str(int(value > np.median(score))) for value in score]
+    columns["productive"] = [
+        chance.choice(["1", "0"]) if chance.random() < 0.3 else str(int(value > np.median(score))) for value in score
+    ]
     flags = ["--categorical", *categorical] if categorical else []
     return columns, flags, chance.choice([1, 1, 3]), chance.random() < 0.5, chance.choice([1, 1, 2, 3])
 
@@ -101,7 +214,13 @@ def write(path, columns, rows, quoted):
     for row in [None, *rows]:
         lines.append(text.count("\n") + 1)
         cells = columns if row is None else [cells[row] for cells in columns.values()]
-        text += ",".join('"' + cell.replace('"', '""') + '"' if quoted or re.search(r'[",\r\n]', cell) else cell for cell in cells) + end
+        text += (
+            ",".join(
+                '"' + cell.replace('"', '""') + '"' if quoted or re.search(r'[",\r\n]', cell) else cell
+                for cell in cells
+            )
+            + end
+        )
     path.write_bytes(text.encode())
     return lines[1:]
 
@@ -127,7 +246,9 @@ def quietly(function, *arguments):
 
 def predicted(folder, columns, rows, quoted, tmp_path):
     write(tmp_path / "asked.csv", columns, rows, quoted)
-    code, errors = quietly(predict.main, tmp_path / "asked.csv", "--model-dir", folder, "--output", tmp_path / "answer.csv")
+    code, errors = quietly(
+        predict.main, tmp_path / "asked.csv", "--model-dir", folder, "--output", tmp_path / "answer.csv"
+    )
     assert code == 0, errors
     with open(tmp_path / "answer.csv", encoding="utf-8", newline="") as file:
         answers = list(csv.DictReader(file))
@@ -145,9 +266,22 @@ def check(tmp_path, number, columns, flags, folds, quoted, files, chance):
     lines, paths = {}, []
     for place, part in enumerate(parts):
         paths.append(tmp_path / f"{place}.csv")
-        lines |= {(paths[-1].name, line): row for line, row in zip(write(paths[-1], columns, part, quoted), part, strict=True)}
+        lines |= {
+            (paths[-1].name, line): row for line, row in zip(write(paths[-1], columns, part, quoted), part, strict=True)
+        }
     exports = FORMATS if number % 3 == 0 else [FORMATS[number % len(FORMATS)]]
-    command = [*flags, "--model-dir", folder, "--epochs", "3", "--quiet", "--no-tensorboard", "--no-checkpoints", "--folds", folds]
+    command = [
+        *flags,
+        "--model-dir",
+        folder,
+        "--epochs",
+        "3",
+        "--quiet",
+        "--no-tensorboard",
+        "--no-checkpoints",
+        "--folds",
+        folds,
+    ]
     code, errors = quietly(modern.main, *paths, *command, "--export", *exports)
     if code == 2:
         assert errors.startswith("error: ") and errors.count("\n") == 1, errors
@@ -158,15 +292,25 @@ def check(tmp_path, number, columns, flags, folds, quoted, files, chance):
         reported = list(csv.DictReader(file))
     if folds == 1:  # with folds each tested row is reported by one net, and predicted by all
         found = [asked[lines[row.get("file", "0.csv"), int(row["line"])]] for row in reported]
-        np.testing.assert_allclose([float(row["probability"]) for row in reported], found, atol=1e-5, err_msg="training")
-    assert all(columns["productive"][lines[row.get("file", "0.csv"), int(row["line"])]] == row["label"] for row in reported)
+        np.testing.assert_allclose(
+            [float(row["probability"]) for row in reported], found, atol=1e-5, err_msg="training"
+        )
+    assert all(
+        columns["productive"][lines[row.get("file", "0.csv"), int(row["line"])]] == row["label"] for row in reported
+    )
     model = keras.models.load_model(folder / modern.MODEL_FILE)
     names = {name.strip(): name for name in columns}
     raw = {}
     for name, tensor in model.input.items():
         kind = tensor.dtype
-        raw[name] = np.array([[documented(kind, cell)] for cell in columns[names[name]]], object if kind == "string" else kind)
-    whole = {name for name, tensor in model.input.items() if tensor.dtype == "int64" and not name.endswith(" id") and name not in flags}
+        raw[name] = np.array(
+            [[documented(kind, cell)] for cell in columns[names[name]]], object if kind == "string" else kind
+        )
+    whole = {
+        name
+        for name, tensor in model.input.items()
+        if tensor.dtype == "int64" and not name.endswith(" id") and name not in flags
+    }
     tensors = {name: tf.constant(cells) for name, cells in raw.items()}
     np.testing.assert_allclose(model(tensors).numpy()[:, 0], asked, atol=1e-5, err_msg="plain Keras")
     if whole:  # stamps: model.predict rounds other numbers to 32 bits
@@ -179,12 +323,24 @@ def check(tmp_path, number, columns, flags, folds, quoted, files, chance):
     used = [name for name in columns if name.strip() in raw]
     chance.shuffle(used)
     other = {name: columns[name] for name in used} | {"more": columns["productive"]}
-    np.testing.assert_allclose(predicted(folder, other, rows, not quoted, tmp_path), asked[rows], atol=1e-5, err_msg="another order")
+    np.testing.assert_allclose(
+        predicted(folder, other, rows, not quoted, tmp_path), asked[rows], atol=1e-5, err_msg="another order"
+    )
     if number % 4 == 0:  # nor do they in training
-        write(tmp_path / "other.csv", {name: columns[name] for name in sorted(columns, key=lambda name: chance.random())}, rows, not quoted)
+        write(
+            tmp_path / "other.csv",
+            {name: columns[name] for name in sorted(columns, key=lambda name: chance.random())},
+            rows,
+            not quoted,
+        )
         code, errors = quietly(modern.main, tmp_path / "other.csv", *command)
         assert code == 0, errors
-        np.testing.assert_allclose(predicted(folder, columns, list(range(len(rows))), quoted, tmp_path), asked, atol=1e-5, err_msg="training in another order")
+        np.testing.assert_allclose(
+            predicted(folder, columns, list(range(len(rows))), quoted, tmp_path),
+            asked,
+            atol=1e-5,
+            err_msg="training in another order",
+        )
     return ""
 
 
@@ -202,16 +358,36 @@ def spread(low, high):
 FINDINGS = {  # how cells are drawn, what makes a row productive, flags
     "booleans in capitals": (lambda chance: chance.choice(["TRUE", "FALSE"]), lambda cell: cell == "TRUE", []),
     "booleans": (lambda chance: chance.choice(["true", "false"]), lambda cell: cell == "true", []),
-    "prices as categories": (lambda chance: chance.choice(["1.10", "2.50", "3.00"]), lambda cell: cell != "2.50", ["--categorical", "x"]),
-    "exponents as categories": (lambda chance: chance.choice(["1e5", "100000", "2"]), lambda cell: cell == "1e5", ["--categorical", "x"]),
-    "zip codes": (lambda chance: chance.choice(["01234", "1234"]), lambda cell: cell == "01234", ["--categorical", "x"]),
+    "prices as categories": (
+        lambda chance: chance.choice(["1.10", "2.50", "3.00"]),
+        lambda cell: cell != "2.50",
+        ["--categorical", "x"],
+    ),
+    "exponents as categories": (
+        lambda chance: chance.choice(["1e5", "100000", "2"]),
+        lambda cell: cell == "1e5",
+        ["--categorical", "x"],
+    ),
+    "zip codes": (
+        lambda chance: chance.choice(["01234", "1234"]),
+        lambda cell: cell == "01234",
+        ["--categorical", "x"],
+    ),
     "long ids beside a real": (
         lambda chance: chance.choice(["123456789012345678", "123456789012345679", "5.0"]),
         lambda cell: cell[-1] == "9",
         ["--categorical", "x"],
     ),
-    "ids of 64 bits": (lambda chance: str(2**63 - 1 - chance.randrange(4)), lambda cell: int(cell) % 2, ["--categorical", "x"]),
-    "ids and words": (lambda chance: chance.choice(["7", "8", "web"]), lambda cell: cell == "7", ["--categorical", "x"]),
+    "ids of 64 bits": (
+        lambda chance: str(2**63 - 1 - chance.randrange(4)),
+        lambda cell: int(cell) % 2,
+        ["--categorical", "x"],
+    ),
+    "ids and words": (
+        lambda chance: chance.choice(["7", "8", "web"]),
+        lambda cell: cell == "7",
+        ["--categorical", "x"],
+    ),
     "a line feed": (lambda chance: chance.choice(["a\nb", "a b", "a\r\nb"]), lambda cell: cell == "a\nb", []),
     "beyond 32 bits": (spread(30, 38.5), lambda cell: float(cell) > 1e35, []),
     "control signs": (lambda chance: chance.choice(["\x01", "\x02", "[UNK]"]), lambda cell: cell == "\x01", []),
@@ -228,10 +404,16 @@ def test_a_column_that_decides_the_label_decides_every_prediction(tmp_path, case
     draw, decides, flags = FINDINGS[case]
     chance = random.Random(4)
     cells = [draw(chance) for _ in range(240)]
-    columns = {"x": cells, "y": [str(chance.randrange(100)) for _ in cells], "productive": [str(int(bool(decides(cell)))) for cell in cells]}
+    columns = {
+        "x": cells,
+        "y": [str(chance.randrange(100)) for _ in cells],
+        "productive": [str(int(bool(decides(cell)))) for cell in cells],
+    }
     rows, folder = list(range(240)), tmp_path / "model"
     lines = write(tmp_path / "a.csv", columns, rows, False)
-    code, errors = quietly(modern.main, tmp_path / "a.csv", *flags, "--model-dir", folder, "--epochs", "60", "--quiet", "--no-tensorboard")
+    code, errors = quietly(
+        modern.main, tmp_path / "a.csv", *flags, "--model-dir", folder, "--epochs", "60", "--quiet", "--no-tensorboard"
+    )
     assert code == 0, errors
     found = predicted(folder, columns, rows, True, tmp_path)
     label = np.array([int(cell) for cell in columns["productive"]])
@@ -241,15 +423,23 @@ def test_a_column_that_decides_the_label_decides_every_prediction(tmp_path, case
     np.testing.assert_allclose(list(reported.values()), found[list(reported)], atol=1e-5)
 
 
-@pytest.mark.parametrize("cell", ["1e39", "-1e308", "1e999", "inf", "-Infinity", "nan", "TRUE", "1_000", "0x1F", "1e", "٣"])
+@pytest.mark.parametrize(
+    "cell", ["1e39", "-1e308", "1e999", "inf", "-Infinity", "nan", "TRUE", "1_000", "0x1F", "1e", "٣"]
+)
 def test_what_is_no_number_is_refused_alike(tmp_path, cell):
     columns = {"x": [str(place) for place in range(60)], "productive": ["0", "1"] * 30}
     write(tmp_path / "a.csv", columns, list(range(60)), False)
-    code, errors = quietly(modern.main, tmp_path / "a.csv", "--numeric", "x", "--model-dir", tmp_path / "model", "--epochs", "2", "--quiet")
+    code, errors = quietly(
+        modern.main, tmp_path / "a.csv", "--numeric", "x", "--model-dir", tmp_path / "model", "--epochs", "2", "--quiet"
+    )
     assert code == 0, errors
     columns["x"][20] = cell
     write(tmp_path / "a.csv", columns, list(range(60)), False)
-    for command, flags in ((modern.main, ["--numeric", "x"]), (modern.main, ["--describe", "--numeric", "x"]), (predict.main, [])):
+    for command, flags in (
+        (modern.main, ["--numeric", "x"]),
+        (modern.main, ["--describe", "--numeric", "x"]),
+        (predict.main, []),
+    ):
         code, errors = quietly(command, tmp_path / "a.csv", "--model-dir", tmp_path / "model", *flags)
         assert code == 2 and "line 22, column x" in errors and errors.count("\n") == 1, errors
 
@@ -284,7 +474,11 @@ def test_kinds_do_not_depend_on_the_order_of_rows(tmp_path, monkeypatch, seed):
         return
     for table in tables:
         kinds = {column.name: (column.kind, column.reason) for column in table.columns}
-        assert kinds["late hash"][0] == "category" and kinds["late time"] == ("number", "") and kinds["row"] == ("dropped", "a row number")
+        assert (
+            kinds["late hash"][0] == "category"
+            and kinds["late time"] == ("number", "")
+            and kinds["row"] == ("dropped", "a row number")
+        )
         assert kinds["late text"] == kinds["late flag"] == ("category", "text")
         assert [vars(column) for column in table.columns] == [vars(column) for column in tables[0].columns]
         for name in ("numbers", "codes", "label"):
@@ -337,7 +531,12 @@ def test_the_fast_reading_of_numbers_equals_the_slow_one(tmp_path):
 def test_a_chunk_of_nothing_but_true_is_no_chunk_of_ones(tmp_path):
     columns = {"x": [""] * 5_100 + ["TRUE"] * 200, "productive": ["0", "1"] * 2_650}
     write(tmp_path / "a.csv", columns, list(range(5_300)), False)
-    write(tmp_path / "b.csv", {"x": [str(place % 9 + 1) for place in range(400)], "productive": ["0", "1"] * 200}, list(range(400)), False)
+    write(
+        tmp_path / "b.csv",
+        {"x": [str(place % 9 + 1) for place in range(400)], "productive": ["0", "1"] * 200},
+        list(range(400)),
+        False,
+    )
     with pytest.raises(modern.UserError, match=r"lines 5102, 5103.*column x"):
         modern.read_table(modern.parse_options([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]))
 
@@ -345,7 +544,22 @@ def test_a_chunk_of_nothing_but_true_is_no_chunk_of_ones(tmp_path):
 def test_white_space_lines_of_one_column(tmp_path):
     columns = {"productive": ["0", "1"] * 30, "x": [str(place) for place in range(60)]}
     write(tmp_path / "train.csv", columns, list(range(60)), False)
-    assert quietly(modern.main, tmp_path / "train.csv", "--numeric", "x", "--model-dir", tmp_path / "model", "--epochs", "2", "--quiet")[0] == 0
+    assert (
+        quietly(
+            modern.main,
+            tmp_path / "train.csv",
+            "--numeric",
+            "x",
+            "--model-dir",
+            tmp_path / "model",
+            "--epochs",
+            "2",
+            "--quiet",
+        )[0]
+        == 0
+    )
     (tmp_path / "a.csv").write_text("x\n0.5\n \n0.7\n\n")
-    code, errors = quietly(predict.main, tmp_path / "a.csv", "--model-dir", tmp_path / "model", "--output", tmp_path / "out.csv")
+    code, errors = quietly(
+        predict.main, tmp_path / "a.csv", "--model-dir", tmp_path / "model", "--output", tmp_path / "out.csv"
+    )
     assert code == 0 and len((tmp_path / "out.csv").read_text().splitlines()) == 4, errors

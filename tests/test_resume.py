@@ -51,7 +51,15 @@ def stop_after(monkeypatch, calls):
     monkeypatch.setattr(modern.StateFile, "offer", counted)
 
 
-@pytest.mark.parametrize("flags", [["--no-xla"], ["--xla"], ["--folds", "4"], ["--no-early-stopping", "--class-weight", "balanced", "--threshold", "f1"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--no-xla"],
+        ["--xla"],
+        ["--folds", "4"],
+        ["--no-early-stopping", "--class-weight", "balanced", "--threshold", "f1"],
+    ],
+)
 def test_interrupted_several_times_it_ends_with_the_same_bits(sample, tmp_path, monkeypatch, flags):
     path = sample(100)
     arguments = ["--quiet", "--epochs", "80", *flags]
@@ -61,7 +69,9 @@ def test_interrupted_several_times_it_ends_with_the_same_bits(sample, tmp_path, 
     codes = [modern.main([str(path), "--model-dir", folder, *arguments])]
     logs = os.listdir(tmp_path / "parts" / "logs")
     while codes[-1] == 143:
-        assert (tmp_path / "parts" / modern.RESUME_FILE).exists() and not (tmp_path / "parts" / modern.METRICS_FILE).exists()
+        assert (tmp_path / "parts" / modern.RESUME_FILE).exists() and not (
+            tmp_path / "parts" / modern.METRICS_FILE
+        ).exists()
         codes.append(modern.main(["--model-dir", folder, "--resume", "--quiet"]))
         assert len(codes) < 20
     monkeypatch.undo()
@@ -74,7 +84,17 @@ def test_interrupted_several_times_it_ends_with_the_same_bits(sample, tmp_path, 
 
 def test_killed_at_random_moments(sample, tmp_path):
     path = sample(150)
-    command = [sys.executable, str(ROOT / "train_model_modern.py"), str(path), "--quiet", "--epochs", "400", "--no-early-stopping", "--no-xla", "--model-dir"]
+    command = [
+        sys.executable,
+        str(ROOT / "train_model_modern.py"),
+        str(path),
+        "--quiet",
+        "--epochs",
+        "400",
+        "--no-early-stopping",
+        "--no-xla",
+        "--model-dir",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     started = time.perf_counter()
     subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment)
@@ -94,7 +114,9 @@ def test_killed_at_random_moments(sample, tmp_path):
             weights_of(folder)
         if (folder / modern.RESUME_FILE).exists():
             resumed += 1
-            subprocess.run([*command[:2], "--resume", "--quiet", "--model-dir", str(folder)], check=True, env=environment)
+            subprocess.run(
+                [*command[:2], "--resume", "--quiet", "--model-dir", str(folder)], check=True, env=environment
+            )
             same(tmp_path / "whole", folder)
         subprocess.run([*command, str(folder)], check=True, env=environment)
         same(tmp_path / "whole", folder)

@@ -30,7 +30,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs")
     modern.write_sample(folder / "HARVEST.CSV", 150, 1)
     for flags in (["--epochs", "20"], ["--epochs", "20", "--folds", "5", "--architecture", "deep"]):
-        assert modern.main([str(folder / "HARVEST.CSV"), "--model-dir", str(folder / flags[-1]), "--quiet", *flags]) == 0
+        assert (
+            modern.main([str(folder / "HARVEST.CSV"), "--model-dir", str(folder / flags[-1]), "--quiet", *flags]) == 0
+        )
     return folder
 
 
@@ -44,7 +46,17 @@ def server(model_dir):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(model_dir / "logs"), "--port", str(port), "--host", "127.0.0.1"]
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(model_dir / "logs"),
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -88,7 +100,9 @@ def test_scalars(server, model_dir):
             assert points and all(math.isfinite(value) for _, _, value in points)
             if tag.startswith("epoch/"):
                 assert [step for _, step, _ in points] == list(range(1, metrics["epochs"] + 1))
-    assert {"epoch/learning_rate", "speed/rows_per_second", "speed/cpu_share", "speed/resident_megabytes"} <= set(tags[f"{run}/train"])
+    assert {"epoch/learning_rate", "speed/rows_per_second", "speed/cpu_share", "speed/resident_megabytes"} <= set(
+        tags[f"{run}/train"]
+    )
     for name in ("accuracy", "log_loss", "roc_auc"):
         ((_, _, value),) = ask(server, "plugin/scalars/scalars", run=f"{run}/validation", tag=f"test/{name}")
         assert value == pytest.approx(metrics["test"][name], rel=1e-5)
@@ -100,25 +114,47 @@ def test_histograms_of_all_variables_and_activations(server, model_dir):
     tags = set(ask(server, "plugin/histograms/tags")[f"{run}/train"])
     layers = len(modern.ARCHITECTURES[metrics["settings"]["architecture"]].units)
     kinds = ("weights", "bias", "gamma", "beta", "mean", "variance", "activations")
-    assert tags == {f"{kind}/hidden_{layer}" for kind in kinds for layer in range(1, layers + 1)} | {"weights/probability", "bias/probability"}
+    assert tags == {f"{kind}/hidden_{layer}" for kind in kinds for layer in range(1, layers + 1)} | {
+        "weights/probability",
+        "bias/probability",
+    }
     for tag in tags:
         steps = [entry[1] for entry in ask(server, "plugin/histograms/histograms", run=f"{run}/train", tag=tag)]
-        assert steps == sorted(steps) and steps[0] == 1 and steps[-1] == metrics["epochs"] and metrics["best_epoch"] in steps
+        assert (
+            steps == sorted(steps)
+            and steps[0] == 1
+            and steps[-1] == metrics["epochs"]
+            and metrics["best_epoch"] in steps
+        )
 
 
 def test_profile(folder, tmp_path):
     pytest.importorskip("xprof.convert.raw_to_tool_data", reason="the package xprof is not installed")
-    command = [sys.executable, str(ROOT / "train_model_modern.py"), str(folder / "HARVEST.CSV"), "--model-dir", str(tmp_path), "--profile", "--epochs", "20"]
+    command = [
+        sys.executable,
+        str(ROOT / "train_model_modern.py"),
+        str(folder / "HARVEST.CSV"),
+        "--model-dir",
+        str(tmp_path),
+        "--profile",
+        "--epochs",
+        "20",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "a profile shows the steps" in done.stdout
     (profile,) = tmp_path.glob("logs/*/train/plugins/profile/*/*.xplane.pb")
     show = "import sys, xprof.convert.raw_to_tool_data as r; sys.stdout.buffer.write(r.xspace_to_tool_data([sys.argv[1]], sys.argv[2], {})[0])"
     found = {}
     for tool in ("overview_page", "memory_profile", "framework_op_stats"):
-        found[tool] = json.loads(subprocess.run([sys.executable, "-c", show, str(profile), tool], capture_output=True, check=True).stdout)
+        found[tool] = json.loads(
+            subprocess.run([sys.executable, "-c", show, str(profile), tool], capture_output=True, check=True).stdout
+        )
     steps = found["overview_page"][1]
     assert len(steps["rows"]) >= 5 and float(steps["p"]["steptime_ms_average"]) > 0
-    assert any(len(allocator["sampledTimelineSnapshots"]) > 10 for allocator in found["memory_profile"]["memoryProfilePerAllocator"].values())
+    assert any(
+        len(allocator["sampledTimelineSnapshots"]) > 10
+        for allocator in found["memory_profile"]["memoryProfilePerAllocator"].values()
+    )
 
 
 def test_graphs(server, model_dir):
@@ -129,7 +165,9 @@ def test_graphs(server, model_dir):
     forward = get(server, "plugin/graphs/graph", run=f"{run}/train", conceptual="false").decode()
     assert 20 < forward.count("\nnode {") < 300 and "_output_shapes" in forward
     step = get(server, "plugin/graphs/graph", run=f"{run}/training_step", conceptual="false").decode()
-    assert all(f'name: "{scope}/' in step for scope in ("forward", "backward", "update", "metrics", "moving_statistics"))
+    assert all(
+        f'name: "{scope}/' in step for scope in ("forward", "backward", "update", "metrics", "moving_statistics")
+    )
     layers = get(server, "plugin/graphs/graph", run=f"{run}/train", tag="keras", conceptual="true").decode()
     assert "hidden_1" in layers and "probability" in layers
 
@@ -137,18 +175,26 @@ def test_graphs(server, model_dir):
 def test_precision_recall_curves(server, model_dir):
     run = run_name(model_dir)
     assert set(ask(server, "plugin/pr_curves/tags")[f"{run}/validation"]) == {"pr_curve/validation", "pr_curve/test"}
-    (curve,) = ask(server, "plugin/pr_curves/pr_curves", run=f"{run}/validation", tag="pr_curve/test")[f"{run}/validation"]
+    (curve,) = ask(server, "plugin/pr_curves/pr_curves", run=f"{run}/validation", tag="pr_curve/test")[
+        f"{run}/validation"
+    ]
     assert len(curve["precision"]) == len(curve["recall"]) > 50
 
 
 def test_hparams_and_text(server, model_dir):
     run, metrics = run_name(model_dir), metrics_of(model_dir)
-    request = urllib.request.Request(f"{server}/data/plugin/hparams/experiment", b"{}", {"content-type": "application/json"})
+    request = urllib.request.Request(
+        f"{server}/data/plugin/hparams/experiment", b"{}", {"content-type": "application/json"}
+    )
     experiment = json.loads(urllib.request.urlopen(request).read())
     assert {"architecture", "learning_rate", "folds"} <= {entry["name"] for entry in experiment["hparamInfos"]}
     wanted = [{"metric": entry["name"]} for entry in experiment["metricInfos"]]
-    body = json.dumps({"startIndex": 0, "sliceSize": 9, "colParams": wanted, "allowedStatuses": ["STATUS_SUCCESS"]}).encode()
-    request = urllib.request.Request(f"{server}/data/plugin/hparams/session_groups", body, {"content-type": "application/json"})
+    body = json.dumps(
+        {"startIndex": 0, "sliceSize": 9, "colParams": wanted, "allowedStatuses": ["STATUS_SUCCESS"]}
+    ).encode()
+    request = urllib.request.Request(
+        f"{server}/data/plugin/hparams/session_groups", body, {"content-type": "application/json"}
+    )
     (group,) = json.loads(urllib.request.urlopen(request).read())["sessionGroups"]
     assert group["hparams"]["architecture"] == metrics["settings"]["architecture"]
     values = {entry["name"]["tag"]: entry["value"] for entry in group["metricValues"]}
@@ -166,7 +212,13 @@ def test_the_tabs_are_drawn(tf, server, model_dir, tmp_path):
     for tab in ("timeseries", "scalars", "graphs", "distributions", "histograms", "text", "pr_curves", "hparams"):
         target = ARTIFACTS / f"{model_dir.name}_{tab}.png"
         flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-        command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / tab}", "--window-size=1400,900", "--virtual-time-budget=15000"]
+        command = [
+            CHROMIUM,
+            *flags.split(),
+            f"--user-data-dir={tmp_path / tab}",
+            "--window-size=1400,900",
+            "--virtual-time-budget=15000",
+        ]
         subprocess.run([*command, f"--screenshot={target}", f"{server}/#{tab}"], capture_output=True, timeout=120)
         assert target.exists() and share_drawn(tf, target) > 0.01, tab
 
@@ -220,7 +272,11 @@ def test_histograms_are_written_while_it_trains_and_once_when_it_is_resumed(samp
     def steps():
         found = []
         for path in sorted(tmp_path.glob("model/logs/*/train/events*"), key=os.path.getmtime):
-            found += [event.step for event in EventFileLoader(str(path)).Load() if any(value.tag == "bias/probability" for value in event.summary.value)]
+            found += [
+                event.step
+                for event in EventFileLoader(str(path)).Load()
+                if any(value.tag == "bias/probability" for value in event.summary.value)
+            ]
         return found
 
     offer = modern.StateFile.offer

@@ -12,7 +12,9 @@ def make(path, architecture="standard", *flags):
     table = modern.read_table(options)
     split = modern.split_rows(table.label, "random", options.seed)
     fold = modern.Fold(0, split, modern.fit_encoders(table, [split])[0])
-    plan = modern.make_plan(options, [split], table.label, fold.encoder.width, modern.decide(options, [split]), "float32")
+    plan = modern.make_plan(
+        options, [split], table.label, fold.encoder.width, modern.decide(options, [split]), "float32"
+    )
     lit = modern.lit_inputs(table, fold.encoder, split.training)
     return options, table, fold, plan, modern.initial_weights(plan.units, plan.width, lit, [1])
 
@@ -38,7 +40,9 @@ def reference(tf, table, fold, plan, weights, epochs, rate=0.001, decay=modern.W
     model = modern.build_model(table, [fold.encoder], architecture, plan.momentum)
     modern.set_weights(model, modern.model_variables(plan.units, [fold.encoder], [first_net(plan, weights)]))
     optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
-    optimizer.exclude_from_weight_decay(var_list=[variable for variable in model.trainable_variables if len(variable.shape) < 2])
+    optimizer.exclude_from_weight_decay(
+        var_list=[variable for variable in model.trainable_variables if len(variable.shape) < 2]
+    )
     number, logs = 0, []
     for epoch in range(epochs):
         order, losses, right = modern.epoch_order(plan, fold, epoch), [], 0
@@ -59,9 +63,13 @@ def reference(tf, table, fold, plan, weights, epochs, rate=0.001, decay=modern.W
             right += int(np.sum((probability.numpy() > 0.5) == (label > 0.5)))
             number += 1
         predicted = model(modern.raw_inputs(table, split.validation)).numpy()[:, 0]
-        logs.append((np.mean(losses), right / len(order), modern.log_losses(table.label[split.validation], predicted).mean()))
+        logs.append(
+            (np.mean(losses), right / len(order), modern.log_losses(table.label[split.validation], predicted).mean())
+        )
     flat = np.concatenate([variable.numpy().ravel() for variable in model.trainable_variables])
-    moving = np.concatenate([variable.numpy().ravel() for variable in model.non_trainable_variables if "moving" in variable.name])
+    moving = np.concatenate(
+        [variable.numpy().ravel() for variable in model.non_trainable_variables if "moving" in variable.name]
+    )
     return logs, flat, moving
 
 
@@ -141,7 +149,9 @@ def test_encoding_in_the_program_equals_numpy(tf, tmp_path):
     _, table, fold, _, _ = make(path)
     rows = np.arange(200, dtype=np.int32)
     expected = modern.encode(table, fold.encoder, rows)
-    found = modern.encode_rows(tf, fold.encoder, modern.table_inputs(tf, table), modern.encoder_code(tf, fold.encoder), tf.constant(rows))
+    found = modern.encode_rows(
+        tf, fold.encoder, modern.table_inputs(tf, table), modern.encoder_code(tf, fold.encoder), tf.constant(rows)
+    )
     assert len(fold.encoder.gaps) == 3
     np.testing.assert_allclose(tf.transpose(found), expected, atol=1e-5)
     architecture = modern.ARCHITECTURES["standard"]
@@ -237,7 +247,9 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(tf):
     assert float(taken.loss_scale) == 2**16 and int(taken.step) == 1 and float(taken.weights[0]) == 1
 
 
-@pytest.mark.parametrize("architecture, units, rate", [("lightweight", [8], 0.2), ("standard", [10, 10], 0.2), ("deep", [16, 12, 8], 0.3)])
+@pytest.mark.parametrize(
+    "architecture, units, rate", [("lightweight", [8], 0.2), ("standard", [10, 10], 0.2), ("deep", [16, 12, 8], 0.3)]
+)
 def test_architectures_layer_by_layer(tf, sample, architecture, units, rate):
     import keras
 
@@ -270,7 +282,10 @@ def test_precision_by_device(name):
     assert modern.choose_precision(None, device).value == default
     assert modern.choose_precision(True, device).value == asked
     assert modern.choose_precision(False, device) == ("float32", "as asked")
-    assert device.name in modern.choose_precision(True, modern.Device("gpu" if device.kind == "gpu" else "cpu", device.name)).reason
+    assert (
+        device.name
+        in modern.choose_precision(True, modern.Device("gpu" if device.kind == "gpu" else "cpu", device.name)).reason
+    )
 
 
 def test_choices_follow_the_rows():
