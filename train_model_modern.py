@@ -30,6 +30,7 @@ import contextlib
 import csv
 import errno
 import hashlib
+import importlib.util
 import io
 import json
 import keyword
@@ -46,12 +47,17 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+    from numpy.typing import ArrayLike
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))  # until main() can say more
@@ -98,7 +104,6 @@ RESUME_FILE = "resume.npz"
 LOCK_FILE = ".lock"
 MINIMUM_LEARNING_RATE = 0.00001
 WEIGHT_DECAY = 0.004  # the default of keras.optimizers.AdamW
-BATCH_NORMALIZATION_EPSILON = 0.001  # the default of keras.layers.BatchNormalization
 EXPORTS = {  # what --export writes, and the packages it takes
     "saved_model": ("productivity_model_saved_model", ()),
     "litert": ("productivity_model.tflite", ("ai-edge-litert",)),
@@ -113,7 +118,6 @@ RESULT_FILES = [
     BASIC_MODEL_FILE,
     BASIC_METRICS_FILE,
 ]
-MAXIMUM_CATEGORIES = 256  # a column; the most frequent are kept, the others share the place of the unseen
 
 
 def threshold_rule(text: str) -> tuple[str, float | None]:
@@ -1217,23 +1221,26 @@ def split_folds(label: Any, folds: int, seed: int) -> list[Split]:
 
 SCALE_ROWS = 200_000  # rows from which scales are taken
 WIDE = 50  # a column spreads over decades when its 95th percentile is this many times its 5th, zeros left out
-FARTHEST = 1e6  # a scaled number is held within this distance of 0, where the clip below has long been flat
+FARTHEST = 1e6  # a scaled number is held within this distance of 0, where the soft clip has long been flat
+ABSENT = 2e6  # what a missing number is once it is scaled: fast arithmetic may not tell NaN
+MAXIMUM_CATEGORIES = 256  # of a column; the most frequent are kept, the others share the place of the unseen
+PIECE_ROWS = 100_000  # rows scaled or predicted at a time
 
 
 class Scales(NamedTuple):
     """How the cells of D numbers are brought to the size of 1, in 64 bits, before 32 bits keep them: [D] each.
 
     A column that spreads over decades is taken as a signed logarithm, sign(s) log1p(|s|) of s = x / unit; any other
-    as (x - median) / interquartile range, subtracted before digits are lost. It follows from all rows, never from labels.
+    as (x - median) / interquartile range, subtracted before digits are lost. It follows from all rows, not from labels.
     """
 
-    offset: Any  # float64; 0 for a logarithm
-    gain: Any  # float64: the inverse of the unit or of the range
-    logarithmic: Any  # bool
-    whole: Any  # bool: whole numbers that 32 bits cannot tell apart, which the saved model takes as int64
+    offset: np.ndarray  # float64; 0 for a logarithm
+    gain: np.ndarray  # float64: the inverse of the unit or of the range
+    logarithmic: np.ndarray  # bool
+    whole: np.ndarray  # bool: whole numbers that 32 bits cannot tell apart, which the saved model takes as int64
 
 
-def fit_scales(numbers: Any) -> Scales:
+def fit_scales(numbers: np.ndarray) -> Scales:
     """The scales of numbers [N, D]. Of many rows the first are looked at, which are as good as drawn at random."""
     count = numbers.shape[1]
     scales = Scales(np.zeros(count), np.ones(count), np.zeros(count, bool), np.zeros(count, bool))
@@ -1256,66 +1263,96 @@ def fit_scales(numbers: Any) -> Scales:
     return scales
 
 
-def scale_numbers(ops: Any, raw: Any, scales: Scales) -> Any:
-    """Numbers [..., D] float64 as Scales says; ops is numpy or keras.ops. NaN stays NaN."""
+def scale_numbers(raw: ArrayLike, scales: Scales) -> tf.Tensor:
+    """Numbers [B, D] float64, NaN where missing, as Scales says: float32, ABSENT where missing."""
+    from keras import ops
+
     scaled = (raw - scales.offset) * scales.gain
     logarithm = ops.sign(scaled) * ops.log1p(ops.absolute(scaled))
-    return ops.clip(ops.where(scales.logarithmic, logarithm, scaled), -FARTHEST, FARTHEST)
+    scaled = ops.clip(ops.where(scales.logarithmic, logarithm, scaled), -FARTHEST, FARTHEST)
+    return ops.cast(ops.where(ops.isnan(raw), ABSENT, scaled), "float32")
 
 
-class Encoder(NamedTuple):
-    """How a row becomes E inputs of the network, learned from training rows only. D numbers, C categories.
+class Encoding(NamedTuple):
+    """What all folds share of how a row becomes E inputs of the network. D numbers, M of them with gaps, C categories.
 
     The inputs are: D scaled numbers, centred on the median, divided by the interquartile range, clipped smoothly to +-3
     (the preprocessing of RealMLP: Holzmueller, Grinsztajn, Steinwart, 2024), 0 where missing; an indicator for each
-    number that was ever missing; for each category a place for what is unseen and one for each other value.
+    number that was ever missing; for each category one place for each value, and one for rare values if there are any.
+    What no training row of a fold has (a value, a gap) leaves all inputs of its column at 0 in that fold.
     """
 
     scales: Scales
-    center: Any  # [D] float32
-    scale: Any  # [D] float32
     gaps: list[int]  # the numbers that have an indicator
-    places: list[Any]  # for each category: int32, from the code to its place, 0 for unseen
+    known: list[np.ndarray]  # for each category: the codes that some fold learns; their indices count from 1, 0: others
     depths: list[int]  # for each category: its number of places
 
     @property
     def width(self) -> int:
-        return len(self.center) + len(self.gaps) + sum(self.depths)
+        """E, the number of inputs."""
+        return len(self.scales.gain) + len(self.gaps) + sum(self.depths)
 
 
-class Encoded(NamedTuple):
-    """Encoded rows without the zeros of their categories, so that what is computed of them costs no more than the cells."""
+class Encoder(NamedTuple):
+    """What one fold learns from its training rows."""
 
-    dense: Any  # [rows, D + M] float32: numbers and indicators
-    places: Any  # [rows, C] int32: which of the E inputs is 1 for each category
+    center: np.ndarray  # [D] float32
+    scale: np.ndarray  # [D] float32
+    gap_known: np.ndarray  # [M] float32: 1 where a training row has the gap
+    places: list[np.ndarray]  # for each category: int32 [1 + known], from an index to its place, -1 for none
 
 
-def fit_encoders(table: Table, splits: list[Split]) -> list[Encoder]:
-    """One encoder a fold, from its training rows; all have the same width, so that one program trains every net."""
-    gaps = np.flatnonzero(np.isnan(table.numbers).any(axis=0)).tolist()
-    scalings = [fit_scaling(table, split.training) for split in splits]
-    places: list[list] = [[] for _ in splits]
-    depths = []
+class Features(NamedTuple):
+    """The rows of a table as all folds take them. Rows come last, so that vector units work along them."""
+
+    scaled: np.ndarray  # [D, N] float32, ABSENT where missing
+    indices: np.ndarray  # [C, N] int32: 1 + the place among the known values of the category, 0 for any other
+    label: np.ndarray  # [N] float32
+
+    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The scaled numbers [B, D] and the indices [C, B] of some rows."""
+        return self.scaled[:, rows].T, self.indices[:, rows]
+
+
+def fit_encoding(table: Table, splits: list[Split]) -> tuple[Encoding, list[Encoder], Features]:
+    """One encoder a fold, from its training rows; all have the same width, so that one program trains every fold."""
+    scaled = np.empty(table.numbers.shape[::-1], np.float32)
+    for start in range(0, scaled.shape[1] if len(scaled) else 0, PIECE_ROWS):  # so that what is in 64 bits stays small
+        piece = slice(start, start + PIECE_ROWS)
+        scaled[:, piece] = np.transpose(scale_numbers(table.numbers[piece], table.scales))
+    gaps = np.flatnonzero((scaled > FARTHEST).any(axis=1)).tolist()
+    indices = np.empty(table.codes.shape[::-1], np.int32)
+    known, depths, places = [], [], [[] for _ in splits]
     for number, column in enumerate(table.of_kind("category")):
-        frequent = [frequent_codes(table.codes[split.training, number], len(column.vocabulary)) for split in splits]
+        size, codes = len(column.vocabulary), table.codes[:, number]
+        counts = [np.bincount(codes[split.training], minlength=size) for split in splits]
+        frequent = [most_frequent(part) for part in counts]
         shared = np.unique(np.concatenate(frequent))
-        depths.append(len(shared) + 1)
-        for fold, codes in enumerate(frequent):
-            of_code = np.zeros(len(column.vocabulary), np.int32)
-            of_code[codes] = 1 + np.searchsorted(shared, codes)
-            places[fold].append(of_code)
-    return [
-        Encoder(table.scales, *scaling, gaps, of_code, depths)
-        for scaling, of_code in zip(scalings, places, strict=True)
-    ]
+        rare = [part.sum() > part[learned].sum() for part, learned in zip(counts, frequent, strict=True)]
+        for fold, learned in enumerate(frequent):
+            of_index = np.full(1 + len(shared), len(shared) if rare[fold] else -1, np.int32)
+            found = np.searchsorted(shared, learned)
+            of_index[1 + found] = found
+            places[fold].append(of_index)
+        index_of_code = np.zeros(size, np.int32)
+        index_of_code[shared] = np.arange(1, len(shared) + 1)
+        indices[number] = index_of_code[codes]
+        known.append(shared)
+        depths.append(len(shared) + any(rare))
+    encoders = []
+    for split, of_index in zip(splits, places, strict=True):
+        gap_known = (scaled[gaps][:, split.training] > FARTHEST).any(axis=1).astype(np.float32)
+        encoders.append(Encoder(*fit_scaling(scaled, split.training), gap_known, of_index))
+    return Encoding(table.scales, gaps, known, depths), encoders, Features(scaled, indices, table.label)
 
 
-def fit_scaling(table: Table, rows: Any) -> tuple[Any, Any]:
-    """Median and inverse interquartile range of each scaled number [D], [D]; inverse 0 where training rows do not differ."""
-    values = scale_numbers(np, table.numbers[rows[:: max(1, len(rows) // 200_000)]], table.scales)
-    center, scale = np.zeros(values.shape[1], np.float32), np.zeros(values.shape[1], np.float32)
-    for place in range(values.shape[1]):
-        known = values[~np.isnan(values[:, place]), place]
+def fit_scaling(scaled: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median and inverse interquartile range of scaled numbers [D, N] in some rows; inverse 0 where they are equal."""
+    center, scale = np.zeros(len(scaled), np.float32), np.zeros(len(scaled), np.float32)
+    rows = rows[:: max(1, len(rows) // SCALE_ROWS)]
+    for place, values in enumerate(scaled):
+        known = values[rows]
+        known = known[known <= FARTHEST]
         if len(known):
             low, center[place], high = np.percentile(known, [25, 50, 75])
             spread = high - low or (known.max() - known.min()) / 2
@@ -1323,53 +1360,72 @@ def fit_scaling(table: Table, rows: Any) -> tuple[Any, Any]:
     return center, scale
 
 
-def frequent_codes(codes: Any, size: int) -> Any:
-    counts = np.bincount(codes, minlength=size)
+def most_frequent(counts: np.ndarray) -> np.ndarray:
+    """The codes, sorted, that occur most often, at most MAXIMUM_CATEGORIES."""
     most = np.argsort(-counts, kind="stable")[:MAXIMUM_CATEGORIES]
     return np.sort(most[counts[most] > 0])
 
 
-def encode_sparse(table: Table, encoder: Encoder, rows: Any) -> Encoded:
-    """Encode rows in numpy: for the baselines, and as a reference for the rest."""
-    raw = table.numbers[rows]
-    missing = np.isnan(raw)
-    values = (
-        np.where(missing, 0, scale_numbers(np, raw, encoder.scales)).astype(np.float32) - encoder.center
-    ) * encoder.scale
-    values = np.where(missing, 0, values / np.sqrt(1 + np.square(values / 3)))
-    dense = np.concatenate([values, missing[:, encoder.gaps]], axis=1).astype(np.float32)
-    starts = dense.shape[1] + np.cumsum([0, *encoder.depths])[:-1]
-    places = [
-        start + of_code[table.codes[rows, place]]
-        for place, (start, of_code) in enumerate(zip(starts, encoder.places, strict=True))
-    ]
-    return Encoded(dense, np.stack(places, axis=1).astype(np.int32) if places else np.zeros((len(rows), 0), np.int32))
+def encode_numbers(scaled: ArrayLike, encoding: Encoding, encoder: Encoder, axis: int = -1) -> tf.Tensor:
+    """Numbers as scale_numbers() gives them and the indicators of their gaps: [B, D] to [B, D + M]."""
+    from keras import ops
+
+    def by_column(values: ArrayLike) -> ArrayLike:
+        return values if axis == -1 else values[:, None]
+
+    missing = ops.greater(scaled, FARTHEST)
+    values = (scaled - by_column(encoder.center)) * by_column(encoder.scale)
+    values = ops.where(missing, 0.0, values * ops.rsqrt(1.0 + ops.square(values / 3.0)))
+    if not encoding.gaps:
+        return values
+    gaps = ops.take(ops.cast(missing, "float32"), np.array(encoding.gaps, np.int32), axis=axis)
+    return ops.concatenate([values, gaps * by_column(encoder.gap_known)], axis)
 
 
-def encode(table: Table, encoder: Encoder, rows: Any) -> Any:
-    """The inputs [rows, E] float32 of the network, with all their zeros."""
-    encoded = encode_sparse(table, encoder, rows)
-    inputs = np.zeros((len(rows), encoder.width), np.float32)
-    inputs[:, : encoded.dense.shape[1]] = encoded.dense
-    np.put_along_axis(inputs, encoded.places, 1, axis=1)
-    return inputs
+def encode(
+    scaled: ArrayLike | None, indices: Sequence[ArrayLike], encoding: Encoding, encoder: Encoder, axis: int = -1
+) -> tf.Tensor:
+    """The inputs of the network: [B, E] from scaled numbers [B, D] and the indices [B] of each category.
+
+    With axis=0, rows come last: [E, B] from [D, B]. The saved model, training and evaluation all encode here.
+    """
+    from keras import ops
+
+    parts = [encode_numbers(scaled, encoding, encoder, axis)] if len(encoding.scales.gain) else []
+    for index, of_index, depth in zip(indices, encoder.places, encoding.depths, strict=True):
+        parts.append(ops.one_hot(ops.take(of_index, index, axis=0), depth, axis=axis))
+    return ops.concatenate(parts, axis) if len(parts) > 1 else parts[0]
 
 
-def product(encoded: Encoded, kernel: Any) -> Any:
-    """Encoded rows times a kernel [E, U] or [E]: [rows, U] or [rows]."""
-    result = encoded.dense @ kernel[: encoded.dense.shape[1]]
-    for places in encoded.places.T:
-        result += kernel[places]
-    return result
+class SparseRows(NamedTuple):
+    """Encoded rows without the zeros of their categories, so that a product costs no more than their cells."""
+
+    dense: np.ndarray  # [B, D + M]: numbers and indicators
+    places: np.ndarray  # [B, C] int32: which of the E inputs is 1 for each category; E for none
+
+    def times(self, weights: np.ndarray) -> np.ndarray:
+        """The encoded rows [B, E] times weights [E]."""
+        padded = np.append(weights, 0)
+        return self.dense @ weights[: self.dense.shape[1]] + padded[self.places].sum(axis=1)
+
+    def transposed_times(self, values: np.ndarray, width: int) -> np.ndarray:
+        """The transposed encoded rows [E, B] times values [B]."""
+        result = np.concatenate([values @ self.dense, np.zeros(width + 1 - self.dense.shape[1])])
+        for places in self.places.T:
+            result += np.bincount(places, values, minlength=width + 1)
+        return result[:width]
 
 
-def column_products(encoded: Encoded, kernel: Any, encoder: Encoder) -> Any:
-    """Iterate over what each number, then each category, adds to product(): [rows, U]."""
-    for number in range(len(encoder.center)):
-        inputs = [number] + [len(encoder.center) + gap for gap, place in enumerate(encoder.gaps) if place == number]
-        yield encoded.dense[:, inputs] @ kernel[inputs]
-    for places in encoded.places.T:
-        yield kernel[places]
+def encode_sparse(features: Features, rows: np.ndarray, encoding: Encoding, encoder: Encoder) -> SparseRows:
+    """The same as encode() for a linear model."""
+    dense = np.asarray(encode_numbers(features.scaled[:, rows].T, encoding, encoder), float)
+    places = np.empty((len(rows), len(encoding.depths)), np.int32)
+    start = dense.shape[1]
+    for number, (of_index, depth) in enumerate(zip(encoder.places, encoding.depths, strict=True)):
+        place = of_index[features.indices[number, rows]]
+        places[:, number] = np.where(place < 0, encoding.width, start + place)
+        start += depth
+    return SparseRows(dense, places)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1516,7 +1572,9 @@ def import_tensorflow() -> Any:
     return tensorflow
 
 
-def find_device(tf: Any, cpu_only: bool) -> Device:
+def find_device(cpu_only: bool) -> Device:
+    import tensorflow as tf
+
     gpus = [] if cpu_only else tf.config.list_physical_devices("GPU")
     if cpu_only:
         tf.config.set_visible_devices([], "GPU")
@@ -1533,87 +1591,276 @@ def find_device(tf: Any, cpu_only: bool) -> Device:
 # Model
 
 
-def layer_shapes(units: tuple[int, ...], width: int) -> list[tuple[int, ...]]:
-    """Shapes of the trainable weights, in Keras' order: kernel, bias, gamma, beta of each layer; kernel, bias."""
-    shapes: list[tuple[int, ...]] = []
-    for below, count in zip((width, *units), units, strict=False):
-        shapes += [(below, count), (count,), (count,), (count,)]
-    return [*shapes, (units[-1] + width, 1), (1,)]
+def build_network(
+    inputs: keras.KerasTensor,
+    architecture: Architecture,
+    momentum: float,
+    adapt: Callable = lambda layer: layer,
+    hidden_type: str = "float32",
+    prefix: str = "",
+) -> keras.KerasTensor:
+    """The network, from encoded inputs [B, E] to logits [B, 1]: hidden layers beside a linear model of the inputs.
 
-
-def initial_weights(units: tuple[int, ...], width: int, lit: Any, seed: list[int], linear: Any = None) -> Any:
-    """The flat vector [P] float32 of initial weights, as Keras draws them (Glorot and Bengio, 2010).
-
-    Kernel rows of inputs that are 0 in every training row start at 0, and so stay there. Given a linear model [E + 1],
-    the output layer starts as that model: its weights for the encoded inputs, 0 for the hidden units.
+    Everything else (training, the saved model, logs, exports) follows from what is written here. adapt() may replace
+    a layer by one that does the same for rows that come last.
     """
-    generator, parts = np.random.default_rng(seed), []
-    shapes = layer_shapes(units, width)
-    for place, shape in enumerate(shapes):
-        if len(shape) == 2:
-            limit = math.sqrt(6 / sum(shape))
-            kernel = generator.uniform(-limit, limit, shape)
-            if place == 0:
-                kernel[~lit] = 0
-            if place == len(shapes) - 2:
-                kernel[units[-1] :][~lit] = 0
-            parts.append(kernel.ravel())
-        else:
-            gamma = place % 4 == 2 and place < 4 * len(units)
-            parts.append(np.full(shape, 1.0 if gamma else 0.0))
-    if linear is not None:
-        parts[-2:] = [np.zeros(units[-1]), linear]
-    return np.concatenate(parts).astype(np.float32)
+    from keras import layers
+
+    hidden = inputs
+    for number, units in enumerate(architecture.units, 1):
+        dense = layers.Dense(units, activation="relu", dtype=hidden_type, name=f"{prefix}hidden_{number}")
+        hidden = adapt(dense)(hidden)
+        hidden = adapt(layers.BatchNormalization(momentum=momentum, name=f"{prefix}normalization_{number}"))(hidden)
+        hidden = adapt(layers.Dropout(architecture.dropout, name=f"{prefix}dropout_{number}"))(hidden)
+    nonlinear = adapt(layers.Dense(1, kernel_initializer="zeros", name=f"{prefix}from_hidden"))(hidden)
+    linear = adapt(layers.Dense(1, use_bias=False, name=f"{prefix}from_inputs"))(inputs)
+    return layers.Add(name=f"{prefix}logit")([nonlinear, linear])
 
 
-def lit_inputs(table: Table, encoder: Encoder, rows: Any) -> Any:
-    """Which of the E inputs are other than 0 in some training row: bool [E]."""
-    parts = [encoder.scale > 0, [bool(np.isnan(table.numbers[rows, place]).any()) for place in encoder.gaps]]
-    for place, (of_code, depth) in enumerate(zip(encoder.places, encoder.depths, strict=True)):
-        parts.append(np.bincount(of_code[table.codes[rows, place]], minlength=depth) > 0)
-    return np.concatenate([np.asarray(part, bool) for part in parts])
+def start_from_linear_model(network: keras.Model, weights: np.ndarray) -> None:
+    """Let a new network answer as a linear model [E + 1], the intercept last."""
+    for variable in network.trainable_variables:
+        if variable.path.endswith("from_inputs/kernel"):
+            variable.assign(weights[:-1, None])
+        if variable.path.endswith("from_hidden/bias"):
+            variable.assign(weights[-1:])
 
 
-def build_model(table: Table, encoders: list[Encoder], architecture: Architecture, momentum: float) -> Any:
-    """The inference model: raw named columns in, probability out; stock Keras layers and operations only.
+def rows_last_layers() -> tuple[type, type, type]:
+    """Dense, BatchNormalization and Dropout of Keras for inputs [width, B]."""
+    from keras import layers, ops
 
-    Integer categories come as int64 (MISSING where the cell is empty), text as strings (""), numbers as float64 (NaN).
-    Several encoders make several nets side by side, [B, K, ...], whose probabilities are averaged.
+    class Dense(layers.Dense):
+        def build(self, input_shape: tuple) -> None:
+            super().build(input_shape[::-1])
+            self.input_spec = None
+
+        def compute_output_shape(self, input_shape: tuple) -> tuple:
+            return self.units, input_shape[1]
+
+        def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+            outputs = ops.matmul(ops.transpose(self.kernel), inputs)
+            return self.activation(outputs + self.bias[:, None] if self.use_bias else outputs)
+
+    class BatchNormalization(layers.BatchNormalization):
+        def build(self, input_shape: tuple) -> None:
+            super().build(input_shape[::-1])
+            self.input_spec = None
+
+        def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+            mean, variance = self.moving_mean, self.moving_variance
+            if training:  # in the form that XLA fuses best: moments from sums, then a scale and a shift
+                mean = ops.mean(inputs, axis=1)
+                variance = ops.maximum(ops.mean(ops.square(inputs), axis=1) - ops.square(mean), 0.0)
+                for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                    moving.assign(moving + (now - moving) * (1 - self.momentum))
+            scale = self.gamma * ops.rsqrt(variance + self.epsilon)
+            return inputs * scale[:, None] + (self.beta - mean * scale)[:, None]
+
+    class Dropout(layers.Layer):
+        """Drops what has a low random byte; so the rate is a multiple of 1 / 256."""
+
+        def __init__(self, rate: float, first_byte: int, **options: Any) -> None:
+            super().__init__(**options)
+            self.dropped, self.first_byte = round(rate * 256), first_byte
+
+        def compute_output_shape(self, input_shape: list[tuple]) -> tuple:
+            return input_shape[0]
+
+        def call(self, inputs: list[tf.Tensor], training: bool | None = None) -> tf.Tensor:
+            values, random_bytes = inputs
+            if not training:
+                return values
+            kept = random_bytes[self.first_byte : self.first_byte + values.shape[0]] >= np.uint8(self.dropped)
+            return values * (ops.cast(kept, values.dtype) * (256 / (256 - self.dropped)))
+
+    return Dense, BatchNormalization, Dropout
+
+
+def training_network(
+    architecture: Architecture, width: int, momentum: float, precision: str = "float32"
+) -> tuple[keras.Model, int]:
+    """The network for rows that come last: inputs [E, B] and random bytes [S, B] to logits [1, B]; and S.
+
+    Layers without a form for rows that come last are run as they are, between two transpositions.
+    """
+    import keras
+    from keras import layers, ops
+
+    dense, normalization, dropout = rows_last_layers()
+    inputs = keras.Input(batch_shape=(width, None), name="inputs")
+    random_bytes = keras.Input(batch_shape=(None, None), dtype="uint8", name="random_bytes")
+    used = 0
+
+    def with_bytes(layer: keras.Layer, values: keras.KerasTensor) -> keras.KerasTensor:
+        nonlocal used
+        first, used = used, used + values.shape[0]
+        return dropout(layer.rate, first, name=layer.name)([values, random_bytes])
+
+    def adapt(layer: keras.Layer) -> Callable:
+        if type(layer) is layers.Dense:
+            return dense.from_config(layer.get_config())
+        if type(layer) is layers.BatchNormalization and layer.center and layer.scale:
+            return normalization.from_config(layer.get_config())
+        if type(layer) is layers.Dropout and layer.noise_shape is None:
+            return lambda values: with_bytes(layer, values)
+        return lambda values: ops.transpose(layer(ops.transpose(values)))
+
+    hidden_type = "float32" if precision == "float32" else f"mixed_{precision}"
+    logits = build_network(inputs, architecture, momentum, adapt, hidden_type)
+    return keras.Model([inputs, random_bytes], logits, name="training_network"), used
+
+
+class Weights(NamedTuple):
+    """A network's values as two flat vectors: what is trained [P], and what follows from batches [S], moving means."""
+
+    trained: np.ndarray
+    moving: np.ndarray
+
+
+def is_moving(variable: keras.Variable) -> bool:
+    """Whether a variable that is not trained is a number that follows from batches; else it is a generator's state."""
+    return variable.dtype.startswith("float")
+
+
+def moving_variables(network: keras.Model) -> list[keras.Variable]:
+    return [variable for variable in network.non_trainable_variables if is_moving(variable)]
+
+
+def flat_vector(values: Iterable[ArrayLike]) -> np.ndarray:
+    return np.concatenate([np.ravel(value) for value in values] or [np.empty(0)]).astype(np.float32)
+
+
+def split_vector(vector: ArrayLike, variables: list[keras.Variable]) -> list[ArrayLike]:
+    """A flat vector as the values of variables."""
+    ends = np.cumsum([math.prod(variable.shape) for variable in variables], dtype=int)
+    starts = [0, *ends[:-1]]
+    cut = [vector[start:end] for start, end in zip(starts, ends, strict=True)]
+    if isinstance(vector, np.ndarray):
+        return [part.reshape(variable.shape) for part, variable in zip(cut, variables, strict=True)]
+    import tensorflow as tf
+
+    return [tf.reshape(part, variable.shape) for part, variable in zip(cut, variables, strict=True)]
+
+
+def current_weights(network: keras.Model) -> Weights:
+    """What a network's variables hold now."""
+    return Weights(
+        *(flat_vector(variable.numpy() for variable in part) for part in (network.trainable_variables, moving_variables(network)))
+    )
+
+
+def named_weights(network: keras.Model, weights: Weights) -> list[tuple[keras.Variable, np.ndarray]]:
+    """Each variable of a network with its value."""
+    moving = moving_variables(network)
+    variables = [*network.trainable_variables, *moving]
+    values = [*split_vector(weights.trained, network.trainable_variables), *split_vector(weights.moving, moving)]
+    return list(zip(variables, values, strict=True))
+
+
+class SavedModel(NamedTuple):
+    """The Keras model that a run saves, raw named columns in, probability out, and the networks in it, one a fold."""
+
+    model: keras.Model
+    networks: list[keras.Model]  # from encoded inputs [B, E] to the outputs of layers with weights, and the logits
+
+    def values(self, folds: list[Weights], temperature: float = 1.0) -> list[tuple[keras.Variable, np.ndarray]]:
+        """Each variable of the model with its value, given the weights of each fold."""
+        pairs = []
+        for network, weights in zip(self.networks, folds, strict=True):
+            pairs += named_weights(network, weights)
+        inner = {id(variable) for variable, _ in pairs}
+        outer = [variable for variable in self.model.trainable_variables if id(variable) not in inner]
+        return pairs + [(variable, np.full((1, 1), 1 / temperature, np.float32)) for variable in outer]
+
+    def assign(self, folds: list[Weights], temperature: float = 1.0) -> None:
+        for variable, value in self.values(folds, temperature):
+            variable.assign(value)
+
+
+def build_model(
+    table: Table, encoding: Encoding, encoders: list[Encoder], architecture: Architecture, momentum: float, seed: int
+) -> SavedModel:
+    """The model of stock Keras layers and operations only, with one network for each encoder.
+
+    Integer categories come as int64 (MISSING where the cell is empty), text as strings (""), numbers as float64 (NaN),
+    whole numbers beyond 32 bits as int64. The probabilities of several networks are averaged.
     """
     import keras
     from keras import layers
 
-    folds, inputs = len(encoders), {}
-    encoded = encode_in_model(table, encoders, inputs)
-    hidden = encoded
-    for number, units in enumerate(architecture.units, 1):
-        name = f"hidden_{number}"
-        if folds == 1:
-            hidden = layers.Dense(units, activation="relu", name=name)(hidden)
-        else:
-            hidden = layers.EinsumDense("bki,kio->bko", (folds, units), activation="relu", bias_axes="ko", name=name)(
-                hidden
-            )
-            hidden = layers.Reshape((folds * units,))(hidden)
-        hidden = layers.BatchNormalization(
-            momentum=momentum, epsilon=BATCH_NORMALIZATION_EPSILON, name=f"normalization_{number}"
-        )(hidden)
-        hidden = layers.Dropout(architecture.dropout, name=f"dropout_{number}")(hidden)
-        if folds > 1:
-            hidden = layers.Reshape((folds, units))(hidden)
-    joined = layers.Concatenate(name="hidden_and_encoded")([hidden, encoded])
-    output = {"activation": "sigmoid", "dtype": "float32", "name": "probability"}
-    if folds == 1:
-        probability = layers.Dense(1, **output)(joined)
-    else:
-        probability = layers.EinsumDense("bki,kio->bko", (folds, 1), bias_axes="ko", **output)(joined)
-        probability = layers.GlobalAveragePooling1D(name="average")(probability)
+    keras.utils.set_random_seed(seed)  # of Keras' initializers
+    inputs, scaled, indices = read_cells(table, encoding)
+    ends, probabilities = [], []
+    for number, encoder in enumerate(encoders, 1):
+        prefix = f"fold_{number}_" if len(encoders) > 1 else ""
+        encoded = encode(scaled, indices, encoding, encoder)
+        logits = build_network(encoded, architecture, momentum, prefix=prefix)
+        # Sigmoid of the logits divided by the temperature, which is 1 until it is fitted.
+        output = layers.Dense(
+            1, "sigmoid", use_bias=False, kernel_initializer="ones", dtype="float32", name=f"{prefix}probability"
+        )
+        probabilities.append(output(logits))
+        ends.append((encoded, logits))
+    probability = layers.Average(name="probability")(probabilities) if len(encoders) > 1 else probabilities[0]
     give_way(probability, set(inputs))
-    return keras.Model(inputs, probability, name="productivity")
+    model = keras.Model(inputs, probability, name="productivity")
+    return SavedModel(model, [network_between(*pair) for pair in ends])
 
 
-def give_way(output: Any, columns: set[str]) -> None:
-    """Rename the layers and operations that lead to an output and are called like a column: its input keeps the name."""
+def network_between(encoded: keras.KerasTensor, logits: keras.KerasTensor) -> keras.Model:
+    """A fold's part of the model; it gives what each layer with weights gives, the logits last."""
+    import keras
+
+    network = keras.Model(encoded, logits)
+    outputs = [layer.output for layer in network.layers if layer.trainable_variables]
+    return keras.Model(encoded, [*outputs, logits])
+
+
+def read_cells(table: Table, encoding: Encoding) -> tuple[dict, keras.KerasTensor | None, list[keras.KerasTensor]]:
+    """The inputs of the model by column, and what follows from them: scaled numbers [B, D], indices [B] of categories."""
+    import keras
+    from keras import layers, ops
+
+    inputs, scaled, indices = {}, None, []
+    for column, whole in zip(table.of_kind("number"), encoding.scales.whole, strict=True):
+        inputs[column.name] = keras.Input((1,), name=column.name, dtype="int64" if whole else "float64")
+    if inputs:
+        raw = [with_missing(cells) for cells in inputs.values()]
+        raw = layers.Concatenate(name="numbers", dtype="float64")(raw) if len(raw) > 1 else raw[0]
+        scaled = layers.Identity(name="scaled")(scale_numbers(raw, encoding.scales))
+    for place, (column, codes) in enumerate(zip(table.of_kind("category"), encoding.known, strict=True)):
+        integers = column.integers
+        cells = keras.Input((1,), name=column.name, dtype="int64" if integers else "string")
+        inputs[column.name] = cells
+        known = [column.vocabulary[code] for code in codes] or [no_value(integers)]
+        lookup = layers.IntegerLookup if integers else layers.StringLookup
+        unseen = {"oov_token": UNSEEN if integers else " unseen "}
+        name = graph_name(column.name, f"place_{place}")
+        index = lookup(vocabulary=np.array(known, np.int64) if integers else known, name=name, **unseen)(cells)
+        indices.append(ops.squeeze(index, -1))
+    return inputs, scaled, indices
+
+
+def with_missing(cells: keras.KerasTensor) -> keras.KerasTensor:
+    """Numbers as float64, NaN where an int64 is MISSING."""
+    from keras import ops
+
+    if cells.dtype != "int64":
+        return cells
+    sign = ops.where(
+        ops.equal(cells, np.array(MISSING)), -1.0, 1.0
+    )  # its root is NaN, a constant that JSON cannot hold
+    return ops.cast(cells, "float64") * ops.cast(ops.sqrt(sign), "float64")
+
+
+def no_value(integers: bool) -> int | str:
+    """A value no cell means, for a vocabulary that must not be empty: text with white space at its ends, or no id."""
+    return UNSEEN + 1 if integers else " nothing "
+
+
+def give_way(output: keras.KerasTensor, columns: set[str]) -> None:
+    """Rename layers and operations that lead to an output and are called like a column: its input keeps the name."""
     waiting, seen = [output], set()
     while waiting:
         operation, node, _ = waiting.pop()._keras_history
@@ -1637,140 +1884,16 @@ def input_names(columns: list[str]) -> dict[str, str]:
     plain = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
     lower = Counter(name.lower() for name in columns)  # TensorFlow's graphs tell names apart without regard to case
     taken = {"self", "probability"}  # what calls a signature, and its output
-    odd = {
-        name
-        for name in columns
-        if not plain.fullmatch(name) or keyword.iskeyword(name) or lower[name.lower()] > 1 or name.lower() in taken
-    }
-    odd |= {name for name in columns if name.lower().startswith("input_")}
-    return {name: graph_name(name, f"input_{place}") if name in odd else name for place, name in enumerate(columns)}
+
+    def is_odd(name: str) -> bool:
+        small = name.lower()
+        clashes = lower[small] > 1 or small in taken or small.startswith("input_")
+        return clashes or not plain.fullmatch(name) or keyword.iskeyword(name)
+
+    return {name: graph_name(name, f"input_{place}") if is_odd(name) else name for place, name in enumerate(columns)}
 
 
-def encode_in_model(table: Table, encoders: list[Encoder], inputs: dict[str, Any]) -> Any:
-    """The same as encode() in Keras layers: [B, E], or [B, K, E] for K encoders. The inputs made are added to inputs."""
-    import keras
-    from keras import layers, ops
-
-    first, parts = encoders[0], []
-
-    def for_each_net(tensor: Any) -> Any:
-        return tensor if len(encoders) == 1 else layers.RepeatVector(len(encoders))(tensor)
-
-    numbers = table.of_kind("number")
-    for column, whole in zip(numbers, first.scales.whole, strict=True):
-        inputs[column.name] = keras.Input((1,), name=column.name, dtype="int64" if whole else "float64")
-    if numbers:
-        raw = [with_missing(ops, inputs[column.name]) for column in numbers]
-        raw = layers.Concatenate(name="numbers", dtype="float64")(raw) if len(raw) > 1 else raw[0]
-        missing = ops.isnan(raw)
-        scaled = for_each_net(ops.cast(scale_numbers(ops, raw, first.scales), "float32"))
-        center, scale = (
-            np.squeeze(np.stack([part[place] for part in encoders]), 0 if len(encoders) == 1 else ())
-            for place in (1, 2)
-        )
-        values = (scaled - center) * scale
-        values = values / ops.sqrt(1.0 + ops.square(values / 3.0))
-        # A cell is finite or missing: NaN is the one value that is not equal to itself, and where() leaves none behind.
-        parts.append(ops.where(ops.isnan(values), 0.0, values))
-        if first.gaps:
-            gaps = [missing[:, place : place + 1] for place in first.gaps]
-            gaps = layers.Concatenate(name="missing")(gaps) if len(gaps) > 1 else gaps[0]
-            parts.append(for_each_net(ops.cast(gaps, "float32")))
-    for place, column in enumerate(table.of_kind("category")):
-        order = np.max([encoder.places[place] for encoder in encoders], axis=0)  # a code has one place, or 0
-        known = [column.vocabulary[code] for code in np.argsort(order, kind="stable")[np.sum(order == 0) :]]
-        integers = column.integers
-        category = keras.Input((1,), name=column.name, dtype="int64" if integers else "string")
-        inputs[column.name] = category
-        known = known or [no_value(integers)]
-        lookup = layers.IntegerLookup if integers else layers.StringLookup
-        unseen = {"oov_token": UNSEEN if integers else " unseen "}
-        name = graph_name(column.name, f"place_{place}")
-        index = lookup(vocabulary=np.array(known, np.int64) if integers else known, name=name, **unseen)(category)
-        parts.append(for_each_net(ops.one_hot(ops.squeeze(index, -1), first.depths[place])))
-    return layers.Concatenate(name="encoded")(parts) if len(parts) > 1 else parts[0]
-
-
-def with_missing(ops: Any, cells: Any) -> Any:
-    """Numbers as float64, NaN where an int64 is MISSING."""
-    if cells.dtype != "int64":
-        return cells
-    sign = ops.where(
-        ops.equal(cells, np.array(MISSING)), -1.0, 1.0
-    )  # whose root is NaN, a constant that JSON cannot hold
-    return ops.cast(cells, "float64") * ops.cast(ops.sqrt(sign), "float64")
-
-
-def no_value(integers: bool) -> Any:
-    """A value no cell means, for a vocabulary that must not be empty: text with white space at its ends, or no id."""
-    return UNSEEN + 1 if integers else " nothing "
-
-
-class Net(NamedTuple):
-    """A trained net as flat vectors: weights [P] and BatchNormalization statistics [2 S]."""
-
-    weights: Any
-    statistics: Any
-
-
-def unflatten_net(units: tuple[int, ...], width: int, net: Net) -> tuple[list[Any], list[Any]]:
-    """The trainable weights in Keras' order, and mean and variance of each BatchNormalization, as arrays."""
-    shapes = layer_shapes(units, width)
-    parts = np.split(net.weights, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
-    moving = np.split(net.statistics, np.cumsum([count for count in units for _ in (0, 1)])[:-1])
-    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)], moving
-
-
-def model_variables(units: tuple[int, ...], encoders: list[Encoder], nets: list[Net]) -> dict[str, Any]:
-    """Values of the saved model's variables, by their names in its weights file."""
-    kind = "dense" if len(nets) == 1 else "einsum_dense"
-    stacked: dict[str, list] = {}
-    for encoder, net in zip(encoders, nets, strict=True):
-        weights, moving = unflatten_net(units, encoder.width, net)
-        for place in (0, -2):  # a category this net did not know shares a place in the model with nets that did
-            weights[place] = share_unseen(weights[place].copy(), encoder)
-        for layer in range(len(units) + 1):
-            suffix = f"_{layer}" if layer else ""
-            names = [f"{kind}{suffix}/vars/{part}" for part in (0, 1)]
-            values = weights[4 * layer : 4 * layer + 2]
-            if layer < len(units):
-                names += [f"batch_normalization{suffix}/vars/{part}" for part in range(4)]
-                values += [*weights[4 * layer + 2 : 4 * layer + 4], *moving[2 * layer : 2 * layer + 2]]
-            for name, value in zip(names, values, strict=True):
-                stacked.setdefault(f"layers/{name}", []).append(value)
-    join = {True: lambda parts: parts[0], False: np.stack}[len(nets) == 1]
-    return {name: np.concatenate(parts) if "batch" in name else join(parts) for name, parts in stacked.items()}
-
-
-def share_unseen(kernel: Any, encoder: Encoder) -> Any:
-    """Give every place no code of this encoder leads to the kernel row of the unseen; inputs are the last E rows."""
-    start = len(kernel) - sum(encoder.depths)
-    for of_code, depth in zip(encoder.places, encoder.depths, strict=True):
-        unknown = np.setdiff1d(np.arange(1, depth), of_code)
-        kernel[start + unknown] = kernel[start]
-        start += depth
-    return kernel
-
-
-def set_weights(model: Any, values: dict[str, Any]) -> None:
-    """Write what model_variables gives into a Keras model."""
-    import keras
-
-    kinds = {
-        keras.layers.Dense: "dense",
-        keras.layers.EinsumDense: "einsum_dense",
-        keras.layers.BatchNormalization: "batch_normalization",
-    }
-    seen = dict.fromkeys(kinds.values(), 0)
-    for layer in model.layers:
-        if name := kinds.get(type(layer)):
-            suffix = f"_{seen[name]}" if seen[name] else ""
-            for number, variable in enumerate(layer.variables):
-                variable.assign(values[f"layers/{name}{suffix}/vars/{number}"])
-            seen[name] += 1
-
-
-def raw_inputs(table: Table, rows: Any) -> dict[str, Any]:
+def raw_inputs(table: Table, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Raw columns of a table as the saved model takes them: arrays [rows, 1]."""
     values = {column.name: table.numbers[rows, place] for place, column in enumerate(table.of_kind("number"))}
     for name, whole in zip(list(values), table.scales.whole, strict=True):
@@ -1782,22 +1905,81 @@ def raw_inputs(table: Table, rows: Any) -> dict[str, Any]:
     return {name: part[:, None] for name, part in values.items()}
 
 
+def model_archive(model: keras.Model) -> bytes:
+    """The .keras archive of a model."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / MODEL_FILE
+        model.save(path)
+        return path.read_bytes()
+
+
+class Archive:
+    """Makes the .keras file of a model with other values of its variables: in 5 ms, where saving anew takes 60 ms.
+
+    The model is saved once with the number of each variable as its value, which tells where in the file it is.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        import h5py
+
+        variables = [variable for variable in model.variables if variable.dtype == "float32"]
+        values = [variable.numpy() for variable in variables]
+        for number, variable in enumerate(variables):
+            variable.assign(np.full(variable.shape, number, np.float32))
+        self.template = model_archive(model)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        self.names: dict[int, str] = {}
+
+        def learn(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset) and item.dtype == np.float32:
+                self.names[id(variables[int(item[...].flat[0])])] = name
+
+        with zipfile.ZipFile(io.BytesIO(self.template)) as archive:
+            with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
+                file.visititems(learn)
+
+    def write(self, values: list[tuple[keras.Variable, np.ndarray]], entries: dict[str, str]) -> bytes:
+        """The file with these values, and with more entries, of text."""
+        import h5py
+
+        out = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(self.template)) as source, zipfile.ZipFile(out, "w") as target:
+            for entry in source.infolist():
+                content = source.read(entry)
+                if entry.filename == "model.weights.h5":
+                    buffer = io.BytesIO(content)
+                    with h5py.File(buffer, "r+") as file:
+                        for variable, value in values:
+                            file[self.names[id(variable)]][...] = value
+                    content = buffer.getvalue()
+                target.writestr(entry, content)
+            for name, text in entries.items():
+                target.writestr(name, text)
+        return out.getvalue()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Training
+
+SEGMENT_ROWS = 65_536  # training rows encoded at a time
+VALIDATION_SEGMENT = 4_096  # validation rows encoded at a time
+SEGMENT_CELLS = 1 << 25  # inputs encoded at a time, of either: 128 MB
+COUNTS = ["loss", "true_positive", "predicted", "positive"]
+HISTORY = [*COUNTS, *(f"val_{name}" for name in COUNTS), "learning_rate"]
 
 
 class Plan(NamedTuple):
     """What the training program is specialised to."""
 
-    units: tuple[int, ...]
-    dropout: float
+    network: keras.Model  # of training_network()
+    byte_rows: int  # S: the random bytes it takes for each row of a batch
     width: int  # E
     batch_size: int
     segments: int  # an epoch is cut into segments, so that only one at a time is gathered and encoded
     steps: int  # a segment
     epochs_per_call: int
-    validation_rows: int  # the most any net has
-    momentum: float
+    validation_rows: int  # the most any fold has
     weight_decay: float
     patience: int  # epochs; 0: never stop
     plateau: int  # epochs; 0: never reduce the learning rate
@@ -1812,29 +1994,9 @@ class Plan(NamedTuple):
         return self.segments * self.steps * self.batch_size
 
     @property
-    def outputs(self) -> int:
-        return sum(self.units)
-
-    @property
     def validation_segment(self) -> int:
         """Validation rows encoded at a time."""
         return min(VALIDATION_SEGMENT, self.validation_rows, max(1, SEGMENT_CELLS // self.width))
-
-
-SEGMENT_ROWS = 65_536  # training rows encoded at a time
-VALIDATION_SEGMENT = 4_096  # validation rows encoded at a time
-SEGMENT_CELLS = 1 << 25  # inputs encoded at a time, of either: 128 MB
-HISTORY = [
-    "loss",
-    "true_positive",
-    "predicted",
-    "positive",
-    "val_loss",
-    "val_true_positive",
-    "val_predicted",
-    "val_positive",
-    "learning_rate",
-]
 
 
 def segment_steps(rows: int, batch_size: int, width: int = 1) -> tuple[int, int]:
@@ -1844,199 +2006,161 @@ def segment_steps(rows: int, batch_size: int, width: int = 1) -> tuple[int, int]
     return segments, math.ceil(steps / segments)
 
 
-class Inputs(NamedTuple):
-    """The whole table as tensors. Rows come last, here and in all of training, so that vector units work along them."""
-
-    numbers: Any  # [D, N] float32, 0 where missing
-    missing: Any  # [M, N] float32: 1 where one of the M numbers with gaps is missing
-    codes: Any  # [C, N] int32
-    label: Any  # [N] float32
-
-
-class Code(NamedTuple):
-    center: Any  # [D]
-    scale: Any  # [D]
-    places: tuple  # of [V] int32, one for each category
-
-
 class State(NamedTuple):
-    """Everything that changes in training. P weights, S hidden outputs."""
+    """Everything that changes in training. Vectors are those of Weights."""
 
-    weights: Any  # [P]
-    first_moment: Any  # [P]
-    second_moment: Any  # [P]
-    statistics: Any  # [2 S]: mean and variance of each BatchNormalization
-    step: Any
-    epoch: Any
-    learning_rate: Any
-    loss_scale: Any  # float16 only
-    good_steps: Any
-    best_loss: Any
-    best_epoch: Any
-    best_weights: Any  # [P]
-    best_statistics: Any  # [2 S]
-    wait: Any  # epochs since the best
-    plateau_loss: Any
-    plateau_wait: Any
-
-
-def table_inputs(tf: Any, table: Table) -> Inputs:
-    gaps = np.isnan(table.numbers).any(axis=0)
-    scaled, missing = (
-        np.empty(table.numbers.shape[::-1], np.float32),
-        np.zeros((gaps.sum(), len(table.label)), np.float32),
-    )
-    for start in range(0, len(table.label), PIECE_ROWS):  # so that what is in 64 bits stays small
-        piece = slice(start, start + PIECE_ROWS)
-        raw = table.numbers[piece]
-        missing[:, piece] = np.isnan(raw[:, gaps]).T
-        scaled[:, piece] = np.nan_to_num(scale_numbers(np, raw, table.scales), copy=False).T
-    return Inputs(*map(tf.constant, (scaled, missing, table.codes.T, table.label)))
+    trained: tf.Tensor  # [P]
+    moving: tf.Tensor  # [S]
+    first_moment: tf.Tensor  # [P]
+    second_moment: tf.Tensor  # [P]
+    step: tf.Tensor
+    epoch: tf.Tensor
+    learning_rate: tf.Tensor
+    loss_scale: tf.Tensor  # float16 only
+    good_steps: tf.Tensor
+    best_loss: tf.Tensor
+    best_epoch: tf.Tensor
+    best_trained: tf.Tensor  # [P]
+    best_moving: tf.Tensor  # [S]
+    wait: tf.Tensor  # epochs since the best
+    plateau_loss: tf.Tensor
+    plateau_wait: tf.Tensor
 
 
-def encoder_code(tf: Any, encoder: Encoder) -> Code:
-    return Code(
-        tf.constant(encoder.center), tf.constant(encoder.scale), tuple(tf.constant(places) for places in encoder.places)
-    )
+def first_state(weights: Weights, learning_rate: float) -> State:
+    import tensorflow as tf
+
+    whole, infinite = np.int32(0), np.float32(np.inf)
+    zero = np.zeros_like(weights.trained)
+    rate, loss_scale = np.float32(learning_rate), np.float32(2**15)
+    values = (*weights, zero, zero, whole, whole, rate, loss_scale, whole)
+    return State(*map(tf.constant, (*values, infinite, whole, *weights, whole, infinite, whole)))
 
 
-def encode_rows(tf: Any, encoder: Encoder, inputs: Inputs, code: Code, rows: Any) -> Any:
-    """The same as encode(), in the training program: [rows] int32 to [E, rows]."""
-    values = (tf.gather(inputs.numbers, rows, axis=1) - code.center[:, None]) * code.scale[:, None]
-    values *= tf.math.rsqrt(1 + tf.square(values / 3))
-    parts = [values]
-    if encoder.gaps:
-        missing = tf.gather(inputs.missing, rows, axis=1)
-        selector = np.zeros((len(encoder.center), len(encoder.gaps)), np.float32)
-        selector[encoder.gaps, np.arange(len(encoder.gaps))] = 1
-        parts = [values * (1 - selector @ missing), missing]
-    for place, depth in enumerate(encoder.depths):
-        parts.append(tf.one_hot(tf.gather(code.places[place], tf.gather(inputs.codes[place], rows)), depth, axis=0))
-    return tf.concat(parts, axis=0)
+def encode_rows(encoding: Encoding, encoder: Encoder, features: Features, rows: tf.Tensor) -> tf.Tensor:
+    """The inputs of some rows [B] int32: [E, B]."""
+    import tensorflow as tf
+
+    scaled = tf.gather(features.scaled, rows, axis=1)
+    indices = [tf.gather(features.indices[place], rows) for place in range(len(encoding.depths))]
+    return encode(scaled, indices, encoding, encoder, axis=0)
 
 
-def unflatten(tf: Any, plan: Plan, vector: Any) -> list[Any]:
-    shapes = layer_shapes(plan.units, plan.width)
-    parts = tf.split(vector, [math.prod(shape) for shape in shapes])
-    return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+def draw_bytes(plan: Plan, seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    """The random bytes of a step [S, B], one draw for all layers."""
+    import tensorflow as tf
 
-
-def forward(tf: Any, plan: Plan, vector: Any, inputs: Any, normalize: Any) -> Any:
-    """The network on encoded inputs [E, B]: logits [B]. normalize(layer, [U, B], gamma, beta) gives [U, B]."""
-    weights, hidden = unflatten(tf, plan, vector), inputs
-
-    def product(left: Any, right: Any) -> Any:
-        if plan.precision == "float32":
-            return left @ right
-        return tf.cast(tf.cast(left, plan.precision) @ tf.cast(right, plan.precision), tf.float32)
-
-    for layer in range(len(plan.units)):
-        kernel, bias, gamma, beta = weights[4 * layer : 4 * layer + 4]
-        hidden = normalize(layer, tf.nn.relu(product(tf.transpose(kernel), hidden) + bias[:, None]), gamma, beta)
-    kernel, bias = tf.transpose(weights[-2]), weights[-1]
-    return (kernel[:, : plan.units[-1]] @ hidden + kernel[:, plan.units[-1] :] @ inputs)[0] + bias
-
-
-def by_statistics(tf: Any, plan: Plan, statistics: Any) -> Any:
-    """BatchNormalization as it predicts."""
-    parts = tf.split(statistics, [count for count in plan.units for _ in (0, 1)])
-
-    def normalize(layer: int, hidden: Any, gamma: Any, beta: Any) -> Any:
-        scale = gamma * tf.math.rsqrt(parts[2 * layer + 1] + BATCH_NORMALIZATION_EPSILON)
-        return hidden * scale[:, None] + (beta - parts[2 * layer] * scale)[:, None]
-
-    return normalize
-
-
-def by_batch(tf: Any, plan: Plan, mask: Any, moments: list[Any]) -> Any:
-    """BatchNormalization as it trains, then dropout by a mask [S, B]; the moments of the batch are appended."""
-    starts = [sum(plan.units[:layer]) for layer in range(len(plan.units))]
-
-    def normalize(layer: int, hidden: Any, gamma: Any, beta: Any) -> Any:
-        mean = tf.reduce_mean(hidden, axis=1)
-        variance = tf.maximum(tf.reduce_mean(tf.square(hidden), axis=1) - tf.square(mean), 0.0)
-        moments.extend([mean, variance])
-        scale = gamma * tf.math.rsqrt(variance + BATCH_NORMALIZATION_EPSILON)
-        start = starts[layer]
-        return (hidden * scale[:, None] + (beta - mean * scale)[:, None]) * mask[start : start + plan.units[layer]]
-
-    return normalize
-
-
-def dropout_mask(tf: Any, plan: Plan, seed: Any, step: Any) -> Any:
-    """One draw a step for all layers [S, B]: 0 or 1 / (1 - rate). Eight bits an output, so the rate is of 256 parts."""
-    words = math.ceil(plan.batch_size * plan.outputs / 4)
+    count = plan.batch_size * plan.byte_rows
     algorithm = "threefry" if plan.xla else "philox"  # threefry is XLA's fastest, and exists only there
-    bits = tf.random.stateless_uniform([words], [seed, step], minval=None, maxval=None, dtype=tf.uint32, alg=algorithm)
-    values = tf.reshape(tf.bitcast(bits, tf.uint8), [-1])[: plan.batch_size * plan.outputs]
-    dropped = round(plan.dropout * 256)
-    kept = tf.cast(tf.reshape(values, [plan.outputs, plan.batch_size]) >= tf.constant(dropped, tf.uint8), tf.float32)
-    return kept * (256 / (256 - dropped))
+    words = tf.random.stateless_uniform(
+        [math.ceil(count / 4)], [seed, step], minval=None, maxval=None, dtype=tf.uint32, alg=algorithm
+    )
+    return tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:count], [plan.byte_rows, plan.batch_size])
 
 
-def row_losses(tf: Any, plan: Plan, logits: Any, label: Any) -> Any:
+def run_network(
+    plan: Plan,
+    state: State,
+    inputs: tf.Tensor,
+    random_bytes: tf.Tensor,
+    training: bool,
+    seed: tf.Tensor | int = 0,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Call the network with the values of a state on inputs [E, B]: logits [B], moving values [S], losses of layers."""
+    import tensorflow as tf
+
+    network = plan.network
+    moving = iter(split_vector(state.moving, moving_variables(network)))
+    fixed = [
+        # A generator of a layer that draws for itself gets its state from the step, as all else that is random.
+        next(moving) if is_moving(variable) else tf.cast(tf.stack([seed + number, state.step]), variable.dtype)
+        for number, variable in enumerate(network.non_trainable_variables)
+    ]
+    trained = split_vector(state.trained, network.trainable_variables)
+    logits, after, losses = network.stateless_call(
+        trained, fixed, [inputs, random_bytes], training=training, return_losses=True
+    )
+    kept = [
+        value for value, variable in zip(after, network.non_trainable_variables, strict=True) if is_moving(variable)
+    ]
+    flat = tf.concat([tf.reshape(value, [-1]) for value in kept], 0) if kept else state.moving
+    return logits[0], flat, tf.add_n(losses) if losses else tf.constant(0.0)
+
+
+def row_losses(plan: Plan, logits: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
     """The log-loss of each row [B], weighted by its class."""
+    import tensorflow as tf
+
     losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=label, logits=logits)
     zero, one = plan.class_weights
     return losses if zero == one == 1 else losses * (zero + (one - zero) * label)
 
 
-def count(tf: Any, plan: Plan, logits: Any, label: Any, valid: Any = 1.0) -> Any:
+def count(plan: Plan, logits: tf.Tensor, label: tf.Tensor, valid: tf.Tensor | float = 1.0) -> tf.Tensor:
     """Sum of log-losses, true positives, predicted positives and positives: [4]."""
-    loss = row_losses(tf, plan, logits, label)
+    import tensorflow as tf
+
+    loss = row_losses(plan, logits, label)
     predicted = tf.cast(logits > 0, tf.float32) * valid
     sums = [loss * valid, predicted * label, predicted, label * valid]
     return tf.stack([tf.reduce_sum(part) for part in sums])
 
 
-def update(tf: Any, plan: Plan, state: State, gradient: Any, decay: Any) -> State:
+def update(state: State, gradient: tf.Tensor, decay: ArrayLike) -> State:
     """One step of AdamW (Loshchilov and Hutter, 2019) on the flat vector, as keras.optimizers.AdamW takes it."""
+    import tensorflow as tf
+
     step = tf.cast(state.step + 1, tf.float32)
     rate = state.learning_rate
     first = state.first_moment + (gradient - state.first_moment) * (1 - 0.9)
     second = state.second_moment + (tf.square(gradient) - state.second_moment) * (1 - 0.999)
     size = rate * tf.sqrt(1 - tf.pow(0.999, step)) / (1 - tf.pow(0.9, step))
-    weights = state.weights - state.weights * (rate * decay) - size * first / (tf.sqrt(second) + 1e-7)
-    return state._replace(weights=weights, first_moment=first, second_moment=second)
+    trained = state.trained - state.trained * (rate * decay) - size * first / (tf.sqrt(second) + 1e-7)
+    return state._replace(trained=trained, first_moment=first, second_moment=second)
 
 
-def train_step(tf: Any, plan: Plan, state: State, inputs: Any, label: Any, mask: Any, decay: Any) -> tuple[State, Any]:
+def train_step(
+    plan: Plan, state: State, inputs: tf.Tensor, label: tf.Tensor, random_bytes: tf.Tensor, seed: tf.Tensor
+) -> tuple[State, tf.Tensor]:
     """One step on a batch [E, B] and [B]: the new state and the counts [4] of the batch as it was trained."""
-    moments: list[Any] = []
+    import tensorflow as tf
+
     half = plan.precision == "float16"
     with tf.GradientTape() as tape, tf.name_scope("forward"):
-        tape.watch(state.weights)
-        logits = forward(tf, plan, state.weights, inputs, by_batch(tf, plan, mask, moments))
-        loss = tf.reduce_mean(row_losses(tf, plan, logits, label))
+        tape.watch(state.trained)
+        logits, moving, extra = run_network(plan, state, inputs, random_bytes, True, seed)
+        loss = tf.reduce_mean(row_losses(plan, logits, label)) + extra
         scaled = loss * state.loss_scale if half else loss
     with tf.name_scope("backward"):
-        gradient = tape.gradient(scaled, state.weights)
+        gradient = tape.gradient(scaled, state.trained)
     if half:
         gradient /= state.loss_scale
-    with tf.name_scope("moving_statistics"):
-        statistics = state.statistics + (tf.concat(moments, 0) - state.statistics) * (1 - plan.momentum)
     with tf.name_scope("update"):
-        after = update(tf, plan, state, gradient, decay)._replace(statistics=statistics, step=state.step + 1)
+        kernels = [np.full(variable.shape, len(variable.shape) == 2) for variable in plan.network.trainable_variables]
+        after = update(state, gradient, plan.weight_decay * flat_vector(kernels))
+        after = after._replace(moving=moving, step=state.step + 1)
     if half:
-        after = guard_overflow(tf, state, after, tf.reduce_all(tf.math.is_finite(gradient)))
+        after = guard_overflow(state, after, tf.reduce_all(tf.math.is_finite(gradient)))
     with tf.name_scope("metrics"):
-        return after, count(tf, plan, logits, label)
+        return after, count(plan, logits, label)
 
 
-def guard_overflow(tf: Any, before: State, after: State, finite: Any) -> State:
+def guard_overflow(before: State, after: State, finite: tf.Tensor) -> State:
     """Dynamic loss scaling (Micikevicius et al., 2018): skip a step that overflowed and halve the scale."""
+    import tensorflow as tf
+
     grown = before.good_steps >= 1_999
     scale = tf.where(finite, tf.where(grown, before.loss_scale * 2, before.loss_scale), before.loss_scale / 2)
-    kept = {
-        name: tf.where(finite, getattr(after, name), getattr(before, name))
-        for name in ("weights", "first_moment", "second_moment", "statistics", "step")
-    }
+    names = ("trained", "moving", "first_moment", "second_moment", "step")
+    kept = {name: tf.where(finite, getattr(after, name), getattr(before, name)) for name in names}
     good = tf.where(finite & ~grown, before.good_steps + 1, 0)
     return after._replace(**kept, loss_scale=scale, good_steps=good)
 
 
-def end_epoch(tf: Any, plan: Plan, state: State, loss: Any) -> State:
+def end_epoch(plan: Plan, state: State, loss: tf.Tensor) -> State:
     """What EarlyStopping and ReduceLROnPlateau of Keras decide from the validation loss of an epoch."""
+    import tensorflow as tf
+
     better = loss < state.best_loss
     lower = loss < state.plateau_loss - 0.0001
     plateau_wait = tf.where(lower, 0, state.plateau_wait + 1)
@@ -2047,128 +2171,127 @@ def end_epoch(tf: Any, plan: Plan, state: State, loss: Any) -> State:
         learning_rate=tf.where(stalled, reduced, state.learning_rate),
         best_loss=tf.where(better, loss, state.best_loss),
         best_epoch=tf.where(better, state.epoch + 1, state.best_epoch),
-        best_weights=tf.where(better, state.weights, state.best_weights),
-        best_statistics=tf.where(better, state.statistics, state.best_statistics),
+        best_trained=tf.where(better, state.trained, state.best_trained),
+        best_moving=tf.where(better, state.moving, state.best_moving),
         wait=tf.where(better, 0, state.wait + 1),
         plateau_loss=tf.where(lower, loss, state.plateau_loss),
         plateau_wait=tf.where(stalled, 0, plateau_wait),
     )
 
 
-def build_program(tf: Any, plan: Plan, encoder: Encoder) -> Any:
+def loop(limit: int, body: Callable, values: tuple) -> tuple:
+    """Run body(number, *values), which gives new values, for each number below a limit."""
+    import tensorflow as tf
+
+    def step(number: tf.Tensor, *now: Any) -> tuple:
+        return number + 1, *body(number, *now)
+
+    return tf.while_loop(lambda number, *_: number < limit, step, (0, *values), parallel_iterations=1)[1:]
+
+
+def train_epoch(
+    plan: Plan,
+    encoding: Encoding,
+    encoder: Encoder,
+    features: Features,
+    order: tf.Tensor,
+    state: State,
+    seed: tf.Tensor,
+) -> tuple[State, tf.Tensor]:
+    """Train on the rows of an epoch in this order: the new state and the sum of the counts [4]."""
+    import tensorflow as tf
+
+    size, zero = plan.batch_size, tf.zeros(len(COUNTS))
+
+    def segment(index: tf.Tensor, state: State, total: tf.Tensor) -> tuple:
+        chosen = tf.slice(order, [index * plan.steps * size], [plan.steps * size])
+        encoded, label = encode_rows(encoding, encoder, features, chosen), tf.gather(features.label, chosen)
+
+        def step(number: tf.Tensor, state: State, part: tf.Tensor) -> tuple:
+            batch = tf.slice(encoded, [0, number * size], [plan.width, size])
+            batch_label = tf.slice(label, [number * size], [size])
+            state, counts = train_step(plan, state, batch, batch_label, draw_bytes(plan, seed, state.step), seed)
+            return state, part + counts
+
+        state, part = loop(plan.steps, step, (state, zero))
+        return state, total + part
+
+    return loop(plan.segments, segment, (state, zero))
+
+
+def validate(
+    plan: Plan, encoding: Encoding, encoder: Encoder, features: Features, rows: tf.Tensor, state: State
+) -> tf.Tensor:
+    """The sum of the counts [4] of validation rows, which are padded with -1."""
+    import tensorflow as tf
+
+    size = plan.validation_segment
+
+    def segment(index: tf.Tensor, total: tf.Tensor) -> tuple:
+        chosen = tf.slice(rows, [index * size], [size])
+        valid, chosen = tf.cast(chosen >= 0, tf.float32), tf.maximum(chosen, 0)
+        encoded = encode_rows(encoding, encoder, features, chosen)
+        unused = tf.zeros([plan.byte_rows, size], tf.uint8)
+        logits, _, _ = run_network(plan, state, encoded, unused, training=False)
+        return (total + count(plan, logits, tf.gather(features.label, chosen), valid),)
+
+    return loop(math.ceil(plan.validation_rows / size), segment, (tf.zeros(len(COUNTS)),))[0]
+
+
+def build_program(plan: Plan, encoding: Encoding) -> Callable:
     """The training program: a call runs up to plan.epochs_per_call whole epochs and their validation, in one go.
 
-    program(inputs, code, validation [rows, padded with -1], order [epochs, rows], state, seed, last epoch) gives the new
-    state, a history [epochs, 9] and the weights and statistics [epochs, P + 2 S] at the end of each epoch.
+    program(features, encoder, validation [rows, padded with -1], order [epochs, rows], state, seed, last epoch) gives
+    the new state, a history [epochs, 9] and the trained [epochs, P] and moving [epochs, S] weights after each epoch.
     """
-    shapes = layer_shapes(plan.units, plan.width)
-    parameters = sum(math.prod(shape) for shape in shapes)
-    decay = np.concatenate(
-        [np.full(math.prod(shape), plan.weight_decay if len(shape) == 2 else 0, np.float32) for shape in shapes]
-    )
-    size = plan.batch_size
-    validation_size = plan.validation_segment
-    validation_segments = math.ceil(plan.validation_rows / validation_size)
+    import tensorflow as tf
 
-    def loop(condition: Any, body: Any, values: list[Any]) -> list[Any]:
-        return tf.while_loop(condition, body, values, parallel_iterations=1)
-
-    def validate(inputs: Inputs, code: Code, rows: Any, state: State) -> Any:
-        def segment(index: Any, total: Any) -> tuple:
-            chosen = tf.slice(rows, [index * validation_size], [validation_size])
-            valid, chosen = tf.cast(chosen >= 0, tf.float32), tf.maximum(chosen, 0)
-            encoded = encode_rows(tf, encoder, inputs, code, chosen)
-            logits = forward(tf, plan, state.weights, encoded, by_statistics(tf, plan, state.statistics))
-            return index + 1, total + count(tf, plan, logits, tf.gather(inputs.label, chosen), valid)
-
-        return loop(lambda index, _: index < validation_segments, segment, [0, tf.zeros(4)])[1]
-
-    def train(inputs: Inputs, code: Code, order: Any, state: State, seed: Any) -> tuple[State, Any]:
-        def segment(index: Any, state: State, total: Any) -> tuple:
-            chosen = tf.slice(order, [index * plan.steps * size], [plan.steps * size])
-            encoded, label = encode_rows(tf, encoder, inputs, code, chosen), tf.gather(inputs.label, chosen)
-
-            def step(number: Any, state: State, part: Any) -> tuple:
-                batch = tf.slice(encoded, [0, number * size], [plan.width, size])
-                mask = dropout_mask(tf, plan, seed, state.step)
-                state, counts = train_step(
-                    tf, plan, state, batch, tf.slice(label, [number * size], [size]), mask, decay
-                )
-                return number + 1, state, part + counts
-
-            _, state, part = loop(lambda number, *_: number < plan.steps, step, [0, state, tf.zeros(4)])
-            return index + 1, state, total + part
-
-        _, state, total = loop(lambda index, *_: index < plan.segments, segment, [0, state, tf.zeros(4)])
-        return state, total
-
-    def program(inputs: Inputs, code: Code, validation: Any, orders: Any, state: State, seed: Any, last: Any) -> tuple:
-        def epoch(index: Any, state: State, history: Any, vectors: Any) -> tuple:
+    def program(
+        features: Features,
+        encoder: Encoder,
+        validation: tf.Tensor,
+        orders: tf.Tensor,
+        state: State,
+        seed: tf.Tensor,
+        last: tf.Tensor,
+    ) -> tuple:
+        def epoch(index: tf.Tensor, state: State, history: tf.Tensor, trained: tf.Tensor, moving: tf.Tensor) -> tuple:
             rate = state.learning_rate
-            state, counts = train(inputs, code, orders[index], state, seed)
-            validated = validate(inputs, code, validation, state)
+            state, counts = train_epoch(plan, encoding, encoder, features, orders[index], state, seed)
+            validated = validate(plan, encoding, encoder, features, validation, state)
             loss = validated[0] / tf.reduce_sum(tf.cast(validation >= 0, tf.float32))
             row = tf.concat([counts, [loss], validated[1:], [rate]], 0)
-            history = tf.tensor_scatter_nd_update(history, [[index]], [row])
-            vectors = tf.tensor_scatter_nd_update(vectors, [[index]], [tf.concat([state.weights, state.statistics], 0)])
-            return index + 1, end_epoch(tf, plan, state, loss), history, vectors
+            history, trained, moving = (
+                tf.tensor_scatter_nd_update(kept, [[index]], [part])
+                for kept, part in ((history, row), (trained, state.trained), (moving, state.moving))
+            )
+            return index + 1, end_epoch(plan, state, loss), history, trained, moving
 
-        def more(index: Any, state: State, history: Any, _: Any) -> Any:
+        def more(index: tf.Tensor, state: State, *_: tf.Tensor) -> tf.Tensor:
             going = (index < plan.epochs_per_call) & (state.epoch < last)
             return going & (state.wait < plan.patience) if plan.patience else going
 
-        epochs, width = plan.epochs_per_call, parameters + 2 * plan.outputs
-        empty = [0, state, tf.zeros([epochs, len(HISTORY)]), tf.zeros([epochs, width])]
-        return tuple(loop(more, epoch, empty)[1:])
+        widths = (len(HISTORY), state.trained.shape[0], state.moving.shape[0])
+        empty = [tf.zeros([plan.epochs_per_call, width]) for width in widths]
+        return tf.while_loop(more, epoch, (0, state, *empty), parallel_iterations=1)[1:]
 
     return tf.function(program, jit_compile=plan.xla, autograph=False)
 
 
-def first_state(tf: Any, plan: Plan, weights: Any, learning_rate: float) -> State:
-    statistics = np.concatenate([np.full(count, value, np.float32) for count in plan.units for value in (0, 1)])
-    zero, whole = np.zeros_like(weights), np.int32(0)
-    infinite, rate = np.float32(np.inf), np.float32(learning_rate)
-    values = State(
-        weights,
-        zero,
-        zero,
-        statistics,
-        whole,
-        whole,
-        rate,
-        np.float32(2**15),
-        whole,
-        infinite,
-        whole,
-        weights,
-        statistics,
-        whole,
-        infinite,
-        whole,
-    )
-    return State(*map(tf.constant, values))
-
-
-class Fold(NamedTuple):
-    """One net: its number, its rows and how it sees them."""
+@dataclass
+class Fold:
+    """One network in training: its rows, how it sees them, and what is known of it so far."""
 
     number: int
     split: Split
     encoder: Encoder
-
-
-@dataclass
-class Live:
-    """A net in training: what the program needs, and what is known of the net so far."""
-
-    fold: Fold
-    state: State
-    code: Code
-    validation: Any  # [rows] int32, padded with -1
-    seed: Any
+    linear: np.ndarray  # [E + 1] the logistic regression of its training rows
+    state: State | None = None
+    validation: tf.Tensor | None = None  # rows, int32, padded with -1
+    seed: tf.Tensor | None = None
     history: list[dict[str, float]] = field(default_factory=list)
-    now: Net | None = None  # at the end of the last epoch
-    best: Net | None = None
+    now: Weights | None = None  # at the end of the last epoch
+    best: Weights | None = None
     best_loss: float = math.inf
     best_epoch: int = 0
     reason: str = ""  # why training ended; empty while it goes on
@@ -2178,6 +2301,16 @@ class Live:
         return "not a number" in self.reason
 
 
+def start_fold(plan: Plan, fold: Fold) -> None:
+    """Give a fold the tensors that the program takes."""
+    import tensorflow as tf
+
+    size = plan.validation_segment
+    padding = math.ceil(plan.validation_rows / size) * size - len(fold.split.validation)
+    fold.validation = tf.constant(np.pad(fold.split.validation, (0, padding), constant_values=-1))
+    fold.seed = tf.constant(plan.seed + 7_919 * fold.number, tf.int32)
+
+
 class StopRequest:
     """Whether a signal has asked training to stop, and which."""
 
@@ -2185,12 +2318,93 @@ class StopRequest:
     committing: bool = False  # the files of the run are being put into their places
 
 
-def epoch_logs(row: Any, rows: int, validation_rows: int) -> dict[str, float]:
+def compile_program(plan: Plan, program: Callable, features: Features, fold: Fold) -> None:
+    """Trace and compile the program by a call that runs no epoch."""
+    import tensorflow as tf
+
+    blank = tf.zeros([plan.epochs_per_call, plan.rows], tf.int32)
+    state = first_state(current_weights(plan.network), 0.0)
+    program(features, fold.encoder, fold.validation, blank, state, fold.seed, tf.constant(0))
+
+
+def train_folds(
+    plan: Plan,
+    program: Callable,
+    features: Features,
+    folds: list[Fold],
+    epochs: int,
+    callbacks: keras.callbacks.CallbackList,
+    stop: StopRequest,
+) -> None:
+    """Train all folds to their ends, side by side on as many threads as there are cores.
+
+    Every fold is trained by its own calls of the one program, and so gets the same bits as when trained alone: the
+    order of rows in an epoch follows from (seed, fold, epoch), the dropout from (seed, fold, step). A call may run
+    several epochs; the callbacks hear of each of them when it is over, and may stop training by model.stop_training.
+    """
+    import tensorflow as tf
+
+    last = tf.constant(epochs)
+    drawn: dict[int, Future] = {}  # the orders of the next call of each fold, drawn while the program runs
+
+    def draw_orders(fold: Fold, epoch: int) -> tf.Tensor:
+        return tf.constant(np.stack([epoch_order(plan, fold, epoch + ahead) for ahead in range(plan.epochs_per_call)]))
+
+    def call(fold: Fold) -> list[np.ndarray]:
+        epoch, number = len(fold.history), fold.number
+        orders = drawn.pop(number).result() if number in drawn else draw_orders(fold, epoch)
+        if epoch + plan.epochs_per_call < epochs:
+            drawn[number] = drawing.submit(draw_orders, fold, epoch + plan.epochs_per_call)
+        with tf.profiler.experimental.Trace("train", step_num=epoch, _r=1):
+            arguments = (features, fold.encoder, fold.validation, orders, fold.state, fold.seed, last)
+            fold.state, *records = program(*arguments)
+            done = int(fold.state.epoch) - epoch
+        return [part.numpy()[:done] for part in records]
+
+    with ThreadPoolExecutor(1) as drawing, ThreadPoolExecutor(min(len(folds), os.cpu_count() or 1)) as pool:
+        while (active := [fold for fold in folds if not fold.reason]) and not stop.signal:
+            epoch = len(active[0].history)
+            callbacks.on_epoch_begin(epoch)
+            results = list(pool.map(call, active))
+            for ahead in range(max(len(history) for history, _, _ in results)):
+                for fold, (history, trained, moving) in zip(active, results, strict=True):
+                    if ahead < len(history) and not fold.failed:
+                        record_epoch(plan, fold, history[ahead], Weights(trained[ahead], moving[ahead]))
+                if ahead:
+                    callbacks.on_epoch_begin(epoch + ahead)
+                callbacks.on_epoch_end(epoch + ahead, mean_logs(folds, epoch + ahead + 1))
+                if callbacks.model.stop_training:
+                    break
+            for fold in active:
+                fold.reason = fold.reason or end_reason(plan, fold, epochs, callbacks.model.stop_training)
+
+
+def end_reason(plan: Plan, fold: Fold, epochs: int, asked: bool) -> str:
+    """Why a fold's training is over; empty when it is not."""
+    if plan.patience and int(fold.state.wait) >= plan.patience:
+        return f"no better validation loss for {plan.patience} epochs"
+    if len(fold.history) >= epochs:
+        return f"{epochs} epochs are over"
+    return "a callback asked for it" if asked else ""
+
+
+def record_epoch(plan: Plan, fold: Fold, row: np.ndarray, weights: Weights) -> None:
+    logs = epoch_logs(row, plan.rows, len(fold.split.validation))
+    fold.history.append(logs)
+    if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
+        fold.reason = f"the loss is not a number in epoch {len(fold.history)}"
+        return
+    fold.now = weights
+    if logs["val_loss"] < fold.best_loss:
+        fold.best_loss, fold.best_epoch, fold.best = logs["val_loss"], len(fold.history), weights
+
+
+def epoch_logs(row: np.ndarray, rows: int, validation_rows: int) -> dict[str, float]:
     """One row of the program's history as the logs of an epoch."""
     values = dict(zip(HISTORY, (float(value) for value in row), strict=True))
     logs = {}
     for prefix, total in (("", rows), ("val_", validation_rows)):
-        hits, predicted, positive = (values[f"{prefix}{name}"] for name in ("true_positive", "predicted", "positive"))
+        hits, predicted, positive = (values[f"{prefix}{name}"] for name in COUNTS[1:])
         logs[f"{prefix}loss"] = values[f"{prefix}loss"] / (1 if prefix else total)  # val_loss is a mean already
         logs[f"{prefix}accuracy"] = 1 - (predicted + positive - 2 * hits) / total
         logs[f"{prefix}precision"] = hits / predicted if predicted else 0.0
@@ -2198,127 +2412,44 @@ def epoch_logs(row: Any, rows: int, validation_rows: int) -> dict[str, float]:
     return logs | {"learning_rate": values["learning_rate"]}
 
 
-def start_net(tf: Any, plan: Plan, fold: Fold, state: State) -> Live:
-    size = plan.validation_segment
-    padding = math.ceil(plan.validation_rows / size) * size - len(fold.split.validation)
-    validation = tf.constant(np.pad(fold.split.validation, (0, padding), constant_values=-1))
-    return Live(
-        fold, state, encoder_code(tf, fold.encoder), validation, tf.constant(plan.seed + 7_919 * fold.number, tf.int32)
-    )
-
-
-def compile_program(tf: Any, plan: Plan, program: Any, inputs: Inputs, net: Live) -> None:
-    """Trace and compile the program by a call that runs no epoch."""
-    blank = tf.zeros([plan.epochs_per_call, plan.rows], tf.int32)
-    program(inputs, net.code, net.validation, blank, net.state, net.seed, tf.constant(0))
-
-
-def train_nets(
-    tf: Any,
-    plan: Plan,
-    program: Any,
-    inputs: Inputs,
-    nets: list[Live],
-    epochs: int,
-    on_epoch: Any,
-    stop: StopRequest,
-    mark: Any = None,
-    save: Any = None,
-) -> None:
-    """Train all nets to their ends, side by side on as many threads as there are cores.
-
-    Every net is trained by its own calls of the one program, and so gets the same bits as when trained alone: the order
-    of rows in an epoch follows from (seed, fold, epoch), the dropout from (seed, fold, step). After each epoch
-    on_epoch(epoch, nets) is called, which may return True to stop. mark(epoch) gives a context for the first net's calls.
-    save(nets) is called when all nets are between two calls.
-    """
-    last = tf.constant(epochs)
-    drawn: dict[int, Any] = {}  # the orders of the next call of each net, drawn while the program runs
-
-    def draw_orders(fold: Fold, epoch: int) -> Any:
-        return tf.constant(
-            np.stack([epoch_order(plan, fold, epoch + number) for number in range(plan.epochs_per_call)])
-        )
-
-    def call(net: Live) -> tuple[Any, Any]:
-        epoch, number = len(net.history), net.fold.number
-        orders = drawn.pop(number).result() if number in drawn else draw_orders(net.fold, epoch)
-        if epoch + plan.epochs_per_call < epochs:
-            drawn[number] = drawing.submit(draw_orders, net.fold, epoch + plan.epochs_per_call)
-        with mark(epoch) if mark and net is nets[0] else contextlib.nullcontext():
-            net.state, history, vectors = program(inputs, net.code, net.validation, orders, net.state, net.seed, last)
-            done = int(net.state.epoch) - epoch
-        return history.numpy()[:done], vectors.numpy()[:done]
-
-    with ThreadPoolExecutor(1) as drawing, ThreadPoolExecutor(min(len(nets), os.cpu_count() or 1)) as pool:
-        while (active := [net for net in nets if not net.reason]) and not stop.signal:
-            results = list(pool.map(call, active))
-            epoch = len(active[0].history)
-            for ahead in range(plan.epochs_per_call):
-                going = [
-                    (net, result)
-                    for net, result in zip(active, results, strict=True)
-                    if ahead < len(result[0]) and not net.failed
-                ]
-                for net, (history, vectors) in going:
-                    record_epoch(plan, net, history[ahead], vectors[ahead])
-                if going and on_epoch and on_epoch(epoch + ahead + 1, nets):
-                    for net in active:
-                        net.reason = net.reason or "a callback asked for it"
-                    break
-            for net in active:
-                if not net.reason and plan.patience and int(net.state.wait) >= plan.patience:
-                    net.reason = f"no better validation loss for {plan.patience} epochs"
-                elif not net.reason and len(net.history) >= epochs:
-                    net.reason = f"{epochs} epochs are over"
-            if save:
-                save(nets)
-
-
-def record_epoch(plan: Plan, net: Live, row: Any, vector: Any) -> None:
-    logs = epoch_logs(row, plan.rows, len(net.fold.split.validation))
-    net.history.append(logs)
-    if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
-        net.reason = f"the loss is not a number in epoch {len(net.history)}"
-        return
-    net.now = Net(vector[: -2 * plan.outputs], vector[-2 * plan.outputs :])
-    if logs["val_loss"] < net.best_loss:
-        net.best_loss, net.best_epoch, net.best = logs["val_loss"], len(net.history), net.now
-
-
-def mean_logs(nets: list[Live], epoch: int) -> dict[str, float]:
-    """The logs of an epoch, a mean over nets; a net that has stopped counts with its best epoch."""
-    logs = [net.history[epoch - 1 if epoch <= len(net.history) else net.best_epoch - 1] for net in nets if net.history]
+def mean_logs(folds: list[Fold], epoch: int) -> dict[str, float]:
+    """The logs of an epoch, a mean over folds; a fold that has stopped counts with its best epoch."""
+    logs = [fold.history[epoch - 1 if epoch <= len(fold.history) else fold.best_epoch - 1] for fold in folds]
     return {name: sum(entry[name] for entry in logs) / len(logs) for name in logs[0]}
 
 
-def epoch_order(plan: Plan, fold: Fold, epoch: int) -> Any:
+def epoch_order(plan: Plan, fold: Fold, epoch: int) -> np.ndarray:
     """The rows of an epoch in the order they are drawn: int32 [plan.rows], every training row at least once."""
     order = np.random.default_rng([plan.seed, 1, fold.number, epoch]).permutation(fold.split.training)
     return np.resize(order, plan.rows)
 
 
-def drive_callbacks(model: Any, plan: Plan, callbacks: list[Any], epochs: int) -> Any:
-    """An on_epoch for train_nets that drives any Keras callbacks; the weights are written back into the model first.
+def callback_list(
+    callbacks: list[Any], saved: SavedModel, folds: list[Fold], epochs: int, steps: int
+) -> keras.callbacks.CallbackList:
+    """Drives the parts of a run that listen to its epochs, and any callbacks of Keras.
 
-    Batches never reach the host, so that on_train_batch_* is not called. Train with epochs_per_call=1.
+    Those of Keras find the weights of the epoch in the model. The others are plain objects with methods that are called
+    as Keras calls its callbacks'; they take what they need from the folds, which saves writing it into the model.
+    Batches never reach the host, so that on_train_batch_* is not called.
     """
-    import keras
+    from keras.callbacks import Callback, CallbackList, LambdaCallback
 
-    drivers = keras.callbacks.CallbackList(callbacks, model=model, epochs=epochs, steps=plan.steps * plan.segments)
-    model.stop_training = False
-    drivers.on_train_begin()
+    def write_weights(epoch: int, logs: dict[str, float]) -> None:
+        if all(fold.now for fold in folds):
+            saved.assign([fold.now for fold in folds])
 
-    def on_epoch(epoch: int, nets: list[Live]) -> bool:
-        logs = mean_logs(nets, epoch)
-        drivers.on_epoch_begin(epoch - 1)
-        set_weights(model, model_variables(plan.units, [net.fold.encoder for net in nets], [net.now for net in nets]))
-        drivers.on_epoch_end(epoch - 1, logs)
-        if model.stop_training or epoch == epochs:
-            drivers.on_train_end(logs)
-        return model.stop_training
+    def as_callback(listener: Any) -> Callback:
+        if isinstance(listener, Callback):
+            return listener
+        hooks = ("on_epoch_begin", "on_epoch_end", "on_train_end")
+        return LambdaCallback(**{name: getattr(listener, name) for name in hooks if hasattr(listener, name)})
 
-    return on_epoch
+    listeners = [as_callback(part) for part in callbacks]
+    if any(isinstance(part, Callback) for part in callbacks):
+        listeners.insert(0, LambdaCallback(on_epoch_end=write_weights))
+    saved.model.stop_training = False
+    return CallbackList(listeners, model=saved.model, epochs=epochs, steps=steps)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2378,22 +2509,23 @@ class Progress:
         self.live = sys.stdout.isatty()
         self.started = self.shown = time.perf_counter()
 
-    def epoch(self, epoch: int, logs: dict[str, float]) -> None:
-        now = time.perf_counter()
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        epoch, now = epoch + 1, time.perf_counter()
         if self.quiet or (self.live and now - self.shown < 0.05 and epoch > 1):
             return
         if not self.live and not (epoch in (1, 2, 5) or epoch % 10 == 0):
             return
         self.shown = now
         left = (now - self.started) / epoch * (self.epochs - epoch)
-        words = f"epoch {epoch:3d}/{self.epochs}  loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}  val_accuracy {logs['val_accuracy']:.3f}"
+        losses = f"loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}"
+        words = f"epoch {epoch:3d}/{self.epochs}  {losses}  val_accuracy {logs['val_accuracy']:.3f}"
         if self.live:
             bar = ("#" * round(20 * epoch / self.epochs)).ljust(20, ".")
             self.output.say(f"\r[{bar}] {words}  at most {left:.0f} s left ", end="")
         else:
             self.output.say(words)
 
-    def close(self) -> None:
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         if self.live and not self.quiet:
             self.output.say("\r" + " " * 110 + "\r", end="")
 
@@ -2403,21 +2535,20 @@ class EventLog:
 
     NAMES = ("loss", "accuracy", "precision", "recall")
 
-    def __init__(self, folder: Path, plan: Plan, epochs: int) -> None:
+    def __init__(self, folder: Path, epochs: int, rows: int, folds: list[Fold], values_of: Callable) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self.folder = folder
-        self.writers = {
-            name: EventFileWriter(str(folder / name), flush_secs=1) for name in ("train", "validation", "training_step")
-        }
-        self.plan, self.every = plan, max(1, epochs // 10)
-        self.fixed: list[Any] = []  # for each net: encoded validation rows, whose activations are drawn
+        kinds = ("train", "validation", "training_step")
+        self.writers = {name: EventFileWriter(str(folder / name), flush_secs=1) for name in kinds}
+        self.epoch_rows, self.every = rows, max(1, epochs // 10)
+        self.folds, self.values_of = folds, values_of  # values_of(fold, weights): what the histograms show, by tag
         self.drawn = 0  # the last epoch with histograms
         self.clock = (time.perf_counter(), time.process_time())
         self.rows, self.failure = 0.0, ""
         self.report_thread, threading.excepthook = threading.excepthook, self.thread_failed
 
-    def thread_failed(self, details: Any) -> None:
+    def thread_failed(self, details: threading.ExceptHookArgs) -> None:
         """The writers write in threads of their own, whose errors would otherwise be printed with a traceback."""
         if type(details.thread).__module__.startswith("tensorboard."):
             self.failure = self.failure or str(details.exc_value).splitlines()[0]
@@ -2443,93 +2574,87 @@ class EventLog:
 
         self.write(writer, step, [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
 
-    def tensor(self, writer: str, step: int, tag: str, values: Any, plugin: str, content: bytes = b"") -> None:
-        """Add a tensor for one of TensorBoard's plugins."""
-        self.tensors(writer, step, {tag: values}, plugin, content)
-
     def tensors(self, writer: str, step: int, values: dict[str, Any], plugin: str, content: bytes = b"") -> None:
+        """Add tensors for one of TensorBoard's plugins."""
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
         from tensorboard.util.tensor_util import make_tensor_proto
 
         data = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin, content=content))
-        self.write(
-            writer,
-            step,
-            [Summary.Value(tag=tag, tensor=make_tensor_proto(part), metadata=data) for tag, part in values.items()],
-        )
+        values = {tag: make_tensor_proto(part) for tag, part in values.items()}
+        self.write(writer, step, [Summary.Value(tag=tag, tensor=part, metadata=data) for tag, part in values.items()])
 
     def text(self, tag: str, lines: list[str]) -> None:
-        self.tensor("train", 0, tag, ["\n".join("    " + line for line in lines)], "text")  # indented: as it stands
+        indented = "\n".join("    " + line for line in lines)  # so that it is shown as it stands
+        self.tensors("train", 0, {tag: [indented]}, "text")
 
-    def graphs(self, tf: Any, model: Any, net: Live) -> None:
+    def graphs(self, model: keras.Model, plan: Plan, state: State) -> None:
         """The model as operations with shapes, the model as Keras layers, and one training step as operations."""
+        import tensorflow as tf
         from tensorboard.compat.proto.event_pb2 import Event
 
         names = input_names(list(model.input))
         specs = {name: tf.TensorSpec([None, 1], tensor.dtype, name=names[name]) for name, tensor in model.input.items()}
-        forward = tf.function(lambda inputs: model(inputs, training=False), autograph=False).get_concrete_function(
-            specs
-        )
-        plan = self.plan
-        state = State(*(tf.TensorSpec.from_tensor(part, name=name) for name, part in net.state._asdict().items()))
-        shapes = {
-            "inputs": [plan.width, plan.batch_size],
-            "label": [plan.batch_size],
-            "mask": [plan.outputs, plan.batch_size],
-        }
-        specs = [tf.TensorSpec(shape, tf.float32, name=name) for name, shape in shapes.items()]
-        step = tf.function(
-            lambda *values: train_step(tf, plan, *values, plan.weight_decay), autograph=False
-        ).get_concrete_function(state, *specs)
-        for writer, function in (("train", forward), ("training_step", step)):
+        forward = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+        size = plan.batch_size
+        step_specs = [
+            State(*(tf.TensorSpec.from_tensor(part, name=name) for name, part in state._asdict().items())),
+            tf.TensorSpec([plan.width, size], tf.float32, name="inputs"),
+            tf.TensorSpec([size], tf.float32, name="label"),
+            tf.TensorSpec([plan.byte_rows, size], tf.uint8, name="random_bytes"),
+            tf.TensorSpec([], tf.int32, name="seed"),
+        ]
+        step = tf.function(lambda *values: train_step(plan, *values), autograph=False)
+        for writer, function in (
+            ("train", forward.get_concrete_function(specs)),
+            ("training_step", step.get_concrete_function(*step_specs)),
+        ):
             graph = function.graph.as_graph_def(add_shapes=True).SerializeToString()
             self.add(writer, Event(wall_time=time.time(), graph_def=graph))
-        self.tensor("train", 0, "keras", conceptual_graph(model), "graph_keras_model", b"1")
+        self.tensors("train", 0, {"keras": conceptual_graph(model)}, "graph_keras_model", b"1")
 
-    def epoch(self, epoch: int, nets: list[Live]) -> None:
-        """Add an epoch: means over nets, and the spread of their validation losses when they are many."""
-        logs = mean_logs(nets, epoch)
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Add an epoch: means over folds, and the spread of their validation losses when they are many."""
+        epoch, folds = epoch + 1, self.folds
         wall, used = time.perf_counter(), time.process_time()
-        self.rows += self.plan.rows * sum(len(net.history) >= epoch for net in nets)
+        trained = [fold for fold in folds if len(fold.history) >= epoch]
+        self.rows += self.epoch_rows * len(trained)
         seconds = wall - self.clock[0]
         values = {f"epoch/{name}": logs[name] for name in (*self.NAMES, "learning_rate")}
         if seconds > 0.1 or epoch == 1:  # epochs of one call end together: their speed is that of the call
-            values |= {
-                "speed/rows_per_second": self.rows / seconds,
-                "speed/cpu_share": (used - self.clock[1]) / seconds / (os.cpu_count() or 1),
-            }
+            values["speed/rows_per_second"] = self.rows / seconds
+            values["speed/cpu_share"] = (used - self.clock[1]) / seconds / (os.cpu_count() or 1)
             values["speed/resident_megabytes"] = resident_megabytes()
             self.clock, self.rows = (wall, used), 0.0
         self.scalars("train", epoch, values)
         values = {f"epoch/{name}": logs[f"val_{name}"] for name in self.NAMES}
-        losses = [net.history[epoch - 1]["val_loss"] for net in nets if len(net.history) >= epoch]
-        if len(nets) > 1:
+        if len(folds) > 1:
+            losses = [fold.history[epoch - 1]["val_loss"] for fold in trained]
             values |= {"folds/lowest_loss": min(losses), "folds/highest_loss": max(losses)}
         self.scalars("validation", epoch, values)
         if epoch == 1 or epoch % self.every == 0:
-            self.histograms(epoch, nets)
+            self.histograms(epoch)
 
-    def histograms(self, epoch: int, nets: list[Live]) -> None:
-        """Weights, biases, normalizations and activations, pooled over nets: of the best epoch since the last time, and of now.
+    def histograms(self, epoch: int) -> None:
+        """All weights, and what layers give for validation rows, pooled over folds: of the best epoch since the last
+        time, and of now.
 
-        TensorBoard wants steps in order. The best epoch of all is the best so far when its turn comes, so it is never left out.
+        TensorBoard wants steps in order. The best epoch of all is the best so far when its turn comes, so it is never
+        left out.
         """
-        for number, chosen in (
-            (max(net.best_epoch for net in nets), [net.best for net in nets]),
-            (epoch, [net.now for net in nets]),
-        ):
+        folds = self.folds
+        best = max(fold.best_epoch for fold in folds)
+        for number, chosen in ((best, [fold.best for fold in folds]), (epoch, [fold.now for fold in folds])):
             if number <= self.drawn or None in chosen:
                 continue
             self.drawn = number
             pooled: dict[str, list] = {}
-            for net, rows in zip(chosen, self.fixed, strict=True):
-                for tag, values in describe_net(self.plan, net, rows).items():
-                    pooled.setdefault(tag, []).append(values.ravel())
-            self.tensors(
-                "train", number, {tag: histogram(np.concatenate(parts)) for tag, parts in pooled.items()}, "histograms"
-            )
+            for fold, weights in zip(folds, chosen, strict=True):
+                for tag, values in self.values_of(fold, weights).items():
+                    pooled.setdefault(tag, []).append(np.ravel(values))
+            bars = {tag: histogram(np.concatenate(parts)) for tag, parts in pooled.items()}
+            self.tensors("train", number, bars, "histograms")
 
-    def curve(self, tag: str, step: int, label: Any, probability: Any, thresholds: int = 101) -> None:
+    def curve(self, tag: str, step: int, label: np.ndarray, probability: np.ndarray, thresholds: int = 101) -> None:
         """A precision-recall curve for the plugin pr_curves."""
         from tensorboard.plugins.pr_curve import metadata as pr_metadata
 
@@ -2539,11 +2664,10 @@ class EventLog:
         positives, rows = float(label.sum()), len(label)
         false = predicted - hits
         precision = np.where(predicted > 0, hits / np.maximum(predicted, 1), 1.0)
-        table = np.stack([hits, false, rows - positives - false, positives - hits, precision, hits / positives]).astype(
-            np.float32
-        )
+        counts = [hits, false, rows - positives - false, positives - hits]
+        table = np.stack([*counts, precision, hits / positives]).astype(np.float32)
         content = pr_metadata.create_summary_metadata("", "", thresholds).plugin_data.content
-        self.tensor("validation", step, tag, table, "pr_curves", content)
+        self.tensors("validation", step, {tag: table}, "pr_curves", content)
 
     def trial(self, settings: dict[str, Any], results: dict[str, float], step: int) -> None:
         """This run as a row of the HParams tab: settings and final test metrics."""
@@ -2553,13 +2677,8 @@ class EventLog:
         self.scalars("validation", step, results)
         values = {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
         columns = [summary_v2.HParam(name) for name in values]
-        metrics = [summary_v2.Metric(tag) for tag in results]
-        parts = [
-            summary_v2.hparams_config_pb(columns, metrics),
-            summary_v2.hparams_pb(values),
-            summary.session_end_pb(api_pb2.STATUS_SUCCESS),
-        ]
-        for part in parts:
+        config = summary_v2.hparams_config_pb(columns, [summary_v2.Metric(tag) for tag in results])
+        for part in (config, summary_v2.hparams_pb(values), summary.session_end_pb(api_pb2.STATUS_SUCCESS)):
             # summary_v2 builds on TensorFlow's protobufs, the writer on TensorBoard's: the bytes are the same.
             self.write("validation", 0, list(Summary.FromString(part.SerializeToString()).value))
 
@@ -2572,7 +2691,7 @@ class EventLog:
         threading.excepthook = self.report_thread
 
 
-def histogram(values: Any, bins: int = 30) -> Any:
+def histogram(values: np.ndarray, bins: int = 30) -> np.ndarray:
     """Left and right edge and count of each bin [bins, 3] float32, as TensorBoard takes them."""
     low, high = float(values.min()), float(values.max())
     width = (high - low) / bins or 1.0
@@ -2581,7 +2700,22 @@ def histogram(values: Any, bins: int = 30) -> Any:
     return np.stack([edges[:-1], edges[1:], counts], axis=1).astype(np.float32)
 
 
-def conceptual_graph(model: Any) -> str:
+TAGS = {"kernel": "weights", "moving_mean": "mean", "moving_variance": "variance"}
+
+
+def layer_values(predictor: Predictor, features: Features, fold: Fold, weights: Weights) -> dict[str, ArrayLike]:
+    """All weights of a fold, and what each layer that has some gives for validation rows, by TensorBoard's tag."""
+    values = {}
+    for variable, value in named_weights(predictor.networks[0], weights):
+        layer, _, name = variable.path.removeprefix("fold_1_").rpartition("/")
+        values[f"{TAGS.get(name, name)}/{layer}"] = value
+    *outputs, _ = predictor.outputs(fold.encoder, weights, *features.take(fold.split.validation[:256]))
+    for layer, output in zip(predictor.layers, outputs, strict=True):
+        values[f"activations/{layer}"] = output
+    return values
+
+
+def conceptual_graph(model: keras.Model) -> str:
     """The model as the JSON TensorBoard draws layers from; of the calls of operations it understands tensors only."""
 
     def tensors(part: Any) -> list[Any]:
@@ -2606,38 +2740,27 @@ def resident_megabytes() -> float:
         return 0.0
 
 
-def describe_net(plan: Plan, net: Net, inputs: Any) -> dict[str, Any]:
-    """Every kernel, bias and normalization of a net, and its activations on encoded rows, by tag."""
-    weights, moving = unflatten_net(plan.units, plan.width, net)
-    values: dict[str, Any] = {}
-    for layer in range(len(plan.units)):
-        parts = [*weights[4 * layer : 4 * layer + 4], *moving[2 * layer : 2 * layer + 2]]
-        for name, part in zip(("weights", "bias", "gamma", "beta", "mean", "variance"), parts, strict=True):
-            values[f"{name}/hidden_{layer + 1}"] = part
-    values |= {"weights/probability": weights[-2], "bias/probability": weights[-1]}
-    activations: list[Any] = []
-    network(plan.units, net, product(inputs, input_kernel(plan.units, net, plan.width)), plan.width, activations)
-    return values | {f"activations/hidden_{layer}": part for layer, part in enumerate(activations, 1)}
-
-
 class Profile:
     """Profiles ten epochs after the first, each marked as a step; TensorBoard shows them when xprof is installed."""
 
-    def __init__(self, tf: Any, folder: Path) -> None:
-        self.profiler, self.folder, self.running = tf.profiler.experimental, folder, False
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.running = folder, False
 
-    def __call__(self, epoch: int) -> Any:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        import tensorflow as tf
+
         if epoch == 1:
-            self.profiler.start(str(self.folder))
+            tf.profiler.experimental.start(str(self.folder))
             self.running = True
         if epoch == 11:
-            self.close()
-        return self.profiler.Trace("train", step_num=epoch, _r=1) if self.running else contextlib.nullcontext()
+            self.on_train_end()
 
-    def close(self) -> None:
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        import tensorflow as tf
+
         if self.running:
             self.running = False
-            self.profiler.stop()
+            tf.profiler.experimental.stop()
 
 
 def run_folder(logs: Path, architecture: str) -> Path:
@@ -2782,7 +2905,7 @@ def choose_threshold(rule: tuple[str, float | None], label: Any, probability: An
     )
 
 
-def fit_temperature(label: Any, logits: Any) -> float:
+def fit_temperature(label: np.ndarray, logits: np.ndarray) -> float:
     """The divisor of logits that lowers their log-loss most (Guo et al., 2017), held near 1 when rows are few."""
     step = max(1, len(label) // 20_000)
     label, logits = label[::step], logits[::step]
@@ -2791,26 +2914,22 @@ def fit_temperature(label: Any, logits: Any) -> float:
     return math.exp(logarithms[int(np.argmin(losses))])
 
 
-def fit_logistic_regression(encoded: Encoded, label: Any, width: int, penalty: float = 1.0) -> Any:
+def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int, penalty: float = 1.0) -> np.ndarray:
     """Weights [E + 1], the intercept last, of an L2-penalised logistic regression.
 
     Newton's method whose steps are solved by conjugate gradients (Komarek and Moore, 2005): what an iteration costs
     follows the cells of the rows, not the square of the inputs.
     """
-    dense, ridge = encoded.dense.astype(float), np.full(width + 1, penalty)
+    ridge = np.full(width + 1, penalty)
     ridge[-1] = 1e-6
 
-    def logits_of(weights: Any) -> Any:
-        return product(Encoded(dense, encoded.places), weights[:-1]) + weights[-1]
+    def logits_of(weights: np.ndarray) -> np.ndarray:
+        return rows.times(weights[:-1]) + weights[-1]
 
-    def back(rows: Any) -> Any:
-        """The transposed product: [rows] to [E + 1]."""
-        result = np.concatenate([rows @ dense, np.zeros(width - dense.shape[1]), [rows.sum()]])
-        for places in encoded.places.T:
-            result[:-1] += np.bincount(places, rows, minlength=width)[:width]
-        return result
+    def back(values: np.ndarray) -> np.ndarray:
+        return np.append(rows.transposed_times(values, width), values.sum())
 
-    def objective(weights: Any, logits: Any) -> float:
+    def objective(weights: np.ndarray, logits: np.ndarray) -> float:
         return float(np.sum(np.logaddexp(0, logits) - label * logits) + ridge @ weights**2 / 2)
 
     weights, logits = np.zeros(width + 1), np.zeros(len(label))
@@ -2818,9 +2937,9 @@ def fit_logistic_regression(encoded: Encoded, label: Any, width: int, penalty: f
     for _ in range(50):
         probability = sigmoid(logits)
         curvature = probability * (1 - probability)
+        gradient = back(probability - label) + ridge * weights
         change = conjugate_gradients(
-            lambda vector, by=curvature: back(by * logits_of(vector)) + ridge * vector,
-            back(probability - label) + ridge * weights,
+            lambda vector, by=curvature: back(by * logits_of(vector)) + ridge * vector, gradient
         )
         along, size = logits_of(change), 1.0
         while (now := objective(weights - size * change, logits - size * along)) > value and size > 1e-4:
@@ -2831,7 +2950,9 @@ def fit_logistic_regression(encoded: Encoded, label: Any, width: int, penalty: f
     return weights
 
 
-def conjugate_gradients(multiply: Any, target: Any, tolerance: float = 1e-4, most: int = 200) -> Any:
+def conjugate_gradients(
+    multiply: Callable[[np.ndarray], np.ndarray], target: np.ndarray, tolerance: float = 1e-4, most: int = 200
+) -> np.ndarray:
     """Solve multiply(x) = target for a symmetric positive matrix (Hestenes and Stiefel, 1952)."""
     solution, rest = np.zeros_like(target), target.copy()
     direction, size = rest, rest @ rest
@@ -2849,87 +2970,97 @@ def conjugate_gradients(multiply: Any, target: Any, tolerance: float = 1e-4, mos
 LINEAR_ROWS = 50_000  # a linear model learns nothing more from more rows
 
 
-def fit_linear(table: Table, folds: list[Fold]) -> list[Any]:
-    """The logistic regression [E + 1] of each fold's training rows: where its net starts, and what it must beat."""
-    models = []
-    for fold in folds:
-        rows = fold.split.training[:: max(1, len(fold.split.training) * len(folds) // LINEAR_ROWS)]
-        models.append(
-            fit_logistic_regression(encode_sparse(table, fold.encoder, rows), table.label[rows], fold.encoder.width)
-        )
-    return models
+def fit_linear(features: Features, split: Split, encoding: Encoding, encoder: Encoder, folds: int) -> np.ndarray:
+    """The logistic regression [E + 1] of a fold's training rows: where its network starts, and what it must beat."""
+    rows = split.training[:: max(1, len(split.training) * folds // LINEAR_ROWS)]
+    sparse = encode_sparse(features, rows, encoding, encoder)
+    return fit_logistic_regression(sparse, features.label[rows], encoding.width)
 
 
-def baselines(table: Table, folds: list[Fold], models: list[Any]) -> dict[str, Any]:
-    """Probabilities on the test rows of what anyone could do without a network: always the majority, a linear model."""
+def row_pieces(rows: np.ndarray, size: int = PIECE_ROWS) -> list[np.ndarray]:
+    return np.array_split(rows, max(1, math.ceil(len(rows) / size)))
+
+
+def baselines(features: Features, encoding: Encoding, folds: list[Fold]) -> dict[str, np.ndarray]:
+    """Probabilities of the test rows by what anyone could do without a network: always the majority, a linear model."""
     majority, linear = [], []
-    for fold, weights in zip(folds, models, strict=True):
-        test = fold.split.test
-        for piece in row_pieces(test):
-            linear.append(sigmoid(product(encode_sparse(table, fold.encoder, piece), weights[:-1]) + weights[-1]))
-        majority.append(np.full(len(test), float(table.label[fold.split.training].mean())))
+    for fold in folds:
+        for piece in row_pieces(fold.split.test):
+            sparse = encode_sparse(features, piece, encoding, fold.encoder)
+            linear.append(sigmoid(sparse.times(fold.linear[:-1]) + fold.linear[-1]))
+        share = float(features.label[fold.split.training].mean())
+        majority.append(np.full(len(fold.split.test), share))
     return {"majority": np.concatenate(majority), "logistic_regression": np.concatenate(linear)}
 
 
+class Predictor:
+    """Runs the networks of the saved model with any weights, in one function for all folds."""
+
+    def __init__(self, saved: SavedModel, encoding: Encoding, encoder: Encoder) -> None:
+        import tensorflow as tf
+
+        network = saved.networks[0]
+        self.networks, self.encoding = saved.networks, encoding
+        self.layers = [layer.name.removeprefix("fold_1_") for layer in network.layers if layer.trainable_variables]
+
+        def outputs(encoder: Encoder, weights: Weights, scaled: tf.Tensor, indices: tf.Tensor) -> list[tf.Tensor]:
+            indices = [indices[place] for place in range(len(encoding.depths))]
+            encoded = encode(scaled, indices, encoding, encoder)
+            values = {id(variable): value for variable, value in named_weights(network, weights)}
+            fixed = [values.get(id(variable), variable) for variable in network.non_trainable_variables]
+            trained = [values[id(variable)] for variable in network.trainable_variables]
+            return network.stateless_call(trained, fixed, encoded, training=False)[0]
+
+        like = tf.nest.map_structure(
+            lambda part: tf.TensorSpec(part.shape, part.dtype), (encoder, current_weights(network))
+        )
+        rows = tf.TensorSpec([None, len(encoder.center)]), tf.TensorSpec([len(encoding.depths), None], tf.int32)
+        self.outputs = tf.function(outputs, input_signature=[*like, *rows], autograph=False)
+
+    def logits(self, features: Features, fold: Fold, weights: Weights, rows: np.ndarray) -> np.ndarray:
+        """What a fold's network gives for rows of the table: float64 [B]."""
+        pieces = row_pieces(rows, min(PIECE_ROWS, max(1, SEGMENT_CELLS // self.encoding.width)))
+        parts = [self.outputs(fold.encoder, weights, *features.take(piece))[-1] for piece in pieces]
+        return np.concatenate(parts).astype(float)[:, 0]
+
+
 IMPORTANCE_ROWS = 5_000
+IMPORTANCE_CELLS = 1 << 29  # encoded in all; of a table with a thousand columns, fewer rows are looked at
 
 
-def importance(table: Table, folds: list[Fold], units: tuple[int, ...], nets: list[Net], seed: int) -> dict[str, float]:
+def importance(
+    table: Table,
+    features: Features,
+    predictor: Predictor,
+    folds: list[Fold],
+    weights: list[Weights],
+    divisor: float,
+    seed: int,
+) -> dict[str, float]:
     """How much the log-loss of test rows rises when a column's cells are shuffled among them (Breiman, 2001)."""
     generator = np.random.default_rng([seed, 4])
     names = [column.name for kind in ("number", "category") for column in table.of_kind(kind)]
     rises, total = np.zeros(len(names)), 0
-    for fold, net in zip(folds, nets, strict=True):
-        rows = fold.split.test[:: max(1, len(fold.split.test) * len(folds) // IMPORTANCE_ROWS)]
-        encoded, label = encode_sparse(table, fold.encoder, rows), table.label[rows]
-        kernel = input_kernel(units, net, fold.encoder.width)
-        entering = product(encoded, kernel)
-        before = log_losses(label, sigmoid(network(units, net, entering, fold.encoder.width))).sum()
-        for number, part in enumerate(column_products(encoded, kernel, fold.encoder)):
-            shuffled = entering - part + part[generator.permutation(len(rows))]
-            rises[number] += (
-                log_losses(label, sigmoid(network(units, net, shuffled, fold.encoder.width))).sum() - before
-            )
+    width = predictor.encoding.width
+    most = min(IMPORTANCE_ROWS, max(50, IMPORTANCE_CELLS // (width * len(names))))
+    for fold, fold_weights in zip(folds, weights, strict=True):
+        rows = fold.split.test[:: max(1, len(fold.split.test) * len(folds) // most)]
+        label, own = features.label[rows], Features(*(np.ascontiguousarray(part[..., rows]) for part in features))
+        losses = log_losses(label, sigmoid(predictor.logits(own, fold, fold_weights, np.arange(len(rows))) / divisor))
+        together = max(1, SEGMENT_CELLS // (width * len(rows)))  # columns whose shuffled rows are predicted in one go
+        for start in range(0, len(names), together):
+            columns = range(start, min(start + together, len(names)))
+            scaled, indices = (np.tile(part, len(columns)) for part in (own.scaled, own.indices))
+            for block, column in enumerate(columns):
+                part, place = (scaled, column) if column < len(scaled) else (indices, column - len(scaled))
+                cells = part[place, block * len(rows) : (block + 1) * len(rows)]
+                cells[:] = cells[generator.permutation(len(rows))]
+            shuffled = Features(scaled, indices, label)
+            logits = predictor.logits(shuffled, fold, fold_weights, np.arange(scaled.shape[1]))
+            shuffled_losses = log_losses(np.tile(label, len(columns)), sigmoid(logits / divisor))
+            rises[columns] += shuffled_losses.reshape(len(columns), -1).sum(axis=1) - losses.sum()
         total += len(rows)
-    order = np.argsort(-rises)
-    return {names[number]: float(rises[number] / total) for number in order}
-
-
-def input_kernel(units: tuple[int, ...], net: Net, width: int) -> Any:
-    """The weights the encoded inputs meet: of the first hidden layer and of the output layer, [E, U + 1]."""
-    weights, _ = unflatten_net(units, width, net)
-    return np.concatenate([weights[0], weights[-2][units[-1] :]], axis=1)
-
-
-def network(units: tuple[int, ...], net: Net, entering: Any, width: int, activations: list[Any] | None = None) -> Any:
-    """Logits [B] of a trained net in numpy, from encoded inputs times input_kernel() [B, U + 1].
-
-    The outputs of the hidden layers are appended to activations.
-    """
-    weights, moving = unflatten_net(units, width, net)
-    hidden = entering[:, :-1]
-    for layer in range(len(units)):
-        kernel, bias, gamma, beta = weights[4 * layer : 4 * layer + 4]
-        scale = gamma / np.sqrt(moving[2 * layer + 1] + BATCH_NORMALIZATION_EPSILON)
-        hidden = np.maximum((hidden @ kernel if layer else hidden) + bias, 0) * scale + (
-            beta - moving[2 * layer] * scale
-        )
-        if activations is not None:
-            activations.append(hidden)
-    return (hidden @ weights[-2][: units[-1]])[:, 0] + entering[:, -1] + weights[-1]
-
-
-PIECE_ROWS = 100_000
-
-
-def row_pieces(rows: Any) -> list[Any]:
-    return np.array_split(rows, max(1, len(rows) // PIECE_ROWS))
-
-
-def net_logits(table: Table, encoder: Encoder, units: tuple[int, ...], net: Net, rows: Any) -> Any:
-    kernel = input_kernel(units, net, encoder.width)
-    products = (product(encode_sparse(table, encoder, piece), kernel) for piece in row_pieces(rows))
-    return np.concatenate([network(units, net, entering, encoder.width) for entering in products]).astype(float)
+    return {names[number]: float(rises[number] / total) for number in np.argsort(-rises)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3136,284 +3267,12 @@ def is_ours(path: Path) -> bool:
     )
 
 
-def model_archive(model: Any) -> bytes:
-    """The .keras archive of a model."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / MODEL_FILE
-        model.save(path)
-        return path.read_bytes()
-
-
-def add_to_archive(archive: bytes, name: str, content: str) -> bytes:
-    out = io.BytesIO(archive)
-    with zipfile.ZipFile(out, "a") as file:
-        file.writestr(name, content)
-    return out.getvalue()
-
-
-def archive_with_weights(template: bytes, values: dict[str, Any]) -> bytes:
-    """The archive with other values of its variables: 5 ms where saving the model anew takes 60 ms."""
-    import h5py
-
-    out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(template)) as source, zipfile.ZipFile(out, "w") as target:
-        for entry in source.infolist():
-            content = source.read(entry)
-            if entry.filename == "model.weights.h5":
-                buffer = io.BytesIO(content)
-                with h5py.File(buffer, "r+") as file:
-                    for name, value in values.items():
-                        file[name][...] = value
-                content = buffer.getvalue()
-            target.writestr(entry, content)
-    return out.getvalue()
-
-
-def scale_without_doubles(tf: Any, cells: Any, scales: Scales) -> Any:
-    """scale_numbers() of one column [B, 1] float64, to float32, for LiteRT, which can do nothing with doubles but copy them.
-
-    The bits of a double, read as an integer, count the doubles from 0 on, and between two powers of two these lie evenly.
-    So integers, which LiteRT can subtract exactly, tell how far a cell is from the offset.
-    """
-
-    def count_doubles(value: float) -> int:
-        bits = int(np.float64(value).view(np.int64))
-        return bits if bits >= 0 else MISSING - bits
-
-    offset, gain = float(scales.offset), float(scales.gain)
-    if scales.whole:
-        return (tf.cast(cells - math.floor(offset), tf.float32) - (offset - math.floor(offset))) * gain
-    lowest = max(-1022, math.floor(math.log2(1e-8 / gain)))
-    highest = 128 if scales.logarithmic else min(128, math.ceil(math.log2(abs(offset) + 1e5 / gain)))
-    powers = np.arange(lowest, max(highest, lowest + 1))
-    low, high = (np.array([count_doubles(2.0 ** int(power)) for power in powers + step]) for step in (0, 1))
-    low, high = np.concatenate([low, -high]), np.concatenate([high, -low])
-    step = np.tile(2.0 ** (powers - 52.0) * gain, 2).astype(np.float32)
-    bits = tf.bitcast(cells, tf.int64)
-    place = tf.where(bits < 0, MISSING - bits, bits)
-    distance = tf.minimum(tf.maximum(place, low), high) - np.clip(count_doubles(offset), low, high)
-    scaled = tf.reduce_sum(tf.cast(distance, tf.float32) * step, 1, keepdims=True)
-    if not scales.logarithmic:
-        return scaled
-    size = tf.abs(scaled)  # LiteRT's log1p loses digits near 0, where the first terms of its series are exact
-    return tf.sign(scaled) * tf.where(
-        size < 0.03, size * (1 - size * (1 / 2 - size * (1 / 3 - size / 4))), tf.math.log1p(size)
-    )
-
-
-def portable_function(
-    tf: Any, table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net], doubles: bool
-) -> Any:
-    """Raw columns [B, 1] by input_names() to {"probability": [B, 1]}, without lookup tables: categories are compared."""
-    from keras import ops
-
-    numbers, categories = table.of_kind("number"), table.of_kind("category")
-    kinds = {
-        column.name: tf.int64 if whole else tf.float64
-        for column, whole in zip(numbers, table.scales.whole, strict=True)
-    }
-    kinds |= {column.name: tf.int64 if column.integers else tf.string for column in categories}
-    names = input_names(list(kinds))
-    plan = plan._replace(precision="float32")
-
-    def encoded(columns: dict[str, Any], encoder: Encoder) -> Any:
-        parts = []
-        if numbers:
-            raw = [columns[names[column.name]] for column in numbers]
-            missing = [
-                tf.equal(cells, MISSING) if cells.dtype == tf.int64 else tf.math.is_nan(tf.cast(cells, tf.float32))
-                for cells in raw
-            ]
-            missing = tf.concat(missing, 1)
-            if doubles:
-                scaled = tf.cast(
-                    scale_numbers(ops, tf.concat([tf.cast(cells, tf.float64) for cells in raw], 1), encoder.scales),
-                    tf.float32,
-                )
-            else:
-                alone = [Scales(*(part[place] for part in encoder.scales)) for place in range(len(raw))]
-                scaled = tf.concat(
-                    [scale_without_doubles(tf, cells, scales) for cells, scales in zip(raw, alone, strict=True)], 1
-                )
-            values = (scaled - encoder.center) * encoder.scale
-            parts.append(tf.where(missing, 0.0, values / tf.sqrt(1 + tf.square(values / 3))))
-            parts += [tf.cast(missing[:, place : place + 1], tf.float32) for place in encoder.gaps]
-        for column, places, depth in zip(categories, encoder.places, encoder.depths, strict=True):
-            codes, cells = np.flatnonzero(places), columns[names[column.name]]
-            index = tf.zeros_like(cells[:, 0], tf.int32)
-            if len(codes):
-                same = tf.equal(
-                    cells, tf.constant([column.vocabulary[code] for code in codes], kinds[column.name])[None]
-                )
-                index = tf.reduce_sum(tf.cast(same, tf.int32) * places[codes], 1)
-            parts.append(tf.one_hot(index, depth))
-        return tf.concat(parts, 1)
-
-    def predict(columns: dict[str, Any]) -> dict[str, Any]:
-        logits = [
-            forward(
-                tf,
-                plan,
-                tf.constant(net.weights),
-                tf.transpose(encoded(columns, encoder)),
-                by_statistics(tf, plan, tf.constant(net.statistics)),
-            )
-            for encoder, net in zip(encoders, nets, strict=True)
-        ]
-        return {"probability": tf.reduce_mean(tf.sigmoid(tf.stack(logits, 1)), 1, keepdims=True)}
-
-    specs = {names[name]: tf.TensorSpec([None, 1], kind, name=names[name]) for name, kind in kinds.items()}
-    return tf.function(predict, input_signature=[specs], autograph=False)
-
-
-def onnx_model(table: Table, plan: Plan, encoders: list[Encoder], nets: list[Net], threshold: float) -> bytes:
-    """The same as an ONNX file; categories go through ai.onnx.ml's LabelEncoder. The threshold is in its metadata."""
-    from onnx import TensorProto, checker, helper, numpy_helper
-
-    nodes, constants, inputs = [], [], []
-
-    def constant(values: Any, kind: Any = np.float32) -> str:
-        constants.append(numpy_helper.from_array(np.asarray(values, kind), f"/constant_{len(constants)}"))
-        return constants[-1].name
-
-    def add(operation: str, *parts: str, output: str = "", **attributes: Any) -> str:
-        domain = "ai.onnx.ml" if operation == "LabelEncoder" else ""
-        nodes.append(
-            helper.make_node(operation, parts, [output or f"/{operation}_{len(nodes)}"], domain=domain, **attributes)
-        )
-        return nodes[-1].output[0]
-
-    numbers, categories = table.of_kind("number"), table.of_kind("category")
-    names = onnx_names([column.name for column in [*numbers, *categories]])
-    raw = []
-    for column, whole in zip(numbers, table.scales.whole, strict=True):
-        inputs.append(
-            helper.make_tensor_value_info(
-                names[column.name], TensorProto.INT64 if whole else TensorProto.DOUBLE, ["rows", 1]
-            )
-        )
-        raw.append(names[column.name])
-        if whole:
-            absent, number = (
-                add("Equal", raw[-1], constant(MISSING, np.int64)),
-                add("Cast", raw[-1], to=TensorProto.DOUBLE),
-            )
-            raw[-1] = add("Where", absent, constant(math.nan, float), number)
-    if numbers:
-        raw = add("Concat", *raw, axis=1)
-        missing, scales = add("IsNaN", add("Cast", raw, to=TensorProto.FLOAT)), encoders[0].scales
-        one, unity = constant(1), constant(1, float)
-        scaled = add("Mul", add("Sub", raw, constant(scales.offset, float)), constant(scales.gain, float))
-        size = add("Abs", scaled)
-        above = add(
-            "Add", size, unity
-        )  # log1p, as exact as in one operation: log(1 + x) x / ((1 + x) - 1), x itself when that is 0
-        ratio = add("Div", size, add("Sub", above, unity))
-        logarithm = add(
-            "Mul",
-            add("Sign", scaled),
-            add("Where", add("Greater", above, unity), add("Mul", add("Log", above), ratio), size),
-        )
-        scaled = add("Where", constant(scales.logarithmic, bool), logarithm, scaled)
-        scaled = add("Max", add("Min", scaled, constant(FARTHEST, float)), constant(-FARTHEST, float))
-        scaled = add("Cast", scaled, to=TensorProto.FLOAT)
-    for column in categories:
-        kind = TensorProto.INT64 if column.integers else TensorProto.STRING
-        inputs.append(helper.make_tensor_value_info(names[column.name], kind, ["rows", 1]))
-    probabilities = []
-    for encoder, net in zip(encoders, nets, strict=True):
-        parts = []
-        if numbers:
-            values = add("Mul", add("Sub", scaled, constant(encoder.center)), constant(encoder.scale))
-            third = add("Div", values, constant(3))
-            values = add("Div", values, add("Sqrt", add("Add", add("Mul", third, third), one)))
-            parts.append(add("Where", missing, constant(0), values))
-            if encoder.gaps:
-                parts.append(
-                    add("Cast", add("Gather", missing, constant(encoder.gaps, np.int64), axis=1), to=TensorProto.FLOAT)
-                )
-        for column, places, depth in zip(categories, encoder.places, encoder.depths, strict=True):
-            known = np.flatnonzero(places)
-            keys = [column.vocabulary[code] for code in known] or [no_value(column.integers)]
-            kind = "keys_int64s" if isinstance(keys[0], int) else "keys_strings"
-            index = add(
-                "LabelEncoder",
-                names[column.name],
-                default_int64=0,
-                **{kind: keys, "values_int64s": places[known].tolist() or [0]},
-            )
-            one_hot = add("OneHot", index, constant(depth, np.int64), constant([0, 1]), axis=-1)
-            parts.append(add("Reshape", one_hot, constant([-1, depth], np.int64)))
-        joined = add("Concat", *parts, axis=1)
-        weights, moving = unflatten_net(plan.units, plan.width, net)
-        hidden = joined
-        for layer in range(len(plan.units)):
-            kernel, bias, gamma, beta = weights[4 * layer : 4 * layer + 4]
-            scale = gamma / np.sqrt(moving[2 * layer + 1] + BATCH_NORMALIZATION_EPSILON)
-            hidden = add("Relu", add("Gemm", hidden, constant(kernel), constant(bias)))
-            hidden = add("Add", add("Mul", hidden, constant(scale)), constant(beta - moving[2 * layer] * scale))
-        logits = add("Gemm", add("Concat", hidden, joined, axis=1), constant(weights[-2]), constant(weights[-1]))
-        probabilities.append(add("Sigmoid", logits))
-    add("Mean", *probabilities, output="probability")
-    outputs = [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["rows", 1])]
-    graph = helper.make_graph(nodes, "productivity", inputs, outputs, constants)
-    versions = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 2)]
-    model = helper.make_model(graph, opset_imports=versions, ir_version=8, producer_name="train_model_modern")
-    helper.set_model_props(model, {"threshold": repr(threshold)})
-    checker.check_model(model)
-    return model.SerializeToString()
-
-
-def onnx_names(columns: list[str]) -> dict[str, str]:
-    """What columns are called in an ONNX file: by their own names, but for one that is called like the output."""
-    alias = "input_probability"
-    while alias in columns:
-        alias += "_"
-    return {name: alias if name == "probability" else name for name in columns}
-
-
-def export_model(tf: Any, name: str, path: Path, portable: Any, to_onnx: Any) -> Path:
-    """Write one format of EXPORTS beside its place."""
-    if name == "onnx":
-        return write_beside(path, to_onnx())
-    module, new = tf.Module(), beside(path)
-    module.predict = portable(name == "saved_model")
-    remove(new)
-    with tempfile.TemporaryDirectory() as folder:
-        saved = new if name == "saved_model" else Path(folder) / "saved"
-        tf.saved_model.save(module, str(saved), signatures={"serving_default": module.predict})
-        (saved / MARK).touch()
-        if name == "litert":
-            write_beside(path, tf.lite.TFLiteConverter.from_saved_model(str(saved)).convert())
-    return new
-
-
-def exported_probabilities(tf: Any, name: str, path: Path, rows: dict[str, Any]) -> Any:
-    """What an exported model says of raw rows, by its own runtime: [B]."""
-    named = {alias: rows[column] for column, alias in input_names(list(rows)).items()}
-    if name == "saved_model":
-        predict = tf.saved_model.load(str(path)).signatures["serving_default"]
-        return predict(**{column: tf.constant(cells) for column, cells in named.items()})["probability"].numpy()[:, 0]
-    if name == "litert":
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # the delegate writes a line to standard error
-        return Interpreter(str(path), experimental_op_resolver_type=kernels).get_signature_runner()(**named)[
-            "probability"
-        ][:, 0]
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    named = {alias: rows[column] for column, alias in onnx_names(list(rows)).items()}
-    return np.asarray(session.run(["probability"], named)[0])[:, 0]
-
-
 class Checkpoints:
     """Writes a model file at each new best epoch, in a thread of its own, and keeps the newest ones."""
 
-    def __init__(self, folder: Path, keep: int, archive: Any) -> None:
-        self.folder, self.keep, self.archive = folder, keep, archive
-        self.waiting: list[tuple] = []
+    def __init__(self, folder: Path, keep: int, folds: list[Fold], archive: Callable[[list[Weights]], bytes]) -> None:
+        self.folder, self.keep, self.folds, self.archive = folder, keep, folds, archive
+        self.waiting: list[tuple[str, list[Weights]]] = []
         self.files: list[Path] = []
         self.failure = ""
         self.changed = threading.Condition()
@@ -3422,9 +3281,14 @@ class Checkpoints:
         self.thread = threading.Thread(target=self.work, daemon=True)
         self.thread.start()
 
-    def offer(self, epoch: int, accuracy: float, nets: list[Net]) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Ask for a checkpoint when this epoch is the best of some fold, and every fold has one."""
+        epoch, folds = epoch + 1, self.folds
+        if not all(fold.best for fold in folds) or not any(fold.best_epoch == epoch for fold in folds):
+            return
+        accuracy = sum(fold.history[fold.best_epoch - 1]["val_accuracy"] for fold in folds) / len(folds)
         with self.changed:
-            self.waiting.append((f"model_{epoch:02d}_{accuracy:.4f}.keras", nets))
+            self.waiting.append((f"model_{epoch:02d}_{accuracy:.4f}.keras", [fold.best for fold in folds]))
             if self.keep:  # what would be deleted again need not be written
                 del self.waiting[: -self.keep]
             self.changed.notify()
@@ -3436,21 +3300,20 @@ class Checkpoints:
                     self.changed.wait()
                 if not self.waiting:
                     return
-                name, nets = self.waiting.pop(0)
+                name, weights = self.waiting.pop(0)
+            path = self.folder / name
             try:
-                if os.path.lexists(self.folder / name) and not holds(self.folder / name, ARCHIVE_MARKS[MODEL_FILE]):
-                    raise FileExistsError(
-                        errno.EEXIST, "a file of your own has the name of a checkpoint", str(self.folder / name)
-                    )
-                write_atomically(self.folder / name, self.archive(nets))
-                if self.folder / name not in self.files:
-                    self.files.append(self.folder / name)
+                if os.path.lexists(path) and not holds(path, ARCHIVE_MARKS[MODEL_FILE]):
+                    raise FileExistsError(errno.EEXIST, "a file of your own has the name of a checkpoint", str(path))
+                write_atomically(path, self.archive(weights))
+                if path not in self.files:
+                    self.files.append(path)
                 while self.keep and len(self.files) > self.keep:
                     self.files.pop(0).unlink(missing_ok=True)
             except OSError as error:
                 self.failure = str(error)
 
-    def close(self) -> None:
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         with self.changed:
             self.closed = True
             self.changed.notify()
@@ -3467,9 +3330,8 @@ RUN_NAME = re.compile(r"\d{8}-\d{6}_[a-z]+(_\d+)?")  # a run's folder in logs/
 
 def fingerprint(table: Table) -> str:
     """A digest of everything a table teaches."""
-    digest = hashlib.blake2b(
-        json.dumps([[column.name, column.kind, column.vocabulary] for column in table.columns]).encode()
-    )
+    described = [[column.name, column.kind, column.vocabulary] for column in table.columns]
+    digest = hashlib.blake2b(json.dumps(described).encode())
     for part in (*table.numbers.T, *table.codes.T, table.label):
         digest.update(np.ascontiguousarray(part))
     return digest.hexdigest()
@@ -3478,37 +3340,43 @@ def fingerprint(table: Table) -> str:
 class StateFile:
     """Keeps what --resume needs: written at each new best and every two seconds, between two calls of the program."""
 
-    def __init__(self, path: Path, description: dict[str, Any]) -> None:
-        self.path, self.description = path, description
+    def __init__(self, path: Path, folds: list[Fold], description: dict[str, Any]) -> None:
+        self.path, self.folds, self.description = path, folds, description
         self.saved, self.best, self.failure = -math.inf, 0.0, ""
 
-    def offer(self, nets: list[Live], now: bool = False) -> None:
-        best = sum(net.best_epoch for net in nets)
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        self.offer()
+
+    def offer(self, now: bool = False) -> None:
+        folds = self.folds
+        if any(len(fold.history) != int(fold.state.epoch) for fold in folds):
+            return  # the program is ahead of the epoch that is told
+        best = sum(fold.best_epoch for fold in folds)
         if now or best != self.best or time.perf_counter() - self.saved > SAVE_SECONDS:
             self.best, self.saved = best, time.perf_counter()
             try:
-                write_atomically(self.path, pack_state(nets, self.description))
+                write_atomically(self.path, pack_state(folds, self.description))
                 self.failure = ""
             except OSError as error:
                 self.failure = f"{self.path}: {error.strerror}"
 
 
-def pack_state(nets: list[Live], description: dict[str, Any]) -> bytes:
-    arrays: dict[str, Any] = {}
-    facts = [{"reason": net.reason, "best_loss": net.best_loss, "best_epoch": net.best_epoch} for net in nets]
-    for number, net in enumerate(nets):
-        arrays |= {f"{number}/state/{name}": np.asarray(value) for name, value in net.state._asdict().items()}
-        arrays[f"{number}/history"] = np.array([list(logs.values()) for logs in net.history])
+def pack_state(folds: list[Fold], description: dict[str, Any]) -> bytes:
+    arrays: dict[str, np.ndarray] = {}
+    facts = [{name: getattr(fold, name) for name in ("reason", "best_loss", "best_epoch")} for fold in folds]
+    for number, fold in enumerate(folds):
+        arrays |= {f"{number}/state/{name}": np.asarray(value) for name, value in fold.state._asdict().items()}
+        arrays[f"{number}/history"] = np.array([list(logs.values()) for logs in fold.history])
         for name in ("now", "best"):
-            if (part := getattr(net, name)) is not None:
-                arrays |= {f"{number}/{name}/{key}": value for key, value in part._asdict().items()}
-    arrays["description"] = np.frombuffer(json.dumps(description | {"nets": facts}).encode(), np.uint8)
+            if (weights := getattr(fold, name)) is not None:
+                arrays |= {f"{number}/{name}/{key}": value for key, value in weights._asdict().items()}
+    arrays["description"] = np.frombuffer(json.dumps(description | {"folds": facts}).encode(), np.uint8)
     out = io.BytesIO()
     np.savez(out, **arrays)
     return out.getvalue()
 
 
-def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_state(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description and the arrays of an interrupted run. Nothing in the file can be executed."""
     if not path.is_file():
         raise UserError(f"--resume: {path.parent} holds no interrupted run; leave --resume out to start one")
@@ -3516,19 +3384,12 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         description = json.loads(arrays.pop("description").tobytes())
-        arguments, nets, logs = description["arguments"], description["nets"], description["logs"]
-        sound = isinstance(arguments, list) and all(
-            isinstance(part, str) for part in [*arguments, description["fingerprint"], logs]
-        )
-        sound = sound and isinstance(nets, list) and all(isinstance(net["reason"], str) for net in nets)
-        for number, net in enumerate(nets):
-            epochs = len(arrays[f"{number}/history"])
-            sound = (
-                sound
-                and type(net["best_epoch"]) is int
-                and 0 <= net["best_epoch"] <= epochs
-                and type(net["best_loss"]) in (int, float)
-            )
+        arguments, folds, logs = description["arguments"], description["folds"], description["logs"]
+        texts = [*arguments, description["fingerprint"], logs, *(fold["reason"] for fold in folds)]
+        sound = isinstance(arguments, list) and isinstance(folds, list) and all(isinstance(text, str) for text in texts)
+        for number, fold in enumerate(folds):
+            best, epochs = fold["best_epoch"], len(arrays[f"{number}/history"])
+            sound = sound and type(best) is int and 0 <= best <= epochs and type(fold["best_loss"]) in (int, float)
         if not sound or (logs and not RUN_NAME.fullmatch(logs)):
             raise ValueError
     except Exception:  # each way of compressing raises kinds of its own
@@ -3540,39 +3401,35 @@ def damaged(path: Path, what: str = "") -> UserError:
     return UserError(f"--resume: {path} is damaged{what}; delete it and start again")
 
 
-def unpack_state(
-    tf: Any, net: Live, number: int, epochs: int, description: dict[str, Any], arrays: dict[str, Any]
-) -> None:
-    """Put a net where it was. Raises UserError when the arrays are not those of such a net."""
+def unpack_state(fold: Fold, epochs: int, description: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Put a fold where it was. Raises UserError when the arrays are not those of such a fold."""
+    import tensorflow as tf
 
     def refuse(name: str) -> UserError:
-        return damaged(Path(RESUME_FILE), f" (net {number + 1}, {name})")
+        return damaged(Path(RESUME_FILE), f" (net {fold.number + 1}, {name})")
 
-    def take(name: str, like: Any) -> Any:
-        value = arrays.get(f"{number}/{name}")
+    def take(name: str, like: np.ndarray) -> np.ndarray:
+        value = arrays.get(f"{fold.number}/{name}")
         if value is None or value.dtype != like.dtype or value.shape != like.shape:
             raise refuse(name)
         return value
 
-    facts, current = (
-        description["nets"][number],
-        {name: np.asarray(value) for name, value in net.state._asdict().items()},
-    )
-    net.state = State(**{name: tf.constant(take(f"state/{name}", value)) for name, value in current.items()})
-    names, history = list(epoch_logs([0.0] * len(HISTORY), 1, 1)), arrays[f"{number}/history"]
-    if (
-        history.dtype != np.float64
-        or history.shape not in ((len(history), len(names)), (0,))
-        or not len(history) == int(net.state.epoch) <= epochs
-    ):
+    facts = description["folds"][fold.number]
+    current = {name: np.asarray(value) for name, value in fold.state._asdict().items()}
+    fold.state = State(**{name: tf.constant(take(f"state/{name}", value)) for name, value in current.items()})
+    names, history = list(epoch_logs([0.0] * len(HISTORY), 1, 1)), arrays[f"{fold.number}/history"]
+    shapes = ((len(history), len(names)), (0,))
+    if history.dtype != np.float64 or history.shape not in shapes:
         raise refuse("history")
-    net.history = [dict(zip(names, map(float, row), strict=True)) for row in history]
+    if not len(history) == int(fold.state.epoch) <= epochs:
+        raise refuse("history")
+    fold.history = [dict(zip(names, map(float, row), strict=True)) for row in history]
     for name in ("now", "best"):
-        if f"{number}/{name}/weights" in arrays:
-            parts = (take(f"{name}/weights", current["weights"]), take(f"{name}/statistics", current["statistics"]))
-            setattr(net, name, Net(*parts))
-    net.reason, net.best_loss, net.best_epoch = facts["reason"], float(facts["best_loss"]), facts["best_epoch"]
-    if (net.best is None) != (net.best_epoch == 0) or (net.now is None) != (not net.history):
+        if f"{fold.number}/{name}/trained" in arrays:
+            weights = (take(f"{name}/{part}", current[part]) for part in Weights._fields)
+            setattr(fold, name, Weights(*weights))
+    fold.reason, fold.best_loss, fold.best_epoch = facts["reason"], float(facts["best_loss"]), facts["best_epoch"]
+    if (fold.best is None) != (fold.best_epoch == 0) or (fold.now is None) != (not fold.history):
         raise refuse("best")
 
 
@@ -3589,9 +3446,8 @@ def resumed_options(given: dict[str, Any], folder: Path) -> tuple[argparse.Names
         before = getattr(options, name)
         if name not in NOT_COMPARED and value != before:
             flag = "--" + name.replace("_", "-")
-            raise UserError(
-                f"--resume: {flag} {value} contradicts the interrupted run, which has {before}; leave the flag or --resume out"
-            )
+            words = f"{flag} {value} contradicts the interrupted run, which has {before}"
+            raise UserError(f"--resume: {words}; leave the flag or --resume out")
     options.resume, options.model_dir = True, folder
     options.quiet, options.csv = given.get("quiet", options.quiet), given.get("csv") or options.csv
     return options, description, arrays
@@ -3867,75 +3723,41 @@ probability = model({{
 
 `model.predict` gives the same, but for numbers that take more than 32 bits, which it rounds first.
 
-From C#, with the package Microsoft.ML.OnnxRuntime, after training with `--export onnx`:
-
-```csharp
-using Microsoft.ML.OnnxRuntime;
-using Microsoft.ML.OnnxRuntime.Tensors;
-
-using var session = new InferenceSession("productivity_model.onnx");
-var shape = new[] {{ 1, 1 }};
-var inputs = new List<NamedOnnxValue>
-{{
-{csharp}
-}};
-using var results = session.Run(inputs);
-float probability = results.First(result => result.Name == "probability").AsTensor<float>()[0, 0];
-```
 """
 
 
-def model_card(run: Run, metrics: dict[str, Any], report: list[str]) -> str:
+def model_card(run: Run, tested: Tested) -> str:
     """What a user of the model should know, with one of its test rows as an example."""
-    table, test = run.table, run.folds[0].split.test[:1]
-    kinds = {"number": ("float64", "NaN"), "integer": ("int64", str(MISSING)), "text": ("string", '""')}
-    inputs, python, csharp = [], [], []
-    raw = raw_inputs(table, test)
-    names = input_names(list(raw))
-    for name, cells in raw.items():
-        cell = cells[0, 0]
-        kind = "text" if isinstance(cell, str) else "integer" if cells.dtype.kind == "i" else "number"
-        other = "" if names[name] == name else f" (SavedModel, LiteRT: `{names[name]}`)"
-        alias = onnx_names(list(raw))[name]
-        other += "" if alias == name else f" (ONNX: `{alias}`)"
-        inputs.append(f"| `{name}`{other} | {kinds[kind][0]} | {kinds[kind][1]} |")
-        known = kind != "number" or not math.isnan(cell)
-        value = (
-            json.dumps(cell, ensure_ascii=False)
-            if kind == "text"
-            else repr(float(cell))
-            if kind == "number" and known
-            else str(cell)
-        )
-        shown = value if known else "float('nan')"
-        python.append(f"    {json.dumps(name, ensure_ascii=False)}: tf.constant([[{shown}]], tf.{kinds[kind][0]}),")
-        element, literal = {
-            "text": ("string", value),
-            "integer": ("long", f"{value}L"),
-            "number": ("double", value if known else "double.NaN"),
-        }[kind]
-        csharp.append(
-            f"    NamedOnnxValue.CreateFromTensor({json.dumps(alias)}, new DenseTensor<{element}>(new[] {{ {literal} }}, shape)),"
-        )
-    settings = [
-        f"| {name} | {value} |" for name, value in metrics["settings"].items() if name not in ("columns", "reasons")
+    row, metrics = run.folds[0].split.test[:1], tested.metrics
+    types = {"float": ("float64", "NaN"), "int": ("int64", str(MISSING)), "str": ("string", '""')}
+    inputs, python = [], []
+    for name, cells in raw_inputs(run.table, row).items():
+        cell = cells[:, 0].tolist()[0]
+        kind, missing = types[type(cell).__name__]
+        text = json.dumps(cell, ensure_ascii=False) if isinstance(cell, str) else str(cell)
+        shown = "float('nan')" if text == "nan" else text
+        inputs.append(f"| `{name}` | {kind} | {missing} |")
+        python.append(f"    {json.dumps(name, ensure_ascii=False)}: tf.constant([[{shown}]], tf.{kind}),")
+    logits = [
+        run.predictor.logits(run.features, fold, weights, row)[0]
+        for fold, weights in zip(run.folds, tested.weights, strict=True)
     ]
+    settings = {name: value for name, value in metrics["settings"].items() if name not in ("columns", "reasons")}
     return CARD.format(
         label=run.options.label,
         version=VERSION,
         date=time.strftime("%Y-%m-%d"),
         model=MODEL_FILE,
         unseen=UNSEEN,
-        data="\n".join(show_data(run.options, table, run.splits)),
-        report="\n".join(report),
-        temperature=metrics["temperature"],
-        threshold=metrics["threshold"],
-        reason=metrics["settings"]["reasons"]["threshold"],
-        settings="\n".join(settings),
+        data="\n".join(show_data(run.options, run.table, run.splits)),
+        report="\n".join(tested.report),
+        temperature=tested.temperature,
+        threshold=tested.threshold.value,
+        reason=tested.threshold.reason,
+        settings="\n".join(f"| {name} | {value} |" for name, value in settings.items()),
         inputs="\n".join(inputs),
-        probability=float(run.probabilities(test)[0]),
+        probability=float(np.mean(sigmoid(np.array(logits) / tested.temperature))),
         python="\n".join(python),
-        csharp="\n".join(csharp),
     )
 
 
@@ -3943,14 +3765,8 @@ def model_card(run: Run, metrics: dict[str, Any], report: list[str]) -> str:
 # Main
 
 
-class Decisions(NamedTuple):
-    batch_size: Choice
-    xla: Choice
-    patience: Choice
-    momentum: Choice
-
-
-def decide(options: argparse.Namespace, splits: list[Split]) -> Decisions:
+def decide(options: argparse.Namespace, splits: list[Split]) -> dict[str, Choice]:
+    """What is decided for the user before TensorFlow is imported."""
     rows = max(len(split.training) for split in splits)
     batch_size = choose_batch_size(options.batch_size, rows)
     segments, steps = segment_steps(rows, batch_size.value)
@@ -3958,31 +3774,34 @@ def decide(options: argparse.Namespace, splits: list[Split]) -> Decisions:
     xla = choose_xla(options.xla, total * len(splits))
     if options.profile and options.xla is None:
         xla = Choice(True, "a profile shows the steps of compiled programs only")
-    return Decisions(batch_size, xla, choose_patience(segments * steps), choose_momentum(total))
+    patience, momentum = choose_patience(segments * steps), choose_momentum(total)
+    return {"batch_size": batch_size, "xla": xla, "patience": patience, "momentum": momentum}
 
 
 def make_plan(
-    options: argparse.Namespace, splits: list[Split], label: Any, width: int, decisions: Decisions, precision: str
+    options: argparse.Namespace, splits: list[Split], label: np.ndarray, width: int, decisions: dict[str, Choice]
 ) -> Plan:
-    architecture = ARCHITECTURES[options.architecture]
-    segments, steps = segment_steps(max(len(split.training) for split in splits), decisions.batch_size.value, width)
-    epoch_rows = segments * steps * decisions.batch_size.value
-    patience, share = decisions.patience.value, float(label.mean())
+    batch_size, xla, patience, momentum, precision = (
+        decisions[name].value for name in ("batch_size", "xla", "patience", "momentum", "precision")
+    )
+    segments, steps = segment_steps(max(len(split.training) for split in splits), batch_size, width)
+    share = float(label.mean())
+    network, byte_rows = training_network(ARCHITECTURES[options.architecture], width, momentum, precision)
+    several = max(1, min(25, 100_000 // (segments * steps * batch_size)))
     return Plan(
-        units=architecture.units,
-        dropout=architecture.dropout,
+        network=network,
+        byte_rows=byte_rows,
         width=width,
-        batch_size=decisions.batch_size.value,
+        batch_size=batch_size,
         segments=segments,
         steps=steps,
-        epochs_per_call=1 if options.profile else min(options.epochs, max(1, min(25, 100_000 // epoch_rows))),
+        epochs_per_call=1 if options.profile else min(options.epochs, several),
         validation_rows=max(len(split.validation) for split in splits),
-        momentum=decisions.momentum.value,
         weight_decay=WEIGHT_DECAY if options.adamw else 0.0,
         patience=patience if options.early_stopping else 0,
         plateau=max(3, patience // 3) if options.reduce_lr else 0,
         precision=precision,
-        xla=decisions.xla.value,
+        xla=xla,
         seed=options.seed,
         class_weights=(0.5 / (1 - share), 0.5 / share) if options.class_weight == "balanced" else (1.0, 1.0),
     )
@@ -4052,18 +3871,16 @@ def split_table(options: argparse.Namespace, table: Table) -> list[Split]:
     """One split, or one for each fold."""
     rarer = int(min(table.label.sum(), len(table.label) - table.label.sum()))
     if options.folds > rarer:
-        table.notes.append(
-            f"--folds {options.folds} lowered to {rarer}: the rarer class has {rarer} rows, and every fold needs one"
-        )
+        why = f"the rarer class has {rarer} rows, and every fold needs one"
+        table.notes.append(f"--folds {options.folds} lowered to {rarer}: {why}")
         options.folds = rarer
     if options.folds > 1:
         return split_folds(table.label, options.folds, options.seed)
     split = split_rows(table.label, options.split, options.seed)
     for name, part in split._asdict().items():
         if len({*table.label[part].tolist()}) < 2:
-            raise UserError(
-                f"{data_name(options)}: the {name} rows are all of one class; label more rows or use --split random"
-            )
+            words = f"the {name} rows are all of one class"
+            raise UserError(f"{data_name(options)}: {words}; label more rows or use --split random")
     return [split]
 
 
@@ -4075,7 +3892,7 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def stop_on_signals(stop: StopRequest) -> Any:
+def stop_on_signals(stop: StopRequest) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM asks training to stop after the epoch; the second stops at once, but for a commit."""
 
     def handle(number: int, _: Any) -> None:
@@ -4096,75 +3913,74 @@ class Run:
     """What the parts of main share."""
 
     options: argparse.Namespace
+    arguments: list[str]  # as they were given, for --resume
     table: Table
     splits: list[Split]
-    decisions: Decisions
+    decisions: dict[str, Choice]
     timing: dict[str, float]
     output: Output
-    tf: Any = None
+    interrupted: tuple[dict[str, Any], dict[str, np.ndarray]] | None  # what --resume goes on with
     device: Device | None = None
-    precision: Choice | None = None
+    encoding: Encoding | None = None
+    features: Features | None = None
     folds: list[Fold] = field(default_factory=list)
-    linear: list[Any] = field(default_factory=list)
     plan: Plan | None = None
-    model: Any = None
-    nets: list[Net] = field(default_factory=list)  # as they are saved
-    template: bytes = b""  # the saved model, before its weights
+    saved: SavedModel | None = None
+    archive: Archive | None = None
+    predictor: Predictor | None = None
     events: EventLog | None = None
-    arguments: list[str] = field(default_factory=list)  # as they were given, for --resume
-    interrupted: tuple[dict[str, Any], dict[str, Any]] | None = None  # what --resume goes on with
     resumable: bool = False  # a signal stopped training, and its state was saved
     checkpoint: Path | None = None  # the newest
 
     def say(self, *lines: str) -> None:
         self.output.say(*lines)
 
-    @property
-    def encoders(self) -> list[Encoder]:
-        return [fold.encoder for fold in self.folds]
+    def model_file(self, weights: list[Weights], threshold: float = 0.5, temperature: float = 1.0) -> bytes:
+        """A model file that holds these networks, and what predict.py and export_model.py need beside them."""
+        details = json.dumps(model_details(self, threshold))
+        return self.archive.write(self.saved.values(weights, temperature), {"training.json": details})
 
-    def probabilities(self, rows: Any) -> Any:
-        """What the finished model says of rows of the table."""
-        parts = [
-            sigmoid(net_logits(self.table, fold.encoder, self.plan.units, net, rows))
-            for fold, net in zip(self.folds, self.nets, strict=True)
+    def logits(self, weights: list[Weights], part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and logits of the validation or the test rows of all folds."""
+        rows = [getattr(fold.split, part) for fold in self.folds]
+        logits = [
+            self.predictor.logits(self.features, fold, own, piece)
+            for fold, own, piece in zip(self.folds, weights, rows, strict=True)
         ]
-        return sum(parts) / len(parts)
+        return self.table.label[np.concatenate(rows)], np.concatenate(logits)
 
-    def archive(self, nets: list[Net], threshold: float = 0.5) -> bytes:
-        """A model file that holds these nets, and what predict.py needs beside them."""
-        columns = [asdict(replace(column, vocabulary=[])) for column in self.table.columns if column.kind != "dropped"]
-        details = {"threshold": threshold, "label": self.options.label, "columns": columns}
-        archive = archive_with_weights(self.template, model_variables(self.plan.units, self.encoders, nets))
-        return add_to_archive(archive, "training.json", json.dumps(details))
+
+def model_details(run: Run, threshold: float) -> dict[str, Any]:
+    columns = [asdict(replace(column, vocabulary=[])) for column in run.table.columns if column.kind != "dropped"]
+    scales = {name: values.tolist() for name, values in run.encoding.scales._asdict().items()}
+    return {"threshold": threshold, "label": run.options.label, "columns": columns, "scales": scales}
 
 
 def prepare(run: Run) -> None:
-    """Import TensorFlow, take the decisions that need the device, and build the model."""
-    options, table = run.options, run.table
+    """Import TensorFlow, take the decisions that need the device, and learn how rows become inputs."""
+    options, table, decisions = run.options, run.table, run.decisions
     if options.profile:
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # its use of memory is what the memory page shows
-    prepare_environment(options.cpu_only, run.decisions.xla.value, run.decisions.batch_size.value)
+    prepare_environment(options.cpu_only, decisions["xla"].value, decisions["batch_size"].value)
     started = time.perf_counter()
-    run.tf = import_tensorflow()
-    run.device = find_device(run.tf, options.cpu_only)
+    import_tensorflow()
+    run.device = find_device(options.cpu_only)
     run.timing["import_s"] = time.perf_counter() - started
-    run.precision = choose_precision(options.mixed_precision, run.device)
-    encoders = fit_encoders(table, run.splits)
-    run.folds = [
-        Fold(number, split, encoder) for number, (split, encoder) in enumerate(zip(run.splits, encoders, strict=True))
-    ]
-    run.plan = make_plan(options, run.splits, table.label, encoders[0].width, run.decisions, run.precision.value)
-    run.linear = fit_linear(table, run.folds)
-    plan, decisions = run.plan, run.decisions
+    decisions["precision"] = choose_precision(options.mixed_precision, run.device)
+    run.encoding, encoders, run.features = fit_encoding(table, run.splits)
+    for number, (split, encoder) in enumerate(zip(run.splits, encoders, strict=True)):
+        linear = fit_linear(run.features, split, run.encoding, encoder, len(encoders))
+        run.folds.append(Fold(number, split, encoder, linear))
+    run.plan = make_plan(options, run.splits, table.label, run.encoding.width, decisions)
+    units = ", ".join(map(str, ARCHITECTURES[options.architecture].units))
     nets = f", {len(encoders)} nets" if len(encoders) > 1 else ""
     run.say(
         f"Device     {run.device.name}",
-        f"Model      {options.architecture}: {plan.width} inputs, hidden units {', '.join(map(str, plan.units))}{nets}",
-        f"Batch      {plan.batch_size} rows ({decisions.batch_size.reason})",
-        f"Patience   {decisions.patience.value} epochs ({decisions.patience.reason})",
-        f"XLA        {'on' if plan.xla else 'off'}: {decisions.xla.reason}",
-        f"Precision  {run.precision.value}: {run.precision.reason}",
+        f"Model      {options.architecture}: {run.plan.width} inputs, hidden units {units}{nets}",
+        f"Batch      {run.plan.batch_size} rows ({decisions['batch_size'].reason})",
+        f"Patience   {decisions['patience'].value} epochs ({decisions['patience'].reason})",
+        f"XLA        {'on' if run.plan.xla else 'off'}: {decisions['xla'].reason}",
+        f"Precision  {run.plan.precision}: {decisions['precision'].reason}",
     )
     if options.class_weight == "balanced":
         run.say(
@@ -4172,91 +3988,86 @@ def prepare(run: Run) -> None:
         )
 
 
-def first_weights(run: Run, fold: Fold) -> Any:
-    """Where a net starts: hidden layers drawn at random, the output layer as the logistic regression."""
-    linear = run.linear[fold.number].copy()
-    zero, one = run.plan.class_weights
-    linear[-1] += math.log(one / zero)
-    lit = lit_inputs(run.table, fold.encoder, fold.split.training)
-    return initial_weights(run.plan.units, run.plan.width, lit, [run.options.seed, 3, fold.number], linear)
-
-
-def train(run: Run, stop: StopRequest) -> list[Live]:
-    """Train all nets, with progress, checkpoints and logs."""
-    options, tf, plan = run.options, run.tf, run.plan
-    inputs = table_inputs(tf, run.table)
-    nets = [
-        start_net(tf, plan, fold, first_state(tf, plan, first_weights(run, fold), options.learning_rate))
-        for fold in run.folds
-    ]
-    if run.interrupted:
-        if len(run.interrupted[0]["nets"]) != len(nets):
-            raise damaged(options.model_dir / RESUME_FILE, " (number of nets)")
-        for number, net in enumerate(nets):
-            unpack_state(tf, net, number, options.epochs, *run.interrupted)
-        run.say(f"Resuming   after epoch {max(len(net.history) for net in nets)}")
-    before = sum(len(net.history) for net in nets)
-    program = build_program(tf, plan, run.folds[0].encoder)
+def build_and_compile(run: Run, data: Features) -> Callable:
+    """Compile the training program, and meanwhile build the model, from whose weights every fold starts."""
+    options, plan, folds = run.options, run.plan, run.folds
+    architecture, momentum = ARCHITECTURES[options.architecture], run.decisions["momentum"].value
     started = time.perf_counter()
-    with ThreadPoolExecutor(1) as pool:  # XLA compiles while the model is built
-        compiled = pool.submit(compile_program, tf, plan, program, inputs, nets[0])
-        run.model = build_model(run.table, run.encoders, ARCHITECTURES[options.architecture], plan.momentum)
-        run.template = model_archive(run.model)
-        run.events = open_events(run, nets)
+    for fold in folds:
+        start_fold(plan, fold)
+    program = build_program(plan, run.encoding)
+    with ThreadPoolExecutor(1) as pool:
+        compiled = pool.submit(compile_program, plan, program, data, folds[0])
+        encoders = [fold.encoder for fold in folds]
+        run.saved = build_model(run.table, run.encoding, encoders, architecture, momentum, options.seed)
+        zero, one = plan.class_weights
+        for fold, network in zip(folds, run.saved.networks, strict=True):
+            start_from_linear_model(network, np.append(fold.linear[:-1], fold.linear[-1] + math.log(one / zero)))
+            fold.state = first_state(current_weights(network), options.learning_rate)
+        run.archive = Archive(run.saved.model)
+        run.predictor = Predictor(run.saved, run.encoding, encoders[0])
+        if run.interrupted:
+            if len(run.interrupted[0]["folds"]) != len(folds):
+                raise damaged(options.model_dir / RESUME_FILE, " (number of nets)")
+            for fold in folds:
+                unpack_state(fold, options.epochs, *run.interrupted)
+            run.say(f"Resuming   after epoch {max(len(fold.history) for fold in folds)}")
+        run.events = open_events(run)
         compiled.result()
     run.timing["compile_s"] = time.perf_counter() - started
-    progress = Progress(options.epochs, run.output)
-    checkpoints = (
-        Checkpoints(options.model_dir / "checkpoints", options.keep_checkpoints, run.archive)
-        if options.checkpoints
-        else None
-    )
-    profile = Profile(tf, run.events.folder / "train") if options.profile and run.events else None
-    if profile and not metadata_version("xprof"):
-        run.say(
-            "Profile    TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed"
-        )
+    return program
 
-    logs = run.events.folder.name if run.events else ""
-    digest = run.interrupted[0]["fingerprint"] if run.interrupted else fingerprint(run.table)
-    state = StateFile(
-        options.model_dir / RESUME_FILE, {"arguments": run.arguments, "fingerprint": digest, "logs": logs}
-    )
 
-    def on_epoch(epoch: int, nets: list[Live]) -> None:
-        progress.epoch(epoch, mean_logs(nets, epoch))
-        if checkpoints and all(net.best for net in nets) and any(net.best_epoch == epoch for net in nets):
-            accuracy = sum(net.history[net.best_epoch - 1]["val_accuracy"] for net in nets) / len(nets)
-            checkpoints.offer(epoch, accuracy, [net.best for net in nets])
-        if run.events:
-            run.events.epoch(epoch, nets)
+def train(run: Run, stop: StopRequest) -> None:
+    """Train all folds, with the callbacks that the flags switch on. Any callback of Keras may be added to the list."""
+    import tensorflow as tf
 
+    options, plan, folds = run.options, run.plan, run.folds
+    data = Features(*map(tf.constant, run.features))
+    program = build_and_compile(run, data)
+    before = sum(len(fold.history) for fold in folds)
+
+    callbacks = [Progress(options.epochs, run.output)]
+    if options.checkpoints:
+        folder = options.model_dir / "checkpoints"
+        callbacks.append(checkpoints := Checkpoints(folder, options.keep_checkpoints, folds, run.model_file))
+    if run.events:
+        callbacks.append(run.events)
+    if run.events and options.profile:
+        callbacks.append(Profile(run.events.folder / "train"))
+    callbacks.append(state := StateFile(options.model_dir / RESUME_FILE, folds, state_description(run)))
+
+    driver = callback_list(callbacks, run.saved, folds, options.epochs, plan.steps * plan.segments)
     started = time.perf_counter()
     try:
-        train_nets(tf, plan, program, inputs, nets, options.epochs, on_epoch, stop, profile, state.offer)
+        driver.on_train_begin()
+        train_folds(plan, program, data, folds, options.epochs, driver, stop)
         if stop.signal:
-            state.offer(nets, now=True)
+            state.offer(now=True)
             run.resumable = not state.failure
         run.timing["train_s"] = time.perf_counter() - started
     finally:
-        progress.close()
-        if profile:
-            profile.close()
+        driver.on_train_end()
         if state.failure:
             run.say(f"Resume     the state could not be saved: {state.failure}")
-        if checkpoints:
-            checkpoints.close()
+        if options.checkpoints:
             run.checkpoint = checkpoints.files[-1] if checkpoints.files else None
             if checkpoints.failure:
                 run.say(f"Checkpoints could not be written: {checkpoints.failure}")
-    epochs = sum(len(net.history) for net in nets) - before
+    epochs = sum(len(fold.history) for fold in folds) - before
     run.timing["rows_per_s"] = epochs * plan.rows / run.timing["train_s"]
     run.timing["steps_per_s"] = run.timing["rows_per_s"] / plan.batch_size
-    return nets
 
 
-def open_events(run: Run, nets: list[Live]) -> EventLog | None:
-    options = run.options
+def state_description(run: Run) -> dict[str, Any]:
+    """What --resume must know beside the state of each fold."""
+    digest = run.interrupted[0]["fingerprint"] if run.interrupted else fingerprint(run.table)
+    logs = run.events.folder.name if run.events else ""
+    return {"arguments": run.arguments, "fingerprint": digest, "logs": logs}
+
+
+def open_events(run: Run) -> EventLog | None:
+    options, plan = run.options, run.plan
     if not options.tensorboard:
         return None
     if not metadata_version("tensorboard"):
@@ -4264,93 +4075,41 @@ def open_events(run: Run, nets: list[Live]) -> EventLog | None:
             "TensorBoard: the package tensorboard is not installed (pip install tensorboard); going on without logs"
         )
         return None
+    if options.profile and not metadata_version("xprof"):
+        why = "TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed"
+        run.say(f"Profile    {why}")
+
+    def values_of(fold: Fold, weights: Weights) -> dict[str, ArrayLike]:
+        return layer_values(run.predictor, run.features, fold, weights)
+
+    logs, earlier = options.model_dir / "logs", run.interrupted[0]["logs"] if run.interrupted else ""
     try:
-        folder = (
-            run.interrupted
-            and run.interrupted[0]["logs"]
-            and options.model_dir / "logs" / Path(run.interrupted[0]["logs"]).name
-        )
-        if folder and folder.is_symlink():
+        if earlier and (logs / earlier).is_symlink():
             raise OSError(errno.ELOOP, "the folder of the run is a link, which is not followed")
-        events = EventLog(
-            folder or run_folder(options.model_dir / "logs", options.architecture), run.plan, options.epochs
-        )
+        folder = logs / earlier if earlier else run_folder(logs, options.architecture)
+        events = EventLog(folder, options.epochs, plan.rows, run.folds, values_of)
     except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
         words = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        run.say(f"TensorBoard: {options.model_dir / 'logs'}: {words}; going on without logs")
+        run.say(f"TensorBoard: {logs}: {words}; going on without logs")
         return None
-    events.fixed = [encode_sparse(run.table, fold.encoder, fold.split.validation[:256]) for fold in run.folds]
     if run.interrupted:
-        done = max(len(net.history) for net in nets)
+        done = max(len(fold.history) for fold in run.folds)
         events.drawn = done - done % events.every
     else:
-        events.graphs(run.tf, run.model, nets[0])
+        events.graphs(run.saved.model, plan, run.folds[0].state)
         events.text("data", show_data(options, run.table, run.splits))
     return events
 
 
-def log_results(
-    run: Run, lives: list[Live], step: int, parts: dict[str, Prediction], metrics: dict[str, Any], report: list[str]
-) -> None:
-    """What TensorBoard shows of a run once it is over."""
-    run.events.histograms(max(len(net.history) for net in lives), lives)
-    for name, part in parts.items():
-        run.events.curve(f"pr_curve/{name}", step, *part)
-    run.events.text("calibration", show_calibration(*parts["test"], metrics["test"]["confusion"]))
-    names = ("accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc", "log_loss", "brier", "ece")
-    results = {f"test/{name}": metrics["test"][name] for name in names if metrics["test"][name] is not None}
-    run.events.trial(metrics["settings"], results, step)
-    width = max(len(name) for name in metrics["settings"])
-    run.events.text(
-        "settings",
-        [
-            f"{name:<{width}}  {value}"
-            for name, value in metrics["settings"].items()
-            if name not in ("columns", "reasons")
-        ],
-    )
-    run.events.text("report", report)
-
-
-class Prediction(NamedTuple):
-    """Probabilities of rows that took no part in training or stopping the net that made them."""
-
-    label: Any
-    probability: Any
-
-
-def predict_part(run: Run, nets: list[Net], part: str) -> tuple[Any, Any]:
-    """Labels and logits of the validation or the test rows of all folds."""
-    rows = [getattr(fold.split, part) for fold in run.folds]
-    logits = [
-        net_logits(run.table, fold.encoder, run.plan.units, net, piece)
-        for fold, net, piece in zip(run.folds, nets, rows, strict=True)
-    ]
-    return run.table.label[np.concatenate(rows)], np.concatenate(logits)
-
-
-def calibrate(run: Run, nets: list[Net]) -> tuple[list[Net], float]:
-    """Divide the logits of all nets by a temperature fitted on validation rows."""
-    temperature = fit_temperature(*predict_part(run, nets, "validation"))
-    size = run.plan.units[-1] + run.plan.width + 1  # the output layer's weights, the last of the vector
-    calibrated = []
-    for net in nets:
-        weights = net.weights.copy()
-        weights[-size:] /= temperature
-        calibrated.append(net._replace(weights=weights))
-    return calibrated, temperature
-
-
-def stopped(run: Run, lives: list[Live], number: int) -> int:
+def stopped(run: Run, number: int) -> int:
     """Say what is left of a run that a signal or its loss ended; the files of the last whole run stay as they are."""
-    options, failed = run.options, next((net.reason for net in lives if net.failed), "")
+    options, failed = run.options, next((fold.reason for fold in run.folds if fold.failed), "")
     parts = [f"error: {failed}; try a smaller --learning-rate" if failed else f"stopped: {signal.Signals(number).name}"]
     if failed:
         (options.model_dir / RESUME_FILE).unlink(missing_ok=True)
     elif run.resumable:
-        parts.append(
-            "go on with --resume" + ("" if str(options.model_dir) == "model" else f" --model-dir {options.model_dir}")
-        )
+        folder = "" if str(options.model_dir) == "model" else f" --model-dir {options.model_dir}"
+        parts.append(f"go on with --resume{folder}")
     if run.checkpoint:
         parts.append(f"the best model so far is {run.checkpoint}")
     if (options.model_dir / METRICS_FILE).exists():
@@ -4359,36 +4118,37 @@ def stopped(run: Run, lives: list[Live], number: int) -> int:
     return 128 + number if number else 1
 
 
-def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
-    """Test the model, say what came of it, and put it and all that belongs to it into their places together."""
-    options, table, plan, folder = run.options, run.table, run.plan, run.options.model_dir
-    if stop.signal or any(net.failed for net in lives):
-        return stopped(run, lives, stop.signal)
-    nets, temperature = calibrate(run, [net.best if plan.patience else net.now for net in lives])
-    run.nets = nets
-    label, logits = predict_part(run, nets, "validation")
-    threshold = choose_threshold(options.threshold, label, sigmoid(logits))
-    longest = max(lives, key=lambda net: len(net.history))
-    if len(lives) == 1:
-        run.say(f"Trained    {len(longest.history)} epochs, the best was {longest.best_epoch}: {longest.reason}")
-    else:
-        epochs, bests = [len(net.history) for net in lives], [net.best_epoch for net in lives]
-        run.say(
-            f"Trained    {len(lives)} nets for {min(epochs)} to {max(epochs)} epochs, the best were {min(bests)} to {max(bests)}"
-        )
-    validation = Prediction(label, sigmoid(logits))
-    label, logits = predict_part(run, nets, "test")
-    tested = Prediction(label, sigmoid(logits))
-    test = measure(label, tested.probability, threshold.value, options.seed)
-    bases = {
-        name: measure(label, values, 0.5, options.seed)
-        for name, values in baselines(table, run.folds, run.linear).items()
-    }
-    columns = importance(table, run.folds, plan.units, nets, options.seed)
-    report = [*show_result(test, bases, threshold, len(nets)), *show_thresholds(*validation), *show_importance(columns)]
-    run.say("", *report)
-    first = run.splits[0]
-    parts = {"train": len(first.training), "validation": len(first.validation), "test": len(label)}
+class Tested(NamedTuple):
+    """A finished run: the weights that are kept, and what they say of rows that took no part in training them."""
+
+    weights: list[Weights]
+    temperature: float
+    threshold: Choice
+    validation: tuple[np.ndarray, np.ndarray]  # labels and probabilities
+    test: tuple[np.ndarray, np.ndarray]
+    metrics: dict[str, Any]
+    report: list[str]
+
+
+def evaluate(run: Run) -> Tested:
+    """Calibrate the networks on their validation rows, and test them on their test rows."""
+    options, table, folds, seed = run.options, run.table, run.folds, run.options.seed
+    weights = [fold.best if run.plan.patience else fold.now for fold in folds]
+    label, logits = run.logits(weights, "validation")
+    temperature = fit_temperature(label, logits)
+    validation = label, sigmoid(logits / temperature)
+    threshold = choose_threshold(options.threshold, *validation)
+    label, logits = run.logits(weights, "test")
+    tested = label, sigmoid(logits / temperature)
+    test = measure(*tested, threshold.value, seed)
+    guesses = baselines(run.features, run.encoding, folds)
+    bases = {name: measure(label, probability, 0.5, seed) for name, probability in guesses.items()}
+    columns = importance(table, run.features, run.predictor, folds, weights, temperature, seed)
+    rare = show_thresholds(*validation)
+    report = [*show_result(test, bases, threshold, len(folds)), *rare, *show_importance(columns)]
+    longest = max(folds, key=lambda fold: len(fold.history))
+    parts = {"train": len(folds[0].split.training), "validation": len(folds[0].split.validation), "test": len(label)}
+    packages = ("tensorflow", "keras", "numpy", "pandas", "tensorboard")
     metrics = {
         "rows": {"read": table.read, "used": len(table.label), "skipped": table.skipped, **parts},
         "test": test,
@@ -4401,24 +4161,58 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
         "settings": resolved_settings(run, threshold),
         "timing": run.timing,
         "versions": {"python": platform.python_version(), "script": VERSION}
-        | {name: metadata_version(name) for name in ("tensorflow", "keras", "numpy", "pandas", "tensorboard")},
+        | {name: metadata_version(name) for name in packages},
     }
+    return Tested(weights, temperature, threshold, validation, tested, metrics, report)
+
+
+def show_training(folds: list[Fold]) -> str:
+    epochs, bests = [len(fold.history) for fold in folds], [fold.best_epoch for fold in folds]
+    if len(folds) == 1:
+        return f"Trained    {epochs[0]} epochs, the best was {bests[0]}: {folds[0].reason}"
+    best = f"the best were {min(bests)} to {max(bests)}"
+    return f"Trained    {len(folds)} nets for {min(epochs)} to {max(epochs)} epochs, {best}"
+
+
+def log_results(run: Run, tested: Tested) -> None:
+    """What TensorBoard shows of a run once it is over."""
+    events, metrics, step = run.events, tested.metrics, tested.metrics["best_epoch"]
+    events.histograms(max(len(fold.history) for fold in run.folds))
+    events.curve("pr_curve/validation", step, *tested.validation)
+    events.curve("pr_curve/test", step, *tested.test)
+    events.text("calibration", show_calibration(*tested.test, metrics["test"]["confusion"]))
+    names = ("accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc", "log_loss", "brier", "ece")
+    results = {f"test/{name}": metrics["test"][name] for name in names if metrics["test"][name] is not None}
+    settings = {name: value for name, value in metrics["settings"].items() if name not in ("columns", "reasons")}
+    events.trial(settings, results, step)
+    width = max(map(len, settings))
+    events.text("settings", [f"{name:<{width}}  {value}" for name, value in settings.items()])
+    events.text("report", tested.report)
+    events.close()
+    if events.failure:
+        run.say(f"TensorBoard: the logs are incomplete: {events.failure}")
+
+
+def finish(run: Run, stop: StopRequest) -> int:
+    """Test the model, say what came of it, and put it and all that belongs to it into their places together."""
+    options, folder = run.options, run.options.model_dir
+    if stop.signal or any(fold.failed for fold in run.folds):
+        return stopped(run, stop.signal)
+    run.say(show_training(run.folds))
+    tested = evaluate(run)
+    run.say("", *tested.report)
     try:
-        failed = export(run, threshold.value)
-        write_beside(folder / MODEL_FILE, run.archive(nets, threshold.value))
+        exported = export(run, tested) if options.export else None
+        write_beside(folder / MODEL_FILE, run.model_file(tested.weights, tested.threshold.value, tested.temperature))
         write_beside(folder / PREDICTIONS_FILE, prediction_rows(run, tested))
         if run.events:
-            log_results(run, lives, longest.best_epoch, {"validation": validation, "test": tested}, metrics, report)
-            run.events.close()
-            if run.events.failure:
-                run.say(f"TensorBoard: the logs are incomplete: {run.events.failure}")
-        card = not os.path.lexists(folder / CARD_FILE) or is_ours(
-            folder / CARD_FILE
-        )  # a README.md of the user's own stays
+            log_results(run, tested)
+        card = not os.path.lexists(folder / CARD_FILE) or is_ours(folder / CARD_FILE)  # a README.md of the user's stays
         if card:
-            write_beside(folder / CARD_FILE, model_card(run, metrics, report).encode())
+            text = model_card(run, tested) + (exported.card if exported else "")
+            write_beside(folder / CARD_FILE, text.encode())
         run.timing["total_s"] = time.perf_counter() - STARTED
-        write_beside(folder / METRICS_FILE, json.dumps(metrics, indent=2).encode())
+        write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
         refuse_foreign(folder, options.export)  # what has come meanwhile
         stop.committing = True
         commit(folder, [name for name in RESULT_FILES if os.path.lexists(beside(folder / name))])
@@ -4428,101 +4222,81 @@ def finish(run: Run, lives: list[Live], stop: StopRequest) -> int:
         raise
     (folder / RESUME_FILE).unlink(missing_ok=True)
     say_where(run, card)
+    failed = exported.failures if exported else []
     for words in failed:
         complain(f"error: {words}; the model and its metrics are saved")
     return 1 if failed else 0
 
 
-def prediction_rows(run: Run, tested: Prediction) -> bytes:
-    """predictions.csv: every tested row by its line, and what the net that never saw it says of it."""
+def export(run: Run, tested: Tested) -> Any:
+    """Let export_model.py write the formats that are asked for beside their places; Exported of that module."""
+    rows = np.concatenate([fold.split.test for fold in run.folds])[:1_000]
+    run.saved.assign(tested.weights, tested.temperature)
+    details = model_details(run, tested.threshold.value)
+    exporter = import_beside("export_model")
+    names = list(dict.fromkeys(run.options.export))
+    return exporter.export(run.saved.model, details, run.options.model_dir, names, raw_inputs(run.table, rows), run.say)
+
+
+def import_beside(name: str) -> Any:
+    """A module that stands beside this file, which it imports in turn."""
+    sys.modules.setdefault("train_model_modern", sys.modules[__name__])
+    specification = importlib.util.spec_from_file_location(name, Path(__file__).resolve().with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def prediction_rows(run: Run, tested: Tested) -> bytes:
+    """predictions.csv: every tested row by its line, and what the network that never saw it says of it."""
     table, names = run.table, run.table.names
     rows = np.concatenate([fold.split.test for fold in run.folds])
     folds = np.repeat([fold.number + 1 for fold in run.folds], [len(fold.split.test) for fold in run.folds])
     order = np.lexsort([table.lines[rows], table.files[rows]])
     first = 0 if len(names) > 1 else 1
     quoted = ['"' + name.replace('"', '""') + '",' if first == 0 else "" for name in names]
-    parts = (table.files[rows], table.lines[rows], folds, *tested)
+    parts = (table.files[rows], table.lines[rows], folds, *tested.test)
     written = [b",".join(PREDICTION_COLUMNS[first:]) + b"\n"]
     for piece in row_pieces(order):
         cells = zip(*(part[piece].tolist() for part in parts), strict=True)
-        written.append(
-            "".join(
-                f"{quoted[file]}{line},{fold},{label:.0f},{probability:.9g}\n"
-                for file, line, fold, label, probability in cells
-            ).encode()
+        lines = (
+            f"{quoted[file]}{line},{fold},{label:.0f},{probability:.9g}\n"
+            for file, line, fold, label, probability in cells
         )
+        written.append("".join(lines).encode())
     return b"".join(written)
 
 
 def say_where(run: Run, card: bool) -> None:
     """Name what the run has left, and what would be worth trying."""
-    options, folder, table, timing = run.options, run.options.model_dir, run.table, run.timing
-    run.say(
-        "",
-        f"Model      {folder / MODEL_FILE}",
-        f"Metrics    {folder / METRICS_FILE}",
-        f"Tested     {folder / PREDICTIONS_FILE}",
-    )
-    run.say(f"Card       {folder / CARD_FILE}{'' if card else ' is a file of your own and was left as it is'}")
+    options, folder, rows, timing = run.options, run.options.model_dir, len(run.table.label), run.timing
+    own = "" if card else " is a file of your own and was left as it is"
+    run.say("", f"Model      {folder / MODEL_FILE}", f"Metrics    {folder / METRICS_FILE}")
+    run.say(f"Tested     {folder / PREDICTIONS_FILE}", f"Card       {folder / CARD_FILE}{own}")
     for name, (file, _) in EXPORTS.items():
         if name not in options.export and os.path.lexists(folder / file):
             run.say(f"Export     {folder / file} is of an earlier run; --export {name} writes it anew")
     if run.events:
         run.say(f"Logs       tensorboard --logdir {folder / 'logs'}")
     if options.split == "time":
-        run.say(
-            "Split      by time: neighbouring rows are alike, so that the same model tested on rows drawn at random would look better than it is"
-        )
-    if len(run.nets) == 1 and options.split == "random" and len(table.label) < 2_000:
+        why = "the same model tested on rows drawn at random would look better than it is"
+        run.say(f"Split      by time: neighbouring rows are alike, so that {why}")
+    if len(run.folds) == 1 and options.split == "random" and rows < 2_000:
         steps = 10 * (0.8 / 0.7) * timing["steps_per_s"] * timing["train_s"]
         seconds = min(steps * STEP_SECONDS_WITHOUT_XLA, XLA_COMPILE_SECONDS + steps * STEP_SECONDS_WITH_XLA)
-        cost = f"about {seconds:.1f} s of training"
+        cost = f"cost about {seconds:.1f} s of training"
         run.say(
-            f"Hint       --folds 10 would test on all {len(table.label):,} rows, cost {cost}, and usually gains accuracy at this size"
+            f"Hint       --folds 10 would test on all {rows:,} rows, {cost}, and usually gains accuracy at this size"
         )
-    run.say(
-        f"Time       {timing['total_s']:.1f} s, of which training {timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)"
-    )
-
-
-def export(run: Run, threshold: float) -> list[str]:
-    """Write the formats asked for beside their places and compare each, run by its own runtime, with the model.
-
-    Gives what failed and why; that is not kept.
-    """
-    options, failed = run.options, []
-    if not options.export:
-        return failed
-    rows = np.concatenate([fold.split.test for fold in run.folds])[:1_000]
-    raw, expected = raw_inputs(run.table, rows), run.probabilities(rows)
-    parts = (run.table, run.plan, run.encoders, run.nets)
-    for name in dict.fromkeys(options.export):
-        path = options.model_dir / EXPORTS[name][0]
-        try:
-            new = export_model(
-                run.tf,
-                name,
-                path,
-                lambda doubles: portable_function(run.tf, *parts, doubles),
-                lambda: onnx_model(*parts, threshold),
-            )
-            gap = np.abs(exported_probabilities(run.tf, name, new, raw) - expected).max()
-            reason = "" if gap <= 1e-5 else f"its probabilities differ by up to {gap:.1g}"
-        except Exception as error:  # each converter raises kinds of its own
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        if reason:
-            remove(beside(path))
-            failed.append(f"--export {name} failed ({reason})")
-        else:
-            run.say(f"Export     {path}: probabilities of {len(rows):,} test rows agree within {gap:.0e}")
-    return failed
+    speed = f"{timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)"
+    run.say(f"Time       {timing['total_s']:.1f} s, of which training {speed}")
 
 
 def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
     """Every setting as it was used, and the reason where one was chosen for the user."""
     settings = {name: value for name, value in vars(run.options).items() if name != "describe"}
     settings |= {"csv": short_names(run.options.csv), "model_dir": run.options.model_dir.name}
-    chosen = run.decisions._asdict() | {"precision": run.precision, "threshold": threshold}
+    chosen = run.decisions | {"threshold": threshold}
     settings |= {name: choice.value for name, choice in chosen.items()}
     settings |= {"device": run.device.name, "columns": {column.name: column.kind for column in run.table.columns}}
     return settings | {"reasons": {name: choice.reason for name, choice in chosen.items()}}
@@ -4542,27 +4316,25 @@ def train_command(arguments: list[str] | None) -> int:
         output.say(*show_data(options, table, splits), "", *describe_columns(table))
         return 0 if not output.failure else output_failed(output)
     if interrupted and interrupted[0]["fingerprint"] != fingerprint(table):
-        raise UserError(
-            f"--resume: {data_name(options)} is not, or no longer, the data of the interrupted run; leave --resume out to train on it"
-        )
+        what = f"{data_name(options)} is not, or no longer, the data of the interrupted run"
+        raise UserError(f"--resume: {what}; leave --resume out to train on it")
     prepare_folder(options.model_dir)
     refuse_foreign(options.model_dir, options.export)
     timing = {"load_s": time.perf_counter() - started}
-    run = Run(options, table, splits, decide(options, splits), timing, output, arguments=arguments)
-    run.interrupted = tuple(interrupted) if interrupted else None
+    run = Run(options, arguments, table, splits, decide(options, splits), timing, output, interrupted)
     stop = StopRequest()
     with lock_folder(options.model_dir), stop_on_signals(stop):
         run.say(*show_data(options, table, splits))
         if warning := shared_warning(options.model_dir):
             run.say(f"Warning    {warning}")
         if not interrupted and (options.model_dir / RESUME_FILE).exists():
-            run.say(
-                "           note: an interrupted run was in the model directory; this one starts anew (--resume would have gone on)"
-            )
+            words = "an interrupted run was in the model directory; this one starts anew (--resume would have gone on)"
+            run.say(f"           note: {words}")
             (options.model_dir / RESUME_FILE).unlink()
         try:
             prepare(run)
-            code = finish(run, train(run, stop), stop)
+            train(run, stop)
+            code = finish(run, stop)
         finally:
             if run.events:
                 run.events.close()
