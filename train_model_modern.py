@@ -1733,14 +1733,16 @@ def flat_vector(values: Iterable[ArrayLike]) -> np.ndarray:
 
 def split_vector(vector: ArrayLike, variables: list[keras.Variable]) -> list[ArrayLike]:
     """A flat vector as the values of variables."""
-    ends = np.cumsum([math.prod(variable.shape) for variable in variables], dtype=int)
-    starts = [0, *ends[:-1]]
-    cut = [vector[start:end] for start, end in zip(starts, ends, strict=True)]
-    if isinstance(vector, np.ndarray):
-        return [part.reshape(variable.shape) for part, variable in zip(cut, variables, strict=True)]
     import tensorflow as tf
 
-    return [tf.reshape(part, variable.shape) for part, variable in zip(cut, variables, strict=True)]
+    sizes = [math.prod(variable.shape) for variable in variables]
+    if not sizes:
+        return []
+    if isinstance(vector, np.ndarray):
+        parts = np.split(vector, np.cumsum(sizes[:-1]))
+        return [part.reshape(variable.shape) for part, variable in zip(parts, variables, strict=True)]
+    parts = tf.split(vector, sizes)  # whose gradient is one concatenation
+    return [tf.reshape(part, variable.shape) for part, variable in zip(parts, variables, strict=True)]
 
 
 def current_weights(network: keras.Model) -> Weights:

@@ -350,25 +350,32 @@ def test_encoder_learns_from_training_rows_only(tmp_path):
     table = read(write(tmp_path / "a.csv", rows()))
     training = np.arange(20, dtype=np.int32)
     split = modern.Split(training, training[:0], training[:0])
-    (before,) = modern.fit_encoders(table, [split])
+    _, (before,), _ = modern.fit_encoding(table, [split])
     table.numbers[20:] = 1e6
     table.codes[20:] = 0
-    (after,) = modern.fit_encoders(table, [split])
+    _, (after,), _ = modern.fit_encoding(table, [split])
     np.testing.assert_array_equal(before.center, after.center)
     np.testing.assert_array_equal(before.scale, after.scale)
     np.testing.assert_array_equal(before.places[0], after.places[0])
 
 
-def test_unseen_categories_have_a_place(tmp_path):
+def test_unseen_and_rare_categories(tf, tmp_path, monkeypatch):
     lines = rows()
     lines[0], lines[39] = "-555,1,1,1,0", "-777,1,1,1,1"
     table = read(write(tmp_path / "a.csv", lines))
-    rows_trained = np.arange(39, dtype=np.int32)
-    (encoder,) = modern.fit_encoders(table, [modern.Split(rows_trained, rows_trained[:0], rows_trained[:0])])
-    encoded = modern.encode(table, encoder, np.array([0, 39, 1]))
-    places = encoded[:, 3:].argmax(axis=1)
-    assert places[1] == 0 and places[0] > 0 and places[2] > 0 and places[0] != places[2]
-    assert (encoded[:, 3:].sum(axis=1) == 1).all()
+    training = np.arange(39, dtype=np.int32)
+
+    def encoded():
+        encoding, (encoder,), features = modern.fit_encoding(
+            table, [modern.Split(training, training[:0], training[:0])]
+        )
+        return modern.encode(*features.take(np.array([0, 39, 1])), encoding, encoder).numpy()[:, 3:]
+
+    seen, unseen, other = encoded()
+    assert seen.sum() == other.sum() == 1 and seen.argmax() != other.argmax() and unseen.sum() == 0
+    monkeypatch.setattr(modern, "MAXIMUM_CATEGORIES", 2)  # the others share a place with what is unseen
+    rare, unseen, other = encoded()
+    assert len(rare) == 3 and rare[2] == unseen[2] == 1 and other[2] == 0 and other.sum() == 1
 
 
 def test_large_files_are_read_in_pieces(tmp_path, monkeypatch):
@@ -392,13 +399,15 @@ def test_folds_are_stratified_and_cover_all_rows():
         assert 10 <= len(split.test) <= 11 and 3 <= label[split.test].sum() <= 4
 
 
-def test_folds_share_one_layout(tmp_path):
+def test_folds_share_one_layout(tf, tmp_path):
     lines = [f"{index // 4},{index},{index},{index % 5},{index % 2}" for index in range(80)]
     table = read(write(tmp_path / "a.csv", lines))
-    encoders = modern.fit_encoders(table, modern.split_folds(table.label, 5, 1))
-    assert len({encoder.width for encoder in encoders}) == 1
+    encoding, encoders, features = modern.fit_encoding(table, modern.split_folds(table.label, 5, 1))
+    assert {len(encoder.places[0]) for encoder in encoders} == {1 + len(encoding.known[0])}
     together = np.stack([encoder.places[0] for encoder in encoders])
-    assert all(len(set(column[column > 0])) <= 1 for column in together.T)
+    assert all(len(set(column[column >= 0])) <= 1 for column in together.T)
+    widths = {modern.encode(*features.take(np.arange(3)), encoding, encoder).shape[1] for encoder in encoders}
+    assert widths == {encoding.width}
 
 
 def test_several_files_are_one_table(tmp_path):

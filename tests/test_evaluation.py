@@ -83,13 +83,13 @@ def test_logistic_regression_is_at_its_optimum():
     inputs = generator.normal(size=(200, 4))
     label = (inputs @ [1, -2, 0.5, 0] + generator.normal(size=200) > 0.3).astype(np.float32)
     places = np.stack([4 + generator.integers(0, 5, 200), 9 + generator.integers(0, 3, 200)], axis=1)
-    encoded, whole = modern.Encoded(inputs, places), np.zeros((200, 12))
+    encoded, whole = modern.SparseRows(inputs, places), np.zeros((200, 12))
     whole[:, :4] = inputs
     np.put_along_axis(whole, places, 1, axis=1)
     weights = modern.fit_logistic_regression(encoded, label, 12)
     gradient = whole.T @ (modern.sigmoid(whole @ weights[:-1] + weights[-1]) - label) + weights[:-1]
     assert abs(gradient).max() < 1e-3
-    np.testing.assert_allclose(modern.product(encoded, weights[:-1]), whole @ weights[:-1], atol=1e-9)
+    np.testing.assert_allclose(encoded.times(weights[:-1]), whole @ weights[:-1], atol=1e-9)
     separable = modern.fit_logistic_regression(encoded, (inputs[:, 0] > 0).astype(np.float32), 12)
     assert np.isfinite(separable).all()
 

@@ -4,98 +4,77 @@ import json
 
 import numpy as np
 import pytest
-from test_training import first_net, train
+from test_training import make, train
 
 import train_model_modern as modern
 
 
-def start(path, folds, *flags):
-    options = modern.parse_options([str(path), "--folds", str(folds), *flags])
-    table = modern.read_table(options)
-    splits = modern.split_table(options, table)
-    encoders = modern.fit_encoders(table, splits)
-    members = [
-        modern.Fold(number, split, encoder)
-        for number, (split, encoder) in enumerate(zip(splits, encoders, strict=True))
-    ]
-    plan = modern.make_plan(options, splits, table.label, encoders[0].width, modern.decide(options, splits), "float32")
-    weights = []
-    for fold in members:
-        lit = modern.lit_inputs(table, fold.encoder, fold.split.training)
-        weights.append(modern.initial_weights(plan.units, plan.width, lit, [1, fold.number]))
-    return options, table, members, plan, weights
-
-
 @pytest.mark.parametrize("xla", [False, True])
 def test_together_as_alone(tf, sample, xla):
-    _, table, folds, plan, weights = start(sample(117), 5)
-    plan = plan._replace(xla=xla, patience=6)
-    program = modern.build_program(tf, plan, folds[0].encoder)
-    nets = [
-        modern.start_net(tf, plan, fold, modern.first_state(tf, plan, first, 0.02))
-        for fold, first in zip(folds, weights, strict=True)
-    ]
-    modern.train_nets(tf, plan, program, modern.table_inputs(tf, table), nets, 40, None, modern.StopRequest())
-    assert len({len(net.history) for net in nets}) > 1
-    for net, first in zip(nets, weights, strict=True):
-        alone = train(tf, table, net.fold, plan, first, 40, rate=0.02)
-        assert alone.history == net.history and alone.best_epoch == net.best_epoch
-        np.testing.assert_array_equal(alone.best.weights, net.best.weights)
+    made = make(sample(117), "standard", "--folds", "5")
+    plan = made.plan._replace(xla=xla, patience=6)
+    train(tf, made, 40, rate=0.02, plan=plan)
+    together = made.trained
+    assert len({len(fold.history) for fold in together}) > 1
+    for fold in together:
+        alone = train(tf, made, 40, rate=0.02, plan=plan, folds=[fold])
+        assert alone.history == fold.history and alone.best_epoch == fold.best_epoch
+        np.testing.assert_array_equal(alone.best.trained, fold.best.trained)
 
 
-@pytest.mark.parametrize("architecture", modern.ARCHITECTURES)
-def test_the_model_averages_the_nets(tf, tmp_path, architecture):
-    path = tmp_path / "a.csv"
+def write_mixed(path):
+    """Rows with gaps, and categories of which some folds see no training row."""
     generator = np.random.default_rng(0)
     lines = ["foreground_app,site,idle_time,stay,productive"]
     for index in range(120):
-        cells = [
-            generator.integers(0, 30),
-            f"site{generator.integers(0, 9)}",
-            generator.integers(0, 9999),
-            generator.integers(0, 99),
-        ]
-        cells[generator.integers(0, 4)] = "" if index % 5 == 0 else cells[0]
-        cells = [
-            ("site1" if place == 1 and not str(cell).startswith("site") and cell != "" else cell)
-            for place, cell in enumerate(cells)
-        ]
+        site = f"site{generator.integers(0, 9)}"
+        cells = [generator.integers(0, 30), site, generator.integers(0, 9999), generator.integers(0, 99)]
+        if index % 5 == 0:
+            cells[generator.integers(0, 4)] = ""
         lines.append(",".join(map(str, [*cells, index % 2])))
     path.write_text("\n".join(lines) + "\n")
-    _, table, folds, plan, weights = start(path, 4, "--architecture", architecture)
-    statistics = [np.abs(generator.normal(1, 0.3, 2 * plan.outputs)).astype(np.float32) for _ in folds]
-    nets = [modern.Net(*pair) for pair in zip(weights, statistics, strict=True)]
-    encoders = [fold.encoder for fold in folds]
-    model = modern.build_model(table, encoders, modern.ARCHITECTURES[architecture], 0.9)
-    archive = modern.archive_with_weights(
-        modern.model_archive(model), modern.model_variables(plan.units, encoders, nets)
-    )
-    (tmp_path / "model.keras").write_bytes(archive)
+    return path
+
+
+@pytest.mark.parametrize("architecture", modern.ARCHITECTURES)
+@pytest.mark.parametrize("folds", [1, 4])
+def test_the_model_averages_the_networks(tf, tmp_path, architecture, folds):
     import keras
 
+    made = make(write_mixed(tmp_path / "a.csv"), architecture, "--folds", folds)
+    generator = np.random.default_rng(0)
+    weights = [
+        part._replace(moving=np.abs(generator.normal(1, 0.3, part.moving.shape)).astype(np.float32))
+        for part in made.weights
+    ]
+    archive = modern.Archive(made.saved.model).write(made.saved.values(weights, 1.5), {})
+    (tmp_path / "model.keras").write_bytes(archive)
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert all(type(layer).__module__.startswith("keras.") for layer in loaded.layers)
     rows = np.arange(120, dtype=np.int32)
-    expected = np.mean(
-        [
-            modern.sigmoid(modern.net_logits(table, fold.encoder, plan.units, net, rows))
-            for fold, net in zip(folds, nets, strict=True)
-        ],
-        axis=0,
-    )
-    raw = {name: tf.constant(values) for name, values in modern.raw_inputs(table, rows).items()}
-    np.testing.assert_allclose(loaded.predict(raw, batch_size=120, verbose=0)[:, 0], expected, atol=1e-5)
-    modern.set_weights(model, modern.model_variables(plan.units, encoders, nets))
-    np.testing.assert_allclose(model.predict(raw, batch_size=120, verbose=0)[:, 0], expected, atol=1e-5)
+    logits = [
+        made.predictor.logits(made.features, fold, own, rows) for fold, own in zip(made.folds, weights, strict=True)
+    ]
+    expected = modern.sigmoid(np.array(logits) / 1.5).mean(axis=0)
+    raw = {name: tf.constant(values) for name, values in modern.raw_inputs(made.table, rows).items()}
+    np.testing.assert_allclose(loaded(raw)[:, 0], expected, atol=1e-5)
+    made.saved.assign(weights, 1.5)
+    np.testing.assert_allclose(made.saved.model(raw)[:, 0], expected, atol=1e-5)
 
 
-def test_one_net_saves_as_it_computes(tf, sample):
-    _, table, folds, plan, weights = start(sample(60), 1)
-    model = modern.build_model(table, [folds[0].encoder], modern.Architecture(plan.units, plan.dropout), 0.9)
-    modern.set_weights(model, modern.model_variables(plan.units, [folds[0].encoder], [first_net(plan, weights[0])]))
-    rows = folds[0].split.test
-    expected = modern.sigmoid(modern.net_logits(table, folds[0].encoder, plan.units, first_net(plan, weights[0]), rows))
-    np.testing.assert_allclose(model.predict(modern.raw_inputs(table, rows), verbose=0)[:, 0], expected, atol=1e-5)
+def test_what_a_fold_has_not_seen_counts_for_nothing_in_it(tf, tmp_path):
+    made = make(write_mixed(tmp_path / "a.csv"), "standard", "--folds", 4)
+    places = [fold.encoder.places[0] for fold in made.folds]
+    partly = np.flatnonzero(np.min(places, axis=0) != np.max(places, axis=0))
+    assert len(partly) and all(part[0] == -1 for part in places)
+    for fold in made.folds:
+        learned = set(made.features.indices[0, fold.split.training])
+        for index, place in enumerate(fold.encoder.places[0]):
+            assert (place >= 0) == (index in learned)
+            inputs = modern.encode(
+                np.zeros((1, 2), np.float32), np.array([[index], [0]]), made.encoding, fold.encoder
+            ).numpy()
+            assert inputs[:, len(made.encoding.gaps) + 2 :].sum() == (place >= 0)
 
 
 def test_a_run_with_folds(sample, tmp_path, capsys):

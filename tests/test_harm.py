@@ -822,23 +822,22 @@ def test_a_header_cell_without_end(tmp_path, run):
 def interrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("interrupted")
     modern.write_sample(folder / "a.csv", 60, 1)
-    train_nets = modern.train_nets
+    train_folds = modern.train_folds
 
-    def stopped(tf, plan, program, inputs, nets, epochs, on_epoch, stop, mark, save):
-        def then(nets):
-            save(nets)
-            stop.signal = signal.SIGTERM
+    def stopped(*arguments):
+        *_, callbacks, stop = arguments
+        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: setattr(stop, "signal", 15)))
+        train_folds(*arguments)
 
-        train_nets(tf, plan, program, inputs, nets, epochs, on_epoch, stop, mark, then)
+    modern.import_tensorflow()
+    import keras
 
-    modern.train_nets = stopped
+    modern.train_folds = stopped
     try:
-        assert (
-            modern.main([str(folder / "a.csv"), "--model-dir", str(folder / "model"), "--epochs", "40", "--quiet"])
-            == 143
-        )
+        flags = ["--model-dir", str(folder / "model"), "--epochs", "40", "--quiet"]
+        assert modern.main([str(folder / "a.csv"), *flags]) == 143
     finally:
-        modern.train_nets = train_nets
+        modern.train_folds = train_folds
     return folder / "a.csv", folder / "model" / modern.RESUME_FILE
 
 
