@@ -46,7 +46,7 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -2933,36 +2933,34 @@ def net_logits(table: Table, encoder: Encoder, units: tuple[int, ...], net: Net,
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Export
+# Files: whole or not at all
 
-
+MARK = "train_model_modern"  # an empty file of this name marks a directory that this program wrote
 TEMPORARY = ".train_model_modern-"  # how the names begin of what is not yet, or no longer, in its place
-MARK = "train_model_modern"  # a file in a directory that this program wrote
-ARCHIVE_MARKS = {
+COMMIT_FILE = TEMPORARY + "commit.json"
+ARCHIVE_MARKS = {  # entries of archives that only this program writes
     MODEL_FILE: "training.json",
     RESUME_FILE: "description.npy",
     BASIC_MODEL_FILE: "basic.json",
-}  # entries only it writes
-COMMIT_FILE = TEMPORARY + "commit.json"
+}
+MOVE_AWAY = "move it away or name another directory"
 
 
 def beside(path: Path, process: int | None = None) -> Path:
     """A name of this process, or of another, for what will be moved to a path."""
-    name = (
-        path.name
-        if len(os.fsencode(path.name)) < 150
-        else hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest()
-    )
+    name = path.name
+    if len(os.fsencode(name)) >= 150:  # with what is added it may be longer than the 255 bytes a name can have
+        name = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
     return path.with_name(f"{TEMPORARY}{process or os.getpid()}-{name}.tmp")
 
 
-def open_new(path: Path) -> Any:
+def open_new(path: Path) -> io.BufferedWriter:
     """A new file for bytes, never one that exists or that a link leads to."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(path, flags, 0o666), "wb")
 
 
-def keep_mode(file: Any, path: Path) -> None:
+def keep_mode(file: io.BufferedWriter, path: Path) -> None:
     """Let a new file be no more open to others than the one it will replace."""
     if hasattr(os, "fchmod") and path.is_file() and not path.is_symlink():
         os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
@@ -2992,10 +2990,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     new = write_beside(path, content)
     try:
         os.replace(new, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
+    finally:
+        with contextlib.suppress(OSError):  # it is still there only if it could not be moved
             new.unlink()
-        raise
 
 
 def remove(path: Path) -> None:
@@ -3026,9 +3023,8 @@ def finish_commit(folder: Path) -> None:
         process, names = int(listed["process"]), [name for name in listed["names"] if name in RESULT_FILES]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return
-    moves = [
-        (beside(folder / name, process), folder / name, beside(folder / f"{name}-before", process)) for name in names
-    ]
+    places = [folder / name for name in names]
+    moves = [(beside(place, process), place, beside(Path(f"{place}-before"), process)) for place in places]
     try:
         for new, place, before in moves:
             if os.path.lexists(new):
@@ -3036,9 +3032,9 @@ def finish_commit(folder: Path) -> None:
                 with contextlib.suppress(FileNotFoundError):  # another process may be finishing it too
                     os.replace(new, place)
     except OSError:
-        for new, place, before in moves:
+        for move in moves:
             with contextlib.suppress(OSError):
-                undo_move(new, place, before)
+                undo_move(*move)
         path.unlink(missing_ok=True)
         raise
     for _, _, before in moves:
@@ -3046,28 +3042,24 @@ def finish_commit(folder: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def set_aside(place: Path, before: Path) -> None:
+    """Keep what is at a place under another name: a file by a second link, so that it is never missing."""
+    if os.path.lexists(place) and not os.path.lexists(before):
+        try:
+            os.link(place, before, follow_symlinks=False)
+        except OSError:  # a directory, or a file system without links
+            os.replace(place, before)
+
+
 def undo_move(new: Path, place: Path, before: Path) -> None:
     if os.path.lexists(before):
-        if os.path.lexists(place) and os.path.samefile(before, place):
-            remove(before)
-        else:
-            if place.is_dir():
-                remove(place)
-            os.replace(before, place)
+        if place.is_dir():  # nothing can be moved over it
+            remove(place)
+        os.replace(before, place)
+        remove(before)  # two links to one file are left as they are by a move of one over the other
     elif not os.path.lexists(new):  # it was moved to where nothing was before
         remove(place)
     remove(new)
-
-
-def set_aside(place: Path, before: Path) -> None:
-    """Keep what is at a place under another name: a file by a second link, so that it is never missing, a directory by a move."""
-    if os.path.lexists(before) or not os.path.lexists(place):
-        return
-    if not place.is_dir():
-        with contextlib.suppress(OSError):  # not every file system has links
-            os.link(place, before, follow_symlinks=False)
-            return
-    os.replace(place, before)
 
 
 def remove_litter(folder: Path) -> None:
@@ -3079,14 +3071,12 @@ def remove_litter(folder: Path) -> None:
 
 
 def is_alive(process: int) -> bool:
-    if os.name != "posix":  # elsewhere os.kill would end it
-        return process != os.getpid()
+    """Whether there is another process of this number; one that had the number of this process is no more."""
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
+        if os.name == "posix":  # elsewhere os.kill would end it
+            os.kill(process, 0)
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)  # then it is another user's
     return process != os.getpid()
 
 
@@ -3101,23 +3091,13 @@ def holds(path: Path, name: str) -> bool:
 
 def is_ours(path: Path) -> bool:
     """Whether what is at the place of a result was written by this program, so that it may be replaced."""
+    if path.is_symlink():
+        return False
     if path.name == EXPORTS["saved_model"][0]:
-        own = {
-            MARK,
-            "saved_model.pb",
-            "fingerprint.pb",
-            "variables",
-            "assets",
-            "variables.index",
-            "variables.data-00000-of-00001",
-        }
-        return (
-            path.is_dir()
-            and not path.is_symlink()
-            and (path / MARK).is_file()
-            and {part.name for part in path.rglob("*")} <= own
-        )
-    if path.is_symlink() or not path.is_file():
+        top = {MARK, "saved_model.pb", "fingerprint.pb", "assets", "variables"}
+        own = top | {"variables.index", "variables.data-00000-of-00001"}
+        return (path / MARK).is_file() and {part.name for part in path.rglob("*")} <= own
+    if not path.is_file():
         return False
     with open(path, "rb") as file:
         start = file.read(1_000)
@@ -3129,11 +3109,92 @@ def is_ours(path: Path) -> bool:
         return start.splitlines()[:1] in ([b",".join(names)] for names in (PREDICTION_COLUMNS[1:], PREDICTION_COLUMNS))
     if path.name == CARD_FILE:
         return start.startswith(CARD[:14].encode()) and b"\n\nWritten by train_model_modern.py" in start
-    return (
-        b"train_model_modern" in start
-        if path.suffix == ".onnx"
-        else start[4:8] == b"TFL3" and b"probability" in path.read_bytes()
-    )
+    if path.suffix == ".onnx":
+        return b"train_model_modern" in start  # its producer
+    return start[4:8] == b"TFL3" and b"probability" in path.read_bytes()
+
+
+def refuse_others(folder: Path, names: list[str]) -> None:
+    for place in (folder / name for name in names):
+        if os.path.lexists(place) and not is_ours(place):
+            raise UserError(f"{place}: was not written by this program; {MOVE_AWAY} with --model-dir")
+
+
+def refuse_foreign(folder: Path, exports: list[str]) -> None:
+    """Refuse a model directory where a file that this program did not write has the name of one it will write."""
+    written = [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE, *(EXPORTS[name][0] for name in exports)]
+    refuse_others(folder, written)
+    checkpoints, logs = folder / "checkpoints", folder / "logs"  # a run can do without logs
+    for place in (checkpoints, logs):
+        if place.is_symlink() or (place == checkpoints and place.exists() and not place.is_dir()):
+            raise UserError(f"{place}: is a link or no directory; {MOVE_AWAY} with --model-dir")
+
+
+def shared_warning(path: Path) -> str:
+    """What to say when others can write where a model or a state is read from; empty when they cannot."""
+    if os.name != "posix" or not path.exists():
+        return ""
+    status = path.stat()
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        danger = "can be written to by every user of this machine: what is read from it may not be yours"
+        return f"{path} {danger} (chmod o-w {path})"
+    if status.st_uid not in (0, os.getuid()):
+        return f"{path} belongs to another user, who can change what is read from it"
+    return ""
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the model directory and see that it can be written to."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--model-dir {folder}: is a file; name a directory")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_beside(folder / "probe", b"").unlink()
+    except OSError as error:
+        raise UserError(f"--model-dir {folder}: {error.strerror}; name a directory that can be written to") from None
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the model directory for this process; the lock of a process that died is free.
+
+    What such a process has left is finished or removed. The lock holds the number of the process.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        finish_commit(folder)
+        yield
+        return
+    path, no_lock = folder / LOCK_FILE, f"not a lock of this program; {MOVE_AWAY}"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError:
+        raise UserError(f"{path}: is a link, a directory or closed to you, {no_lock}") from None
+    with open(descriptor, "r+b", buffering=0) as lock:
+        status = os.fstat(descriptor)
+        is_file = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1  # and no second name of one
+        holder = lock.read(100).decode("ascii", "replace") if is_file else ""
+        if not is_file or not re.fullmatch(r"\d*", holder):
+            raise UserError(f"{path}: is a file of your own, {no_lock}")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            told = f"process {holder or 'unknown'} is training there; wait for it or name another directory"
+            raise UserError(f"--model-dir {folder}: {told}") from None
+        lock.truncate(0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        finish_commit(folder)
+        remove_litter(folder)
+        remove_litter(folder / "checkpoints")
+        try:
+            yield
+        finally:
+            lock.truncate(0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Export
 
 
 def model_archive(model: Any) -> bytes:
@@ -3597,52 +3658,6 @@ def resumed_options(given: dict[str, Any], folder: Path) -> tuple[argparse.Names
     return options, description, arrays
 
 
-@contextlib.contextmanager
-def lock_folder(folder: Path) -> Any:
-    """Hold the model directory for this process; the lock of a process that died is free."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        finish_commit(folder)
-        yield
-        return
-    path = folder / LOCK_FILE
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-    except OSError:
-        raise UserError(
-            f"{path}: is a link, a directory or closed to you, not a lock of this program; move it away or name another directory"
-        ) from None
-    foreign = UserError(
-        f"{path}: is a file of your own, not a lock of this program; move it away or name another directory"
-    )
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        os.close(descriptor)
-        raise foreign
-    with os.fdopen(descriptor, "r+", encoding="ascii", errors="replace") as file:
-        if not re.fullmatch(r"\d*", holder := file.read(100)):
-            raise foreign
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"--model-dir {folder}: process {holder or 'unknown'} is training there; wait for it or name another directory"
-            ) from None
-        file.seek(0)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        finish_commit(folder)
-        for place in (folder, folder / "checkpoints"):
-            remove_litter(place)
-        try:
-            yield
-        finally:
-            file.seek(0)
-            file.truncate(0)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What the user reads
 
@@ -3986,51 +4001,6 @@ def make_plan(
         seed=options.seed,
         class_weights=(0.5 / (1 - share), 0.5 / share) if options.class_weight == "balanced" else (1.0, 1.0),
     )
-
-
-def refuse_others(folder: Path, names: list[str]) -> None:
-    for name in names:
-        if os.path.lexists(folder / name) and not is_ours(folder / name):
-            raise UserError(
-                f"{folder / name}: was not written by this program; move it away or name another directory with --model-dir"
-            )
-
-
-def refuse_foreign(folder: Path, exports: list[str]) -> None:
-    """Refuse a model directory where a file that this program did not write has the name of one it will write."""
-    refuse_others(
-        folder, [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE, *(EXPORTS[name][0] for name in exports)]
-    )
-    for name in ("checkpoints", "logs"):
-        if (folder / name).is_symlink() or (
-            name == "checkpoints" and os.path.lexists(folder / name) and not (folder / name).is_dir()
-        ):
-            raise UserError(
-                f"{folder / name}: is a link or no directory; move it away or name another directory with --model-dir"
-            )
-
-
-def shared_warning(path: Path) -> str:
-    """What to say when others can write where a model or a state is read from; empty when they cannot."""
-    if os.name != "posix" or not path.exists():
-        return ""
-    status = path.stat()
-    if status.st_mode & 0o002 and not status.st_mode & 0o1000:
-        return f"{path} can be written to by every user of this machine: what is read from it may not be yours (chmod o-w {path})"
-    if status.st_uid not in (0, os.getuid()):
-        return f"{path} belongs to another user, who can change what is read from it"
-    return ""
-
-
-def prepare_folder(folder: Path) -> None:
-    """Make the model directory and see that it can be written to."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--model-dir {folder}: is a file; name a directory")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_beside(folder / "probe", b"").unlink()
-    except OSError as error:
-        raise UserError(f"--model-dir {folder}: {error.strerror}; name a directory that can be written to") from None
 
 
 def load_data(options: argparse.Namespace) -> Table:
