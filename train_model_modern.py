@@ -2660,7 +2660,7 @@ RESAMPLES = 1_000
 BOOTSTRAP_ROWS = 5_000  # more rows than this are resampled in part, and the interval narrowed accordingly
 
 
-def sigmoid(logits: Any) -> Any:
+def sigmoid(logits: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * logits))
 
 
@@ -2674,7 +2674,7 @@ def wilson(successes: float, trials: float) -> list[float]:
     return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
-def ranking(label: Any, probability: Any, weights: Any) -> tuple[Any, Any]:
+def ranking(label: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ROC AUC and PR AUC (average precision) of weighted rows: label, probability [N], weights [R, N] give [R], [R]."""
     values, place = np.unique(probability, return_inverse=True)
     order = np.argsort(place, kind="stable")
@@ -2691,69 +2691,67 @@ def ranking(label: Any, probability: Any, weights: Any) -> tuple[Any, Any]:
     return roc, pr
 
 
-def log_losses(label: Any, probability: Any) -> Any:
+def log_losses(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
     probability = np.clip(probability.astype(float), 1e-7, 1 - 1e-7)
     return -np.where(label > 0.5, np.log(probability), np.log1p(-probability))
 
 
-def bootstrap(label: Any, probability: Any, seed: int) -> dict[str, list[float]]:
-    """95 % percentile intervals of ROC AUC, PR AUC and log-loss over resampled rows (Efron, 1979)."""
+def whole_scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    """ROC AUC, PR AUC and log-loss of rows that all count once."""
+    roc, pr = ranking(label, probability, np.ones((1, len(label))))
+    return {"roc_auc": float(roc[0]), "pr_auc": float(pr[0]), "log_loss": float(log_losses(label, probability).mean())}
+
+
+def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str, tuple[float, float]]:
+    """How far the ends of 95 % intervals are from scores, by percentiles over resampled rows (Efron, 1979)."""
     generator = np.random.default_rng([seed, 2])
+    narrower = math.sqrt(min(1, BOOTSTRAP_ROWS / len(label)))
+    if len(label) > BOOTSTRAP_ROWS:
+        chosen = generator.choice(len(label), BOOTSTRAP_ROWS, replace=False)
+        label, probability = label[chosen], probability[chosen]
     rows = len(label)
-    narrower = math.sqrt(min(1, BOOTSTRAP_ROWS / rows))
-    if rows > BOOTSTRAP_ROWS:
-        chosen = generator.choice(rows, BOOTSTRAP_ROWS, replace=False)
-        label, probability, rows = label[chosen], probability[chosen], BOOTSTRAP_ROWS
-    resamples = min(RESAMPLES, 1_000_000 // rows)
-    weights = generator.multinomial(rows, np.full(rows, 1 / rows), resamples).astype(np.float32)
-    roc, pr = ranking(label, probability, weights)
-    losses = weights @ log_losses(label, probability) / rows
-    whole = [part[0] for part in ranking(label, probability, np.ones((1, rows)))] + [
-        log_losses(label, probability).mean()
-    ]
-    intervals = {}
-    for name, values, centre in zip(("roc_auc", "pr_auc", "log_loss"), (roc, pr, losses), whole, strict=True):
+    weights = generator.multinomial(rows, np.full(rows, 1 / rows), min(RESAMPLES, 1_000_000 // rows)).astype(np.float32)
+    resampled = [*ranking(label, probability, weights), weights @ log_losses(label, probability) / rows]
+    ends = {}
+    for (name, whole), values in zip(whole_scores(label, probability).items(), resampled, strict=True):
         values = values[np.isfinite(values)]
-        low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (centre, centre)
-        intervals[name] = [float((low - centre) * narrower), float((high - centre) * narrower)]
-    return intervals
+        low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (whole, whole)
+        ends[name] = float((low - whole) * narrower), float((high - whole) * narrower)
+    return ends
 
 
-def calibration_error(label: Any, probability: Any, bins: int = 10) -> float:
+def tenths(probability: np.ndarray) -> np.ndarray:
+    """The bin, of ten of equal width, that each probability is in: 0 to 9."""
+    return np.minimum((probability * 10).astype(int), 9)
+
+
+def calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
     """Expected calibration error over ten bins of equal width (Naeini et al., 2015)."""
-    place = np.minimum((probability * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, probability - label, minlength=bins)
+    gaps = np.bincount(tenths(probability), probability - label, minlength=10)
     return float(np.abs(gaps).sum() / len(label))
 
 
-def measure(label: Any, probability: Any, threshold: float, seed: int) -> dict[str, Any]:
+def measure(label: np.ndarray, probability: np.ndarray, threshold: float, seed: int) -> dict[str, Any]:
     """Everything metrics.json says of predictions [N] against labels [N]."""
-    predicted, actual = probability >= threshold, label > 0.5
-    hits, false = int(np.sum(predicted & actual)), int(np.sum(predicted & ~actual))
-    missed = int(np.sum(~predicted & actual))
-    right, rows = len(label) - false - missed, len(label)
-    roc, pr = (float(part[0]) for part in ranking(label, probability, np.ones((1, rows))))
-    result = {
-        "accuracy": right / rows,
-        "accuracy_ci95": wilson(right, rows),
-        "precision": hits / (hits + false) if hits + false else 0.0,
-        "precision_ci95": wilson(hits, hits + false),
-        "recall": hits / (hits + missed) if hits + missed else 0.0,
-        "recall_ci95": wilson(hits, hits + missed),
-        "f1": 2 * hits / (2 * hits + false + missed) if hits else 0.0,
-        "roc_auc": roc,
-        "pr_auc": pr,
-        "log_loss": float(log_losses(label, probability).mean()),
-        "brier": float(np.mean(np.square(probability - label))),
-        "ece": calibration_error(label, probability),
-        "confusion": [[rows - hits - false - missed, false], [missed, hits]],
-    }
+    cells = np.bincount(2 * (label > 0.5) + (probability >= threshold), minlength=4).reshape(2, 2).tolist()
+    (right, false), (missed, hits) = cells
+    correct, rows = right + hits, len(label)
+    shares = {"accuracy": (correct, rows), "precision": (hits, hits + false), "recall": (hits, hits + missed)}
+    result = {}
+    for name, (successes, trials) in shares.items():
+        result[name] = successes / trials if trials else 0.0
+        result[f"{name}_ci95"] = wilson(successes, trials)
+    result["f1"] = 2 * hits / (2 * hits + false + missed) if hits else 0.0
+    result |= whole_scores(label, probability)
+    result["brier"] = float(np.mean(np.square(probability - label)))
+    result["ece"] = calibration_error(label, probability)
+    result["confusion"] = cells
     for name, (low, high) in bootstrap(label, probability, seed).items():
         result[f"{name}_ci95"] = [result[name] + low, result[name] + high]
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in result.items()}
 
 
-def choose_threshold(rule: tuple[str, float | None], label: Any, probability: Any) -> Choice:
+def choose_threshold(rule: tuple[str, float | None], label: np.ndarray, probability: np.ndarray) -> Choice:
     """The threshold that serves a rule best on rows that were not trained on: [N], [N]."""
     name, number = rule
     if name == "fixed":
@@ -2761,9 +2759,8 @@ def choose_threshold(rule: tuple[str, float | None], label: Any, probability: An
     if name == "cost":
         return Choice(number, "the expected cost of both mistakes is equal there")
     order = np.argsort(-probability, kind="stable")
-    hits, predicted = np.cumsum(label[order]), np.arange(1, len(label) + 1)
-    positives = label.sum()
-    last = np.append(np.diff(probability[order]) != 0, True)  # between equal probabilities there is no threshold
+    probability, hits = probability[order], np.cumsum(label[order])
+    predicted, positives = np.arange(1, len(label) + 1), label.sum()
     precision, recall = hits / predicted, hits / positives
     if name == "f1":
         score = 2 * hits / (predicted + positives)
@@ -2773,13 +2770,13 @@ def choose_threshold(rule: tuple[str, float | None], label: Any, probability: An
         score = np.where(precision >= number, 1 + recall, precision)
     else:
         score = np.where(recall >= number, 1 + precision, recall)
+    last = np.append(np.diff(probability) != 0, True)  # between equal probabilities there is no threshold
     best = int(np.argmax(np.where(last, score, -1)))
-    following = probability[order][best + 1] if best + 1 < len(label) else 0.0
-    middle = float((probability[order][best] + following) / 2)
-    met = "" if name in ("f1", "balanced") or score[best] >= 1 else f"; {name} {number:g} was not reached"
-    return Choice(
-        middle, f"best for {name}{'' if number is None else f' {number:g}'} on {len(label):,} validation rows{met}"
-    )
+    following = probability[best + 1] if best + 1 < len(label) else 0.0
+    wanted = name if number is None else f"{name} {number:g}"
+    missed = "" if number is None or score[best] >= 1 else f"; {wanted} was not reached"
+    reason = f"best for {wanted} on {len(label):,} validation rows{missed}"
+    return Choice(float((probability[best] + following) / 2), reason)
 
 
 def fit_temperature(label: Any, logits: Any) -> float:
