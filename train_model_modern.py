@@ -3663,130 +3663,117 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
-    rows, share = len(table.label), float(table.label.mean())
-    lines = [
-        f"Data       {', '.join(short_names(options.csv))}: {rows:,} rows"
-        + (f" ({table.skipped} left out)" if table.skipped else "")
-    ]
-    lines += [f"           note: {note}" for note in table.notes]
-    lines.append(f"Label      {options.label}: {percent(share)} are 1, {percent(1 - share)} are 0")
-    for kind, title in (("number", "Numbers"), ("category", "Categories"), ("dropped", "Left out")):
-        parts = []
-        for column in table.of_kind(kind):
-            more = {"number": "", "category": f" ({column.distinct} values)", "dropped": f" ({column.reason})"}[kind]
-            parts.append(
-                column.name + more + (f" ({column.missing} missing)" if column.missing and kind != "dropped" else "")
-            )
-        line = ""
-        for part in parts:
-            if line and len(line) + len(part) > 100:
-                lines.append(f"{title:<11}{line},")
-                line, title = "", ""
-            line += (", " if line else "") + part
-        if line:
-            lines.append(f"{title:<11}{line}")
-    lines += [
-        f"           hint: {column.name}: {column.hint}"
-        for column in table.columns
-        if column.hint and column.kind != "dropped"
-    ]
-    split = splits[0]
-    if len(splits) > 1:
-        rows = f"trains on about {len(split.training):,} rows, stops by {len(split.validation):,}, is tested on {len(split.test):,}"
-        words = f"{len(splits)} folds at random within each class: each net {rows}"
-    else:
-        how = (
-            "at random within each class"
-            if options.split == "random"
-            else "by time: the first rows train, the last rows test"
-        )
-        words = f"{len(split.training):,} training, {len(split.validation):,} validation, {len(split.test):,} test rows, {how}"
-    return [*lines, f"Split      {words}"]
-
-
-def describe_columns(table: Table) -> list[str]:
-    """A line for each column: what it is read as, how many values it has, how many cells are empty."""
-    width = max(len(column.name) for column in table.columns)
-    lines = [f"{'column':<{width}}  {'read as':<9}{'distinct':>10}{'missing':>10}  values"]
-    ranges = {}
-    for column, values in zip(table.of_kind("number"), table.numbers.T, strict=True):
-        ranges[column.name] = "{:.6g} to {:.6g}, median {:.6g}".format(*np.nanpercentile(values, [0, 100, 50]))
-    for column, codes in zip(table.of_kind("category"), table.codes.T, strict=True):
-        counts = np.bincount(codes, minlength=len(column.vocabulary))
-        most = int(np.argmax(counts))
-        shown = "(missing)" if column.vocabulary[most] in ("", MISSING) else column.vocabulary[most]
-        ranges[column.name] = f"most often {shown}, in {percent(counts[most] / len(codes))} of rows"
-    for column in table.columns:
-        values = column.reason if column.kind == "dropped" else ranges[column.name]
-        hint = f"; {column.hint}" if column.hint and column.kind != "dropped" else ""
-        counts = f"{column.distinct:>10,}{column.missing:>10,}" if column.missing >= 0 else " " * 20
-        lines.append(f"{column.name:<{width}}  {column.kind:<9}{counts}  {values}{hint}")
-    return lines
-
-
 def interval(values: list[float], scale: float = 100, digits: int = 1) -> str:
     return f"{scale * values[0]:.{digits}f} to {scale * values[1]:.{digits}f}"
 
 
-def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, folds: int) -> list[str]:
-    (true_negative, false_positive), (false_negative, true_positive) = test["confusion"]
-    rows = sum(map(sum, test["confusion"]))
-    how = "the model never saw" if folds == 1 else f"each tested by the one of {folds} nets that never saw it"
-    lines = [
-        f"Test, {rows:,} rows {how} (95 % intervals)",
-        f"{'':<24}{'accuracy':>10}{'':>16}{'ROC AUC':>9}{'log-loss':>10}{'':>17}",
-    ]
-    for name, result in (
-        ("this model", test),
-        ("logistic regression", bases["logistic_regression"]),
-        ("always the majority", bases["majority"]),
-    ):
-        auc = "-" if result["roc_auc"] is None else f"{result['roc_auc']:.3f}"
-        accuracy = f"{percent(result['accuracy']):>10}{interval(result['accuracy_ci95']):>16}"
-        lines.append(
-            f"  {name:<22}{accuracy}{auc:>9}{result['log_loss']:>10.3f}{interval(result['log_loss_ci95'], 1, 3):>17}"
-        )
-    for name in ("precision", "recall"):
-        lines.append(f"  {name:<22}{percent(test[name]):>10}{interval(test[f'{name}_ci95']):>16}")
-    lines.append(
-        f"  F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}, at threshold {threshold.value:.3g} ({threshold.reason})"
-    )
-    productive, others = true_positive + false_negative, true_negative + false_positive
-    lines.append(
-        f"  of {productive:,} rows of 1 {true_positive:,} were found; of {others:,} rows of 0 {false_positive:,} were taken for 1"
-    )
-    majority, linear = bases["majority"], bases["logistic_regression"]
-    if test["accuracy_ci95"][0] <= majority["accuracy_ci95"][1]:
-        lines.append(
-            "No gain over always answering with the majority class is shown: the intervals overlap. More labelled rows would help most."
-        )
-    elif test["accuracy_ci95"][0] <= linear["accuracy_ci95"][1]:
-        lines.append(
-            "Better than the majority class; no gain over a logistic regression is shown: the intervals overlap."
-        )
-    width = test["accuracy_ci95"][1] - test["accuracy_ci95"][0]
-    if width > 0.15:
-        lines.append(
-            f"The interval is {100 * width:.0f} points wide because only {rows} rows could be tested: read one run as a hint, not as a measurement."
-        )
+def titled(title: str, words: str) -> str:
+    """A line of what a run tells; without a title it belongs to the line above."""
+    return f"{title:<11}{words}"
+
+
+def titled_list(title: str, parts: list[str]) -> list[str]:
+    """Lines of at most about 111 characters that list parts, none of them broken; the first line has the title."""
+    lines = [titled(title, part) for part in parts[:1]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) <= 111:
+            lines[-1] += f", {part}"
+        else:
+            lines[-1] += ","
+            lines.append(titled("", part))
     return lines
 
 
-def show_calibration(label: Any, probability: Any, confusion: list[list[int]]) -> list[str]:
-    """The calibration curve and the confusion matrix of the test rows as tables."""
-    lines, place = ["probability given   rows   of these are 1", ""], np.minimum((probability * 10).astype(int), 9)
-    for number in range(10):
-        part = label[place == number]
-        observed = f"{percent(float(part.mean())):>8}  {'#' * round(20 * float(part.mean()))}" if len(part) else ""
-        lines.append(f"{10 * number:>3} to {10 * number + 10:>3} %     {len(part):>8,}  {observed}")
-    (true_negative, false_positive), (false_negative, true_positive) = confusion
-    lines += ["", f"{'':<12}{'taken for 0':>14}{'taken for 1':>14}"]
-    return [
-        *lines,
-        f"{'rows of 0':<12}{true_negative:>14,}{false_positive:>14,}",
-        f"{'rows of 1':<12}{false_negative:>14,}{true_positive:>14,}",
+def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
+    share, skipped = float(table.label.mean()), f" ({table.skipped} left out)" if table.skipped else ""
+    lines = [titled("Data", f"{', '.join(short_names(options.csv))}: {len(table.label):,} rows{skipped}")]
+    lines += [titled("", f"note: {note}") for note in table.notes]
+    lines.append(titled("Label", f"{options.label}: {percent(share)} are 1, {percent(1 - share)} are 0"))
+    missing = {column.name: f" ({column.missing} missing)" if column.missing else "" for column in table.columns}
+    numbers = [column.name + missing[column.name] for column in table.of_kind("number")]
+    categories = [
+        f"{column.name} ({column.distinct} values){missing[column.name]}" for column in table.of_kind("category")
     ]
+    left_out = [f"{column.name} ({column.reason})" for column in table.of_kind("dropped")]
+    for title, parts in (("Numbers", numbers), ("Categories", categories), ("Left out", left_out)):
+        lines += titled_list(title, parts)
+    lines += [titled("", f"hint: {column.name}: {column.hint}") for column in table.columns if column.hint]
+    training, validation, test = (f"{len(part):,}" for part in splits[0])
+    if len(splits) > 1:
+        each = f"trains on about {training} rows, stops by {validation}, is tested on {test}"
+        words = f"{len(splits)} folds at random within each class: each net {each}"
+    else:
+        ways = {"random": "at random within each class", "time": "by time: the first rows train, the last rows test"}
+        words = f"{training} training, {validation} validation, {test} test rows, {ways[options.split]}"
+    return [*lines, titled("Split", words)]
+
+
+def describe_columns(table: Table) -> list[str]:
+    """A line for each column: what it is read as, how many values it has, how many cells are empty."""
+    values = {column.name: column.reason for column in table.of_kind("dropped")}
+    for column, cells in zip(table.of_kind("number"), table.numbers.T, strict=True):
+        values[column.name] = "{:.6g} to {:.6g}, median {:.6g}".format(*np.nanpercentile(cells, [0, 100, 50]))
+    for column, codes in zip(table.of_kind("category"), table.codes.T, strict=True):
+        counts = np.bincount(codes, minlength=len(column.vocabulary))
+        most = column.vocabulary[int(np.argmax(counts))]
+        shown, share = "(missing)" if most in ("", MISSING) else most, percent(counts.max() / len(codes))
+        values[column.name] = f"most often {shown}, in {share} of rows"
+    rows = [("column", "read as", "distinct", "missing", "values")]
+    for column in table.columns:
+        counts = (f"{column.distinct:,}", f"{column.missing:,}") if column.missing >= 0 else ("", "")
+        hint = f"; {column.hint}" if column.hint else ""
+        rows.append((column.name, column.kind, *counts, values[column.name] + hint))
+    width = max(len(column.name) for column in table.columns)
+    return [f"{row[0]:<{width}}  {row[1]:<9}{row[2]:>10}{row[3]:>10}  {row[4]}" for row in rows]
+
+
+def result_row(name: str, *cells: str) -> str:
+    """A row of the table of results: accuracy, its interval, ROC AUC, log-loss, its interval, or the first of these."""
+    widths = (10, 16, 9, 10, 17)
+    return f"  {name:<22}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=False))
+
+
+def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, folds: int) -> list[str]:
+    (true_negative, false_positive), (false_negative, true_positive) = test["confusion"]
+    productive, others = true_positive + false_negative, true_negative + false_positive
+    rows = productive + others
+    majority, linear = bases["majority"], bases["logistic_regression"]
+    how = "the model never saw" if folds == 1 else f"each tested by the one of {folds} nets that never saw it"
+    header = result_row("", "accuracy", "", "ROC AUC", "log-loss", "")
+    lines = [f"Test, {rows:,} rows {how} (95 % intervals)", header]
+    for name, result in {"this model": test, "logistic regression": linear, "always the majority": majority}.items():
+        accuracy = percent(result["accuracy"]), interval(result["accuracy_ci95"])
+        auc = "-" if result["roc_auc"] is None else f"{result['roc_auc']:.3f}"
+        log_loss = f"{result['log_loss']:.3f}", interval(result["log_loss_ci95"], 1, 3)
+        lines.append(result_row(name, *accuracy, auc, *log_loss))
+    lines += [result_row(name, percent(test[name]), interval(test[f"{name}_ci95"])) for name in ("precision", "recall")]
+    chosen = f"at threshold {threshold.value:.3g} ({threshold.reason})"
+    found = f"of {productive:,} rows of 1 {true_positive:,} were found"
+    taken = f"of {others:,} rows of 0 {false_positive:,} were taken for 1"
+    lines += [f"  F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}, {chosen}", f"  {found}; {taken}"]
+    low, high = test["accuracy_ci95"]
+    if low <= majority["accuracy_ci95"][1]:
+        verdict = "No gain over always answering with the majority class is shown: the intervals overlap."
+        lines.append(f"{verdict} More labelled rows would help most.")
+    elif low <= linear["accuracy_ci95"][1]:
+        verdict = "no gain over a logistic regression is shown: the intervals overlap."
+        lines.append(f"Better than the majority class; {verdict}")
+    if high - low > 0.15:
+        wide = f"The interval is {100 * (high - low):.0f} points wide because only {rows} rows could be tested"
+        lines.append(f"{wide}: read one run as a hint, not as a measurement.")
+    return lines
+
+
+def show_calibration(label: np.ndarray, probability: np.ndarray, confusion: list[list[int]]) -> list[str]:
+    """The calibration curve and the confusion matrix of the test rows as tables."""
+    lines, bins = ["probability given   rows   of these are 1", ""], tenths(probability)
+    for number in range(10):
+        part = label[bins == number]
+        share = float(part.mean()) if len(part) else 0
+        observed = f"{percent(share):>8}  {'#' * round(20 * share)}" if len(part) else ""
+        lines.append(f"{10 * number:>3} to {10 * number + 10:>3} %     {len(part):>8,}  {observed}")
+    lines += ["", f"{'':<12}{'taken for 0':>14}{'taken for 1':>14}"]
+    return lines + [f"rows of {row}   {cells[0]:>14,}{cells[1]:>14,}" for row, cells in enumerate(confusion)]
 
 
 def show_importance(values: dict[str, float]) -> list[str]:
@@ -3796,25 +3783,21 @@ def show_importance(values: dict[str, float]) -> list[str]:
         return []
     shown = [(name, value) for name, value in values.items() if value > 0.01 * most][:10]
     width = max(len(name) for name, _ in shown)
-    lines = ["Columns, by how much the log-loss rises without them"]
-    return lines + [
-        f"  {name:<{width}}  {value:6.3f}  {'#' * max(1, round(30 * value / most))}" for name, value in shown
-    ]
+    bars = [f"  {name:<{width}}  {value:6.3f}  {'#' * max(1, round(30 * value / most))}" for name, value in shown]
+    return ["Columns, by how much the log-loss rises without them", *bars]
 
 
-def show_thresholds(label: Any, probability: Any) -> list[str]:
+def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
     """When one class is rare: what other thresholds would give, on validation rows."""
     if min(label.mean(), 1 - label.mean()) >= 0.2:
         return []
     lines = ["One class is rare; on validation rows other thresholds would give"]
     for text in ("0.5", "f1", "balanced"):
-        choice = choose_threshold(threshold_rule(text), label, probability)
-        predicted = probability >= choice.value
+        threshold = choose_threshold(threshold_rule(text), label, probability).value
+        predicted = probability >= threshold
         hits = float((predicted * label).sum())
-        precision, recall = hits / max(1, predicted.sum()), hits / label.sum()
-        lines.append(
-            f"  --threshold {text:<9} {choice.value:.3f}: precision {percent(precision)}, recall {percent(recall)}"
-        )
+        precision, recall = percent(hits / max(1, predicted.sum())), percent(hits / label.sum())
+        lines.append(f"  --threshold {text:<9} {threshold:.3f}: precision {precision}, recall {recall}")
     return lines
 
 
