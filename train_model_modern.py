@@ -3040,7 +3040,7 @@ def finish_commit(folder: Path) -> None:
 
 
 def set_aside(place: Path, before: Path) -> None:
-    """Keep what is at a place under another name: a file by a second link, so that it is never missing."""
+    """Keep what is at a place under another name: a file by a second link, so that it is never missing there."""
     if os.path.lexists(place) and not os.path.lexists(before):
         try:
             os.link(place, before, follow_symlinks=False)
@@ -3049,11 +3049,12 @@ def set_aside(place: Path, before: Path) -> None:
 
 
 def undo_move(new: Path, place: Path, before: Path) -> None:
+    """Put back what was at a place, if anything, and delete what is new."""
     if os.path.lexists(before):
-        if place.is_dir():  # nothing can be moved over it
+        if place.is_dir():  # a directory cannot be moved over
             remove(place)
         os.replace(before, place)
-        remove(before)  # two links to one file are left as they are by a move of one over the other
+        remove(before)  # still there if both were links to one file: such a move changes nothing
     elif not os.path.lexists(new):  # it was moved to where nothing was before
         remove(place)
     remove(new)
@@ -3073,7 +3074,7 @@ def is_alive(process: int) -> bool:
         if os.name == "posix":  # elsewhere os.kill would end it
             os.kill(process, 0)
     except (OSError, OverflowError) as error:
-        return isinstance(error, PermissionError)  # then it is another user's
+        return isinstance(error, PermissionError)  # it is there, but another user's
     return process != os.getpid()
 
 
@@ -3170,9 +3171,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         raise UserError(f"{path}: is a link, a directory or closed to you, {no_lock}") from None
     with open(descriptor, "r+b", buffering=0) as lock:
         status = os.fstat(descriptor)
-        is_file = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1  # and no second name of one
-        holder = lock.read(100).decode("ascii", "replace") if is_file else ""
-        if not is_file or not re.fullmatch(r"\d*", holder):
+        regular = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1  # no pipe, and no second link to a file
+        holder = lock.read(100).decode("ascii", "replace") if regular else ""
+        if not regular or not re.fullmatch(r"\d*", holder):
             raise UserError(f"{path}: is a file of your own, {no_lock}")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
