@@ -2785,7 +2785,7 @@ RESAMPLES = 1_000
 BOOTSTRAP_ROWS = 5_000  # more rows than this are resampled in part, and the interval narrowed accordingly
 
 
-def sigmoid(logits: Any) -> Any:
+def sigmoid(logits: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * logits))
 
 
@@ -2799,7 +2799,7 @@ def wilson(successes: float, trials: float) -> list[float]:
     return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
-def ranking(label: Any, probability: Any, weights: Any) -> tuple[Any, Any]:
+def ranking(label: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ROC AUC and PR AUC (average precision) of weighted rows: label, probability [N], weights [R, N] give [R], [R]."""
     values, place = np.unique(probability, return_inverse=True)
     order = np.argsort(place, kind="stable")
@@ -2816,69 +2816,67 @@ def ranking(label: Any, probability: Any, weights: Any) -> tuple[Any, Any]:
     return roc, pr
 
 
-def log_losses(label: Any, probability: Any) -> Any:
+def log_losses(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
     probability = np.clip(probability.astype(float), 1e-7, 1 - 1e-7)
     return -np.where(label > 0.5, np.log(probability), np.log1p(-probability))
 
 
-def bootstrap(label: Any, probability: Any, seed: int) -> dict[str, list[float]]:
-    """95 % percentile intervals of ROC AUC, PR AUC and log-loss over resampled rows (Efron, 1979)."""
+def whole_scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    """ROC AUC, PR AUC and log-loss of rows that all count once."""
+    roc, pr = ranking(label, probability, np.ones((1, len(label))))
+    return {"roc_auc": float(roc[0]), "pr_auc": float(pr[0]), "log_loss": float(log_losses(label, probability).mean())}
+
+
+def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str, tuple[float, float]]:
+    """How far the ends of 95 % intervals are from scores, by percentiles over resampled rows (Efron, 1979)."""
     generator = np.random.default_rng([seed, 2])
+    narrower = math.sqrt(min(1, BOOTSTRAP_ROWS / len(label)))
+    if len(label) > BOOTSTRAP_ROWS:
+        chosen = generator.choice(len(label), BOOTSTRAP_ROWS, replace=False)
+        label, probability = label[chosen], probability[chosen]
     rows = len(label)
-    narrower = math.sqrt(min(1, BOOTSTRAP_ROWS / rows))
-    if rows > BOOTSTRAP_ROWS:
-        chosen = generator.choice(rows, BOOTSTRAP_ROWS, replace=False)
-        label, probability, rows = label[chosen], probability[chosen], BOOTSTRAP_ROWS
-    resamples = min(RESAMPLES, 1_000_000 // rows)
-    weights = generator.multinomial(rows, np.full(rows, 1 / rows), resamples).astype(np.float32)
-    roc, pr = ranking(label, probability, weights)
-    losses = weights @ log_losses(label, probability) / rows
-    whole = [part[0] for part in ranking(label, probability, np.ones((1, rows)))] + [
-        log_losses(label, probability).mean()
-    ]
-    intervals = {}
-    for name, values, centre in zip(("roc_auc", "pr_auc", "log_loss"), (roc, pr, losses), whole, strict=True):
+    weights = generator.multinomial(rows, np.full(rows, 1 / rows), min(RESAMPLES, 1_000_000 // rows)).astype(np.float32)
+    resampled = [*ranking(label, probability, weights), weights @ log_losses(label, probability) / rows]
+    ends = {}
+    for (name, whole), values in zip(whole_scores(label, probability).items(), resampled, strict=True):
         values = values[np.isfinite(values)]
-        low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (centre, centre)
-        intervals[name] = [float((low - centre) * narrower), float((high - centre) * narrower)]
-    return intervals
+        low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (whole, whole)
+        ends[name] = float((low - whole) * narrower), float((high - whole) * narrower)
+    return ends
 
 
-def calibration_error(label: Any, probability: Any, bins: int = 10) -> float:
+def tenths(probability: np.ndarray) -> np.ndarray:
+    """The bin, of ten of equal width, that each probability is in: 0 to 9."""
+    return np.minimum((probability * 10).astype(int), 9)
+
+
+def calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
     """Expected calibration error over ten bins of equal width (Naeini et al., 2015)."""
-    place = np.minimum((probability * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, probability - label, minlength=bins)
+    gaps = np.bincount(tenths(probability), probability - label, minlength=10)
     return float(np.abs(gaps).sum() / len(label))
 
 
-def measure(label: Any, probability: Any, threshold: float, seed: int) -> dict[str, Any]:
+def measure(label: np.ndarray, probability: np.ndarray, threshold: float, seed: int) -> dict[str, Any]:
     """Everything metrics.json says of predictions [N] against labels [N]."""
-    predicted, actual = probability >= threshold, label > 0.5
-    hits, false = int(np.sum(predicted & actual)), int(np.sum(predicted & ~actual))
-    missed = int(np.sum(~predicted & actual))
-    right, rows = len(label) - false - missed, len(label)
-    roc, pr = (float(part[0]) for part in ranking(label, probability, np.ones((1, rows))))
-    result = {
-        "accuracy": right / rows,
-        "accuracy_ci95": wilson(right, rows),
-        "precision": hits / (hits + false) if hits + false else 0.0,
-        "precision_ci95": wilson(hits, hits + false),
-        "recall": hits / (hits + missed) if hits + missed else 0.0,
-        "recall_ci95": wilson(hits, hits + missed),
-        "f1": 2 * hits / (2 * hits + false + missed) if hits else 0.0,
-        "roc_auc": roc,
-        "pr_auc": pr,
-        "log_loss": float(log_losses(label, probability).mean()),
-        "brier": float(np.mean(np.square(probability - label))),
-        "ece": calibration_error(label, probability),
-        "confusion": [[rows - hits - false - missed, false], [missed, hits]],
-    }
+    cells = np.bincount(2 * (label > 0.5) + (probability >= threshold), minlength=4).reshape(2, 2).tolist()
+    (right, false), (missed, hits) = cells
+    correct, rows = right + hits, len(label)
+    shares = {"accuracy": (correct, rows), "precision": (hits, hits + false), "recall": (hits, hits + missed)}
+    result = {}
+    for name, (successes, trials) in shares.items():
+        result[name] = successes / trials if trials else 0.0
+        result[f"{name}_ci95"] = wilson(successes, trials)
+    result["f1"] = 2 * hits / (2 * hits + false + missed) if hits else 0.0
+    result |= whole_scores(label, probability)
+    result["brier"] = float(np.mean(np.square(probability - label)))
+    result["ece"] = calibration_error(label, probability)
+    result["confusion"] = cells
     for name, (low, high) in bootstrap(label, probability, seed).items():
         result[f"{name}_ci95"] = [result[name] + low, result[name] + high]
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in result.items()}
 
 
-def choose_threshold(rule: tuple[str, float | None], label: Any, probability: Any) -> Choice:
+def choose_threshold(rule: tuple[str, float | None], label: np.ndarray, probability: np.ndarray) -> Choice:
     """The threshold that serves a rule best on rows that were not trained on: [N], [N]."""
     name, number = rule
     if name == "fixed":
@@ -2886,9 +2884,8 @@ def choose_threshold(rule: tuple[str, float | None], label: Any, probability: An
     if name == "cost":
         return Choice(number, "the expected cost of both mistakes is equal there")
     order = np.argsort(-probability, kind="stable")
-    hits, predicted = np.cumsum(label[order]), np.arange(1, len(label) + 1)
-    positives = label.sum()
-    last = np.append(np.diff(probability[order]) != 0, True)  # between equal probabilities there is no threshold
+    probability, hits = probability[order], np.cumsum(label[order])
+    predicted, positives = np.arange(1, len(label) + 1), label.sum()
     precision, recall = hits / predicted, hits / positives
     if name == "f1":
         score = 2 * hits / (predicted + positives)
@@ -2898,13 +2895,13 @@ def choose_threshold(rule: tuple[str, float | None], label: Any, probability: An
         score = np.where(precision >= number, 1 + recall, precision)
     else:
         score = np.where(recall >= number, 1 + precision, recall)
+    last = np.append(np.diff(probability) != 0, True)  # between equal probabilities there is no threshold
     best = int(np.argmax(np.where(last, score, -1)))
-    following = probability[order][best + 1] if best + 1 < len(label) else 0.0
-    middle = float((probability[order][best] + following) / 2)
-    met = "" if name in ("f1", "balanced") or score[best] >= 1 else f"; {name} {number:g} was not reached"
-    return Choice(
-        middle, f"best for {name}{'' if number is None else f' {number:g}'} on {len(label):,} validation rows{met}"
-    )
+    following = probability[best + 1] if best + 1 < len(label) else 0.0
+    wanted = name if number is None else f"{name} {number:g}"
+    missed = "" if number is None or score[best] >= 1 else f"; {wanted} was not reached"
+    reason = f"best for {wanted} on {len(label):,} validation rows{missed}"
+    return Choice(float((probability[best] + following) / 2), reason)
 
 
 def fit_temperature(label: np.ndarray, logits: np.ndarray) -> float:
@@ -3066,36 +3063,34 @@ def importance(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Export
+# Files: whole or not at all
 
-
+MARK = "train_model_modern"  # an empty file of this name marks a directory that this program wrote
 TEMPORARY = ".train_model_modern-"  # how the names begin of what is not yet, or no longer, in its place
-MARK = "train_model_modern"  # a file in a directory that this program wrote
-ARCHIVE_MARKS = {
+COMMIT_FILE = TEMPORARY + "commit.json"
+ARCHIVE_MARKS = {  # entries of archives that only this program writes
     MODEL_FILE: "training.json",
     RESUME_FILE: "description.npy",
     BASIC_MODEL_FILE: "basic.json",
-}  # entries only it writes
-COMMIT_FILE = TEMPORARY + "commit.json"
+}
+MOVE_AWAY = "move it away or name another directory"
 
 
 def beside(path: Path, process: int | None = None) -> Path:
     """A name of this process, or of another, for what will be moved to a path."""
-    name = (
-        path.name
-        if len(os.fsencode(path.name)) < 150
-        else hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest()
-    )
+    name = path.name
+    if len(os.fsencode(name)) >= 150:  # with what is added it may be longer than the 255 bytes a name can have
+        name = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
     return path.with_name(f"{TEMPORARY}{process or os.getpid()}-{name}.tmp")
 
 
-def open_new(path: Path) -> Any:
+def open_new(path: Path) -> io.BufferedWriter:
     """A new file for bytes, never one that exists or that a link leads to."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(path, flags, 0o666), "wb")
 
 
-def keep_mode(file: Any, path: Path) -> None:
+def keep_mode(file: io.BufferedWriter, path: Path) -> None:
     """Let a new file be no more open to others than the one it will replace."""
     if hasattr(os, "fchmod") and path.is_file() and not path.is_symlink():
         os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
@@ -3125,10 +3120,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     new = write_beside(path, content)
     try:
         os.replace(new, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
+    finally:
+        with contextlib.suppress(OSError):  # it is still there only if it could not be moved
             new.unlink()
-        raise
 
 
 def remove(path: Path) -> None:
@@ -3159,9 +3153,8 @@ def finish_commit(folder: Path) -> None:
         process, names = int(listed["process"]), [name for name in listed["names"] if name in RESULT_FILES]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return
-    moves = [
-        (beside(folder / name, process), folder / name, beside(folder / f"{name}-before", process)) for name in names
-    ]
+    places = [folder / name for name in names]
+    moves = [(beside(place, process), place, beside(Path(f"{place}-before"), process)) for place in places]
     try:
         for new, place, before in moves:
             if os.path.lexists(new):
@@ -3169,9 +3162,9 @@ def finish_commit(folder: Path) -> None:
                 with contextlib.suppress(FileNotFoundError):  # another process may be finishing it too
                     os.replace(new, place)
     except OSError:
-        for new, place, before in moves:
+        for move in moves:
             with contextlib.suppress(OSError):
-                undo_move(new, place, before)
+                undo_move(*move)
         path.unlink(missing_ok=True)
         raise
     for _, _, before in moves:
@@ -3179,28 +3172,25 @@ def finish_commit(folder: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def set_aside(place: Path, before: Path) -> None:
+    """Keep what is at a place under another name: a file by a second link, so that it is never missing there."""
+    if os.path.lexists(place) and not os.path.lexists(before):
+        try:
+            os.link(place, before, follow_symlinks=False)
+        except OSError:  # a directory, or a file system without links
+            os.replace(place, before)
+
+
 def undo_move(new: Path, place: Path, before: Path) -> None:
+    """Put back what was at a place, if anything, and delete what is new."""
     if os.path.lexists(before):
-        if os.path.lexists(place) and os.path.samefile(before, place):
-            remove(before)
-        else:
-            if place.is_dir():
-                remove(place)
-            os.replace(before, place)
+        if place.is_dir():  # a directory cannot be moved over
+            remove(place)
+        os.replace(before, place)
+        remove(before)  # still there if both were links to one file: such a move changes nothing
     elif not os.path.lexists(new):  # it was moved to where nothing was before
         remove(place)
     remove(new)
-
-
-def set_aside(place: Path, before: Path) -> None:
-    """Keep what is at a place under another name: a file by a second link, so that it is never missing, a directory by a move."""
-    if os.path.lexists(before) or not os.path.lexists(place):
-        return
-    if not place.is_dir():
-        with contextlib.suppress(OSError):  # not every file system has links
-            os.link(place, before, follow_symlinks=False)
-            return
-    os.replace(place, before)
 
 
 def remove_litter(folder: Path) -> None:
@@ -3212,14 +3202,12 @@ def remove_litter(folder: Path) -> None:
 
 
 def is_alive(process: int) -> bool:
-    if os.name != "posix":  # elsewhere os.kill would end it
-        return process != os.getpid()
+    """Whether there is another process of this number; one that had the number of this process is no more."""
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
+        if os.name == "posix":  # elsewhere os.kill would end it
+            os.kill(process, 0)
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)  # it is there, but another user's
     return process != os.getpid()
 
 
@@ -3234,23 +3222,13 @@ def holds(path: Path, name: str) -> bool:
 
 def is_ours(path: Path) -> bool:
     """Whether what is at the place of a result was written by this program, so that it may be replaced."""
+    if path.is_symlink():
+        return False
     if path.name == EXPORTS["saved_model"][0]:
-        own = {
-            MARK,
-            "saved_model.pb",
-            "fingerprint.pb",
-            "variables",
-            "assets",
-            "variables.index",
-            "variables.data-00000-of-00001",
-        }
-        return (
-            path.is_dir()
-            and not path.is_symlink()
-            and (path / MARK).is_file()
-            and {part.name for part in path.rglob("*")} <= own
-        )
-    if path.is_symlink() or not path.is_file():
+        top = {MARK, "saved_model.pb", "fingerprint.pb", "assets", "variables"}
+        own = top | {"variables.index", "variables.data-00000-of-00001"}
+        return (path / MARK).is_file() and {part.name for part in path.rglob("*")} <= own
+    if not path.is_file():
         return False
     with open(path, "rb") as file:
         start = file.read(1_000)
@@ -3262,11 +3240,92 @@ def is_ours(path: Path) -> bool:
         return start.splitlines()[:1] in ([b",".join(names)] for names in (PREDICTION_COLUMNS[1:], PREDICTION_COLUMNS))
     if path.name == CARD_FILE:
         return start.startswith(CARD[:14].encode()) and b"\n\nWritten by train_model_modern.py" in start
-    return (
-        b"train_model_modern" in start
-        if path.suffix == ".onnx"
-        else start[4:8] == b"TFL3" and b"probability" in path.read_bytes()
-    )
+    if path.suffix == ".onnx":
+        return b"train_model_modern" in start  # its producer
+    return start[4:8] == b"TFL3" and b"probability" in path.read_bytes()
+
+
+def refuse_others(folder: Path, names: list[str]) -> None:
+    for place in (folder / name for name in names):
+        if os.path.lexists(place) and not is_ours(place):
+            raise UserError(f"{place}: was not written by this program; {MOVE_AWAY} with --model-dir")
+
+
+def refuse_foreign(folder: Path, exports: list[str]) -> None:
+    """Refuse a model directory where a file that this program did not write has the name of one it will write."""
+    written = [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE, *(EXPORTS[name][0] for name in exports)]
+    refuse_others(folder, written)
+    checkpoints, logs = folder / "checkpoints", folder / "logs"  # a run can do without logs
+    for place in (checkpoints, logs):
+        if place.is_symlink() or (place == checkpoints and place.exists() and not place.is_dir()):
+            raise UserError(f"{place}: is a link or no directory; {MOVE_AWAY} with --model-dir")
+
+
+def shared_warning(path: Path) -> str:
+    """What to say when others can write where a model or a state is read from; empty when they cannot."""
+    if os.name != "posix" or not path.exists():
+        return ""
+    status = path.stat()
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        danger = "can be written to by every user of this machine: what is read from it may not be yours"
+        return f"{path} {danger} (chmod o-w {path})"
+    if status.st_uid not in (0, os.getuid()):
+        return f"{path} belongs to another user, who can change what is read from it"
+    return ""
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the model directory and see that it can be written to."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--model-dir {folder}: is a file; name a directory")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_beside(folder / "probe", b"").unlink()
+    except OSError as error:
+        raise UserError(f"--model-dir {folder}: {error.strerror}; name a directory that can be written to") from None
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the model directory for this process; the lock of a process that died is free.
+
+    What such a process has left is finished or removed. The lock holds the number of the process.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        finish_commit(folder)
+        yield
+        return
+    path, no_lock = folder / LOCK_FILE, f"not a lock of this program; {MOVE_AWAY}"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError:
+        raise UserError(f"{path}: is a link, a directory or closed to you, {no_lock}") from None
+    with open(descriptor, "r+b", buffering=0) as lock:
+        status = os.fstat(descriptor)
+        regular = stat.S_ISREG(status.st_mode) and status.st_nlink <= 1  # no pipe, and no second link to a file
+        holder = lock.read(100).decode("ascii", "replace") if regular else ""
+        if not regular or not re.fullmatch(r"\d*", holder):
+            raise UserError(f"{path}: is a file of your own, {no_lock}")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            told = f"process {holder or 'unknown'} is training there; wait for it or name another directory"
+            raise UserError(f"--model-dir {folder}: {told}") from None
+        lock.truncate(0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        finish_commit(folder)
+        remove_litter(folder)
+        remove_litter(folder / "checkpoints")
+        try:
+            yield
+        finally:
+            lock.truncate(0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Export
 
 
 class Checkpoints:
@@ -3455,52 +3514,6 @@ def resumed_options(given: dict[str, Any], folder: Path) -> tuple[argparse.Names
     return options, description, arrays
 
 
-@contextlib.contextmanager
-def lock_folder(folder: Path) -> Any:
-    """Hold the model directory for this process; the lock of a process that died is free."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        finish_commit(folder)
-        yield
-        return
-    path = folder / LOCK_FILE
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-    except OSError:
-        raise UserError(
-            f"{path}: is a link, a directory or closed to you, not a lock of this program; move it away or name another directory"
-        ) from None
-    foreign = UserError(
-        f"{path}: is a file of your own, not a lock of this program; move it away or name another directory"
-    )
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        os.close(descriptor)
-        raise foreign
-    with os.fdopen(descriptor, "r+", encoding="ascii", errors="replace") as file:
-        if not re.fullmatch(r"\d*", holder := file.read(100)):
-            raise foreign
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"--model-dir {folder}: process {holder or 'unknown'} is training there; wait for it or name another directory"
-            ) from None
-        file.seek(0)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        finish_commit(folder)
-        for place in (folder, folder / "checkpoints"):
-            remove_litter(place)
-        try:
-            yield
-        finally:
-            file.seek(0)
-            file.truncate(0)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What the user reads
 
@@ -3509,130 +3522,117 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
-    rows, share = len(table.label), float(table.label.mean())
-    lines = [
-        f"Data       {', '.join(short_names(options.csv))}: {rows:,} rows"
-        + (f" ({table.skipped} left out)" if table.skipped else "")
-    ]
-    lines += [f"           note: {note}" for note in table.notes]
-    lines.append(f"Label      {options.label}: {percent(share)} are 1, {percent(1 - share)} are 0")
-    for kind, title in (("number", "Numbers"), ("category", "Categories"), ("dropped", "Left out")):
-        parts = []
-        for column in table.of_kind(kind):
-            more = {"number": "", "category": f" ({column.distinct} values)", "dropped": f" ({column.reason})"}[kind]
-            parts.append(
-                column.name + more + (f" ({column.missing} missing)" if column.missing and kind != "dropped" else "")
-            )
-        line = ""
-        for part in parts:
-            if line and len(line) + len(part) > 100:
-                lines.append(f"{title:<11}{line},")
-                line, title = "", ""
-            line += (", " if line else "") + part
-        if line:
-            lines.append(f"{title:<11}{line}")
-    lines += [
-        f"           hint: {column.name}: {column.hint}"
-        for column in table.columns
-        if column.hint and column.kind != "dropped"
-    ]
-    split = splits[0]
-    if len(splits) > 1:
-        rows = f"trains on about {len(split.training):,} rows, stops by {len(split.validation):,}, is tested on {len(split.test):,}"
-        words = f"{len(splits)} folds at random within each class: each net {rows}"
-    else:
-        how = (
-            "at random within each class"
-            if options.split == "random"
-            else "by time: the first rows train, the last rows test"
-        )
-        words = f"{len(split.training):,} training, {len(split.validation):,} validation, {len(split.test):,} test rows, {how}"
-    return [*lines, f"Split      {words}"]
-
-
-def describe_columns(table: Table) -> list[str]:
-    """A line for each column: what it is read as, how many values it has, how many cells are empty."""
-    width = max(len(column.name) for column in table.columns)
-    lines = [f"{'column':<{width}}  {'read as':<9}{'distinct':>10}{'missing':>10}  values"]
-    ranges = {}
-    for column, values in zip(table.of_kind("number"), table.numbers.T, strict=True):
-        ranges[column.name] = "{:.6g} to {:.6g}, median {:.6g}".format(*np.nanpercentile(values, [0, 100, 50]))
-    for column, codes in zip(table.of_kind("category"), table.codes.T, strict=True):
-        counts = np.bincount(codes, minlength=len(column.vocabulary))
-        most = int(np.argmax(counts))
-        shown = "(missing)" if column.vocabulary[most] in ("", MISSING) else column.vocabulary[most]
-        ranges[column.name] = f"most often {shown}, in {percent(counts[most] / len(codes))} of rows"
-    for column in table.columns:
-        values = column.reason if column.kind == "dropped" else ranges[column.name]
-        hint = f"; {column.hint}" if column.hint and column.kind != "dropped" else ""
-        counts = f"{column.distinct:>10,}{column.missing:>10,}" if column.missing >= 0 else " " * 20
-        lines.append(f"{column.name:<{width}}  {column.kind:<9}{counts}  {values}{hint}")
-    return lines
-
-
 def interval(values: list[float], scale: float = 100, digits: int = 1) -> str:
     return f"{scale * values[0]:.{digits}f} to {scale * values[1]:.{digits}f}"
 
 
-def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, folds: int) -> list[str]:
-    (true_negative, false_positive), (false_negative, true_positive) = test["confusion"]
-    rows = sum(map(sum, test["confusion"]))
-    how = "the model never saw" if folds == 1 else f"each tested by the one of {folds} nets that never saw it"
-    lines = [
-        f"Test, {rows:,} rows {how} (95 % intervals)",
-        f"{'':<24}{'accuracy':>10}{'':>16}{'ROC AUC':>9}{'log-loss':>10}{'':>17}",
-    ]
-    for name, result in (
-        ("this model", test),
-        ("logistic regression", bases["logistic_regression"]),
-        ("always the majority", bases["majority"]),
-    ):
-        auc = "-" if result["roc_auc"] is None else f"{result['roc_auc']:.3f}"
-        accuracy = f"{percent(result['accuracy']):>10}{interval(result['accuracy_ci95']):>16}"
-        lines.append(
-            f"  {name:<22}{accuracy}{auc:>9}{result['log_loss']:>10.3f}{interval(result['log_loss_ci95'], 1, 3):>17}"
-        )
-    for name in ("precision", "recall"):
-        lines.append(f"  {name:<22}{percent(test[name]):>10}{interval(test[f'{name}_ci95']):>16}")
-    lines.append(
-        f"  F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}, at threshold {threshold.value:.3g} ({threshold.reason})"
-    )
-    productive, others = true_positive + false_negative, true_negative + false_positive
-    lines.append(
-        f"  of {productive:,} rows of 1 {true_positive:,} were found; of {others:,} rows of 0 {false_positive:,} were taken for 1"
-    )
-    majority, linear = bases["majority"], bases["logistic_regression"]
-    if test["accuracy_ci95"][0] <= majority["accuracy_ci95"][1]:
-        lines.append(
-            "No gain over always answering with the majority class is shown: the intervals overlap. More labelled rows would help most."
-        )
-    elif test["accuracy_ci95"][0] <= linear["accuracy_ci95"][1]:
-        lines.append(
-            "Better than the majority class; no gain over a logistic regression is shown: the intervals overlap."
-        )
-    width = test["accuracy_ci95"][1] - test["accuracy_ci95"][0]
-    if width > 0.15:
-        lines.append(
-            f"The interval is {100 * width:.0f} points wide because only {rows} rows could be tested: read one run as a hint, not as a measurement."
-        )
+def titled(title: str, words: str) -> str:
+    """A line of what a run tells; without a title it belongs to the line above."""
+    return f"{title:<11}{words}"
+
+
+def titled_list(title: str, parts: list[str]) -> list[str]:
+    """Lines of at most about 111 characters that list parts, none of them broken; the first line has the title."""
+    lines = [titled(title, part) for part in parts[:1]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) <= 111:
+            lines[-1] += f", {part}"
+        else:
+            lines[-1] += ","
+            lines.append(titled("", part))
     return lines
 
 
-def show_calibration(label: Any, probability: Any, confusion: list[list[int]]) -> list[str]:
-    """The calibration curve and the confusion matrix of the test rows as tables."""
-    lines, place = ["probability given   rows   of these are 1", ""], np.minimum((probability * 10).astype(int), 9)
-    for number in range(10):
-        part = label[place == number]
-        observed = f"{percent(float(part.mean())):>8}  {'#' * round(20 * float(part.mean()))}" if len(part) else ""
-        lines.append(f"{10 * number:>3} to {10 * number + 10:>3} %     {len(part):>8,}  {observed}")
-    (true_negative, false_positive), (false_negative, true_positive) = confusion
-    lines += ["", f"{'':<12}{'taken for 0':>14}{'taken for 1':>14}"]
-    return [
-        *lines,
-        f"{'rows of 0':<12}{true_negative:>14,}{false_positive:>14,}",
-        f"{'rows of 1':<12}{false_negative:>14,}{true_positive:>14,}",
+def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
+    share, skipped = float(table.label.mean()), f" ({table.skipped} left out)" if table.skipped else ""
+    lines = [titled("Data", f"{', '.join(short_names(options.csv))}: {len(table.label):,} rows{skipped}")]
+    lines += [titled("", f"note: {note}") for note in table.notes]
+    lines.append(titled("Label", f"{options.label}: {percent(share)} are 1, {percent(1 - share)} are 0"))
+    missing = {column.name: f" ({column.missing} missing)" if column.missing else "" for column in table.columns}
+    numbers = [column.name + missing[column.name] for column in table.of_kind("number")]
+    categories = [
+        f"{column.name} ({column.distinct} values){missing[column.name]}" for column in table.of_kind("category")
     ]
+    left_out = [f"{column.name} ({column.reason})" for column in table.of_kind("dropped")]
+    for title, parts in (("Numbers", numbers), ("Categories", categories), ("Left out", left_out)):
+        lines += titled_list(title, parts)
+    lines += [titled("", f"hint: {column.name}: {column.hint}") for column in table.columns if column.hint]
+    training, validation, test = (f"{len(part):,}" for part in splits[0])
+    if len(splits) > 1:
+        each = f"trains on about {training} rows, stops by {validation}, is tested on {test}"
+        words = f"{len(splits)} folds at random within each class: each net {each}"
+    else:
+        ways = {"random": "at random within each class", "time": "by time: the first rows train, the last rows test"}
+        words = f"{training} training, {validation} validation, {test} test rows, {ways[options.split]}"
+    return [*lines, titled("Split", words)]
+
+
+def describe_columns(table: Table) -> list[str]:
+    """A line for each column: what it is read as, how many values it has, how many cells are empty."""
+    values = {column.name: column.reason for column in table.of_kind("dropped")}
+    for column, cells in zip(table.of_kind("number"), table.numbers.T, strict=True):
+        values[column.name] = "{:.6g} to {:.6g}, median {:.6g}".format(*np.nanpercentile(cells, [0, 100, 50]))
+    for column, codes in zip(table.of_kind("category"), table.codes.T, strict=True):
+        counts = np.bincount(codes, minlength=len(column.vocabulary))
+        most = column.vocabulary[int(np.argmax(counts))]
+        shown, share = "(missing)" if most in ("", MISSING) else most, percent(counts.max() / len(codes))
+        values[column.name] = f"most often {shown}, in {share} of rows"
+    rows = [("column", "read as", "distinct", "missing", "values")]
+    for column in table.columns:
+        counts = (f"{column.distinct:,}", f"{column.missing:,}") if column.missing >= 0 else ("", "")
+        hint = f"; {column.hint}" if column.hint else ""
+        rows.append((column.name, column.kind, *counts, values[column.name] + hint))
+    width = max(len(column.name) for column in table.columns)
+    return [f"{row[0]:<{width}}  {row[1]:<9}{row[2]:>10}{row[3]:>10}  {row[4]}" for row in rows]
+
+
+def result_row(name: str, *cells: str) -> str:
+    """A row of the table of results: accuracy, its interval, ROC AUC, log-loss, its interval, or the first of these."""
+    widths = (10, 16, 9, 10, 17)
+    return f"  {name:<22}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=False))
+
+
+def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, folds: int) -> list[str]:
+    (true_negative, false_positive), (false_negative, true_positive) = test["confusion"]
+    productive, others = true_positive + false_negative, true_negative + false_positive
+    rows = productive + others
+    majority, linear = bases["majority"], bases["logistic_regression"]
+    how = "the model never saw" if folds == 1 else f"each tested by the one of {folds} nets that never saw it"
+    header = result_row("", "accuracy", "", "ROC AUC", "log-loss", "")
+    lines = [f"Test, {rows:,} rows {how} (95 % intervals)", header]
+    for name, result in {"this model": test, "logistic regression": linear, "always the majority": majority}.items():
+        accuracy = percent(result["accuracy"]), interval(result["accuracy_ci95"])
+        auc = "-" if result["roc_auc"] is None else f"{result['roc_auc']:.3f}"
+        log_loss = f"{result['log_loss']:.3f}", interval(result["log_loss_ci95"], 1, 3)
+        lines.append(result_row(name, *accuracy, auc, *log_loss))
+    lines += [result_row(name, percent(test[name]), interval(test[f"{name}_ci95"])) for name in ("precision", "recall")]
+    chosen = f"at threshold {threshold.value:.3g} ({threshold.reason})"
+    found = f"of {productive:,} rows of 1 {true_positive:,} were found"
+    taken = f"of {others:,} rows of 0 {false_positive:,} were taken for 1"
+    lines += [f"  F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}, {chosen}", f"  {found}; {taken}"]
+    low, high = test["accuracy_ci95"]
+    if low <= majority["accuracy_ci95"][1]:
+        verdict = "No gain over always answering with the majority class is shown: the intervals overlap."
+        lines.append(f"{verdict} More labelled rows would help most.")
+    elif low <= linear["accuracy_ci95"][1]:
+        verdict = "no gain over a logistic regression is shown: the intervals overlap."
+        lines.append(f"Better than the majority class; {verdict}")
+    if high - low > 0.15:
+        wide = f"The interval is {100 * (high - low):.0f} points wide because only {rows} rows could be tested"
+        lines.append(f"{wide}: read one run as a hint, not as a measurement.")
+    return lines
+
+
+def show_calibration(label: np.ndarray, probability: np.ndarray, confusion: list[list[int]]) -> list[str]:
+    """The calibration curve and the confusion matrix of the test rows as tables."""
+    lines, bins = ["probability given   rows   of these are 1", ""], tenths(probability)
+    for number in range(10):
+        part = label[bins == number]
+        share = float(part.mean()) if len(part) else 0
+        observed = f"{percent(share):>8}  {'#' * round(20 * share)}" if len(part) else ""
+        lines.append(f"{10 * number:>3} to {10 * number + 10:>3} %     {len(part):>8,}  {observed}")
+    lines += ["", f"{'':<12}{'taken for 0':>14}{'taken for 1':>14}"]
+    return lines + [f"rows of {row}   {cells[0]:>14,}{cells[1]:>14,}" for row, cells in enumerate(confusion)]
 
 
 def show_importance(values: dict[str, float]) -> list[str]:
@@ -3642,25 +3642,21 @@ def show_importance(values: dict[str, float]) -> list[str]:
         return []
     shown = [(name, value) for name, value in values.items() if value > 0.01 * most][:10]
     width = max(len(name) for name, _ in shown)
-    lines = ["Columns, by how much the log-loss rises without them"]
-    return lines + [
-        f"  {name:<{width}}  {value:6.3f}  {'#' * max(1, round(30 * value / most))}" for name, value in shown
-    ]
+    bars = [f"  {name:<{width}}  {value:6.3f}  {'#' * max(1, round(30 * value / most))}" for name, value in shown]
+    return ["Columns, by how much the log-loss rises without them", *bars]
 
 
-def show_thresholds(label: Any, probability: Any) -> list[str]:
+def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
     """When one class is rare: what other thresholds would give, on validation rows."""
     if min(label.mean(), 1 - label.mean()) >= 0.2:
         return []
     lines = ["One class is rare; on validation rows other thresholds would give"]
     for text in ("0.5", "f1", "balanced"):
-        choice = choose_threshold(threshold_rule(text), label, probability)
-        predicted = probability >= choice.value
+        threshold = choose_threshold(threshold_rule(text), label, probability).value
+        predicted = probability >= threshold
         hits = float((predicted * label).sum())
-        precision, recall = hits / max(1, predicted.sum()), hits / label.sum()
-        lines.append(
-            f"  --threshold {text:<9} {choice.value:.3f}: precision {percent(precision)}, recall {percent(recall)}"
-        )
+        precision, recall = percent(hits / max(1, predicted.sum())), percent(hits / label.sum())
+        lines.append(f"  --threshold {text:<9} {threshold:.3f}: precision {precision}, recall {recall}")
     return lines
 
 
@@ -3807,51 +3803,6 @@ def make_plan(
         seed=options.seed,
         class_weights=(0.5 / (1 - share), 0.5 / share) if options.class_weight == "balanced" else (1.0, 1.0),
     )
-
-
-def refuse_others(folder: Path, names: list[str]) -> None:
-    for name in names:
-        if os.path.lexists(folder / name) and not is_ours(folder / name):
-            raise UserError(
-                f"{folder / name}: was not written by this program; move it away or name another directory with --model-dir"
-            )
-
-
-def refuse_foreign(folder: Path, exports: list[str]) -> None:
-    """Refuse a model directory where a file that this program did not write has the name of one it will write."""
-    refuse_others(
-        folder, [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE, *(EXPORTS[name][0] for name in exports)]
-    )
-    for name in ("checkpoints", "logs"):
-        if (folder / name).is_symlink() or (
-            name == "checkpoints" and os.path.lexists(folder / name) and not (folder / name).is_dir()
-        ):
-            raise UserError(
-                f"{folder / name}: is a link or no directory; move it away or name another directory with --model-dir"
-            )
-
-
-def shared_warning(path: Path) -> str:
-    """What to say when others can write where a model or a state is read from; empty when they cannot."""
-    if os.name != "posix" or not path.exists():
-        return ""
-    status = path.stat()
-    if status.st_mode & 0o002 and not status.st_mode & 0o1000:
-        return f"{path} can be written to by every user of this machine: what is read from it may not be yours (chmod o-w {path})"
-    if status.st_uid not in (0, os.getuid()):
-        return f"{path} belongs to another user, who can change what is read from it"
-    return ""
-
-
-def prepare_folder(folder: Path) -> None:
-    """Make the model directory and see that it can be written to."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--model-dir {folder}: is a file; name a directory")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_beside(folder / "probe", b"").unlink()
-    except OSError as error:
-        raise UserError(f"--model-dir {folder}: {error.strerror}; name a directory that can be written to") from None
 
 
 def load_data(options: argparse.Namespace) -> Table:
