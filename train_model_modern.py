@@ -1316,34 +1316,41 @@ class Features(NamedTuple):
 
 def fit_encoding(table: Table, splits: list[Split]) -> tuple[Encoding, list[Encoder], Features]:
     """One encoder a fold, from its training rows; all have the same width, so that one program trains every fold."""
+    known, depths, places = [], [], [[] for _ in splits]
+    for number, column in enumerate(table.of_kind("category")):
+        codes = table.codes[:, number]
+        counts = [np.bincount(codes[split.training], minlength=len(column.vocabulary)) for split in splits]
+        frequent = [most_frequent(part) for part in counts]
+        known.append(np.unique(np.concatenate(frequent)))
+        rare = [part.sum() > part[learned].sum() for part, learned in zip(counts, frequent, strict=True)]
+        depths.append(len(known[-1]) + any(rare))
+        for fold, learned in enumerate(frequent):
+            of_index = np.full(1 + len(known[-1]), len(known[-1]) if rare[fold] else -1, np.int32)
+            found = np.searchsorted(known[-1], learned)
+            of_index[1 + found] = found
+            places[fold].append(of_index)
+    features = make_features(table, table.scales, known)
+    missing = features.scaled > FARTHEST
+    gaps = np.flatnonzero(missing.any(axis=1)).tolist()
+    encoders = []
+    for split, of_index in zip(splits, places, strict=True):
+        gap_known = missing[gaps][:, split.training].any(axis=1).astype(np.float32)
+        encoders.append(Encoder(*fit_scaling(features.scaled, split.training), gap_known, of_index))
+    return Encoding(table.scales, gaps, known, depths), encoders, features
+
+
+def make_features(table: Table, scales: Scales, known: list[np.ndarray]) -> Features:
+    """Scale the numbers of a table, and find its categories among the known."""
     scaled = np.empty(table.numbers.shape[::-1], np.float32)
     for start in range(0, scaled.shape[1] if len(scaled) else 0, PIECE_ROWS):  # so that what is in 64 bits stays small
         piece = slice(start, start + PIECE_ROWS)
-        scaled[:, piece] = np.transpose(scale_numbers(table.numbers[piece], table.scales))
-    gaps = np.flatnonzero((scaled > FARTHEST).any(axis=1)).tolist()
+        scaled[:, piece] = np.transpose(scale_numbers(table.numbers[piece], scales))
     indices = np.empty(table.codes.shape[::-1], np.int32)
-    known, depths, places = [], [], [[] for _ in splits]
-    for number, column in enumerate(table.of_kind("category")):
-        size, codes = len(column.vocabulary), table.codes[:, number]
-        counts = [np.bincount(codes[split.training], minlength=size) for split in splits]
-        frequent = [most_frequent(part) for part in counts]
-        shared = np.unique(np.concatenate(frequent))
-        rare = [part.sum() > part[learned].sum() for part, learned in zip(counts, frequent, strict=True)]
-        for fold, learned in enumerate(frequent):
-            of_index = np.full(1 + len(shared), len(shared) if rare[fold] else -1, np.int32)
-            found = np.searchsorted(shared, learned)
-            of_index[1 + found] = found
-            places[fold].append(of_index)
-        index_of_code = np.zeros(size, np.int32)
-        index_of_code[shared] = np.arange(1, len(shared) + 1)
-        indices[number] = index_of_code[codes]
-        known.append(shared)
-        depths.append(len(shared) + any(rare))
-    encoders = []
-    for split, of_index in zip(splits, places, strict=True):
-        gap_known = (scaled[gaps][:, split.training] > FARTHEST).any(axis=1).astype(np.float32)
-        encoders.append(Encoder(*fit_scaling(scaled, split.training), gap_known, of_index))
-    return Encoding(table.scales, gaps, known, depths), encoders, Features(scaled, indices, table.label)
+    for number, (column, codes) in enumerate(zip(table.of_kind("category"), known, strict=True)):
+        index_of_code = np.zeros(len(column.vocabulary), np.int32)
+        index_of_code[codes] = np.arange(1, len(codes) + 1)
+        indices[number] = index_of_code[table.codes[:, number]]
+    return Features(scaled, indices, table.label)
 
 
 def fit_scaling(scaled: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -1484,15 +1491,10 @@ def choose_precision(asked: bool | None, device: Device) -> Choice:
     if asked is False:
         return Choice("float32", "as asked")
     if device.kind == "gpu":
+        version = "compute capability {}.{}".format(*device.capability)
         if device.capability >= (7, 0):
-            return Choice(
-                "float16",
-                f"{device.name} has 16-bit units (compute capability {device.capability[0]}.{device.capability[1]})",
-            )
-        return Choice(
-            "float32",
-            f"{device.name} has no 16-bit units (compute capability {device.capability[0]}.{device.capability[1]} is below 7.0)",
-        )
+            return Choice("float16", f"{device.name} has 16-bit units ({version})")
+        return Choice("float32", f"{device.name} has no 16-bit units ({version} is below 7.0)")
     if asked is None:
         return Choice("float32", "layers this narrow gain nothing from 16 bits on a CPU")
     if device.flags & {"avx512_bf16", "amx_bf16"}:
@@ -1523,7 +1525,8 @@ def prepare_environment(cpu_only: bool, xla: bool, batch_size: int) -> None:
     if xla and "XLA_FLAGS" not in os.environ and metadata_version("tensorflow").startswith("2.21."):
         flags = "--xla_cpu_enable_fast_math=true --xla_cpu_prefer_vector_width=512"
         if batch_size <= HOISTED_BATCH:
-            flags += " --xla_cpu_experimental_ynn_fusion_type= --xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
+            flags += " --xla_cpu_experimental_ynn_fusion_type="
+            flags += " --xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
         os.environ["XLA_FLAGS"] = flags
 
 
@@ -1748,7 +1751,10 @@ def split_vector(vector: ArrayLike, variables: list[keras.Variable]) -> list[Arr
 def current_weights(network: keras.Model) -> Weights:
     """What a network's variables hold now."""
     return Weights(
-        *(flat_vector(variable.numpy() for variable in part) for part in (network.trainable_variables, moving_variables(network)))
+        *(
+            flat_vector(variable.numpy() for variable in part)
+            for part in (network.trainable_variables, moving_variables(network))
+        )
     )
 
 
@@ -1820,7 +1826,7 @@ def network_between(encoded: keras.KerasTensor, logits: keras.KerasTensor) -> ke
 
 
 def read_cells(table: Table, encoding: Encoding) -> tuple[dict, keras.KerasTensor | None, list[keras.KerasTensor]]:
-    """The inputs of the model by column, and what follows from them: scaled numbers [B, D], indices [B] of categories."""
+    """The model's inputs by column, and what follows from them: scaled numbers [B, D], indices [B] of categories."""
     import keras
     from keras import layers, ops
 
@@ -1938,8 +1944,9 @@ class Archive:
                 self.names[id(variables[int(item[...].flat[0])])] = name
 
         with zipfile.ZipFile(io.BytesIO(self.template)) as archive:
-            with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
-                file.visititems(learn)
+            content = archive.read("model.weights.h5")
+        with h5py.File(io.BytesIO(content), "r") as file:
+            file.visititems(learn)
 
     def write(self, values: list[tuple[keras.Variable, np.ndarray]], entries: dict[str, str]) -> bytes:
         """The file with these values, and with more entries, of text."""
@@ -3325,7 +3332,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Export
+# Checkpoints and resuming
 
 
 class Checkpoints:
@@ -3381,9 +3388,6 @@ class Checkpoints:
         self.thread.join()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Resuming
-
 SAVE_SECONDS = 2.0
 NOT_COMPARED = {"resume", "quiet", "model_dir", "csv"}  # flags that may differ from those of the interrupted run
 RUN_NAME = re.compile(r"\d{8}-\d{6}_[a-z]+(_\d+)?")  # a run's folder in logs/
@@ -3406,17 +3410,15 @@ class StateFile:
         self.saved, self.best, self.failure = -math.inf, 0.0, ""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        self.offer()
+        if all(len(fold.history) == int(fold.state.epoch) for fold in self.folds):  # else a call's later epochs follow
+            self.offer()
 
     def offer(self, now: bool = False) -> None:
-        folds = self.folds
-        if any(len(fold.history) != int(fold.state.epoch) for fold in folds):
-            return  # the program is ahead of the epoch that is told
-        best = sum(fold.best_epoch for fold in folds)
+        best = sum(fold.best_epoch for fold in self.folds)
         if now or best != self.best or time.perf_counter() - self.saved > SAVE_SECONDS:
             self.best, self.saved = best, time.perf_counter()
             try:
-                write_atomically(self.path, pack_state(folds, self.description))
+                write_atomically(self.path, pack_state(self.folds, self.description))
                 self.failure = ""
             except OSError as error:
                 self.failure = f"{self.path}: {error.strerror}"
@@ -3682,12 +3684,15 @@ test it on new rows with `python predict.py new.csv --evaluate`, and train it ag
 {report}
 ```
 
-Calibrated on validation rows (temperature {temperature:.3g}). A probability of {threshold:.6g} or more counts as 1 ({reason}).
+Calibrated on validation rows (temperature {temperature:.3g}).
+A probability of {threshold:.6g} or more counts as 1 ({reason}).
 
 ## Limits
 
-- The intervals say what chance alone can do with this many test rows. They do not cover people or times that are not in the data.
-- A category that was not seen in training is treated like any other that was not, a missing cell like those that were missing.
+- The intervals say what chance alone can do with this many test rows. They do not cover people or times that are not in
+  the data.
+- A category that was not seen in training is treated like any other that was not, a missing cell like those that were
+  missing.
 - The model holds the values of the text and id columns that it learned from, and this card one row.
 
 ## Settings
@@ -3698,15 +3703,16 @@ Calibrated on validation rows (temperature {temperature:.3g}). A probability of 
 
 ## Inputs and output
 
-Every input is one column of the table with shape [rows, 1]. The output is `probability`, [rows, 1], 32-bit floating point.
+Every input is one column of the table with shape [rows, 1]. The output is `probability`, [rows, 1], 32-bit floating
+point.
 
 | input | type | a missing cell |
 |-|-|-|
 {inputs}
 
-From the text of a cell, white space at both ends left out: a number is its value (in an int64, rounded to a whole number); the
-int64 of an id is its integer (5.0 is 5), and {unseen} for any other text; a string is the text, letter for letter
-(TRUE is not True, 1.10 is not 1.1).
+From the text of a cell, white space at both ends left out: a number is its value (in an int64, rounded to a whole
+number); the int64 of an id is its integer (5.0 is 5), and {unseen} for any other text; a string is the text, letter for
+letter (TRUE is not True, 1.10 is not 1.1).
 
 From Python, with nothing of this project; these values give {probability:.4f}:
 
@@ -4300,7 +4306,8 @@ def output_failed(output: Output) -> int:
 
 
 def missing_package(error: ModuleNotFoundError) -> str:
-    return f"error: the package {error.name} is not installed for {sys.executable}; use .venv/bin/python, or pip install -r requirements-cpu.txt"
+    what = f"the package {error.name} is not installed for {sys.executable}"
+    return f"error: {what}; use .venv/bin/python, or pip install -r requirements-cpu.txt"
 
 
 def tell_errors(command: Callable[[], int]) -> int:
@@ -4316,9 +4323,8 @@ def tell_errors(command: Callable[[], int]) -> int:
         complain(f"stopped: {signal.Signals(number).name}; what whole runs have left is as it was")
         return 128 + number
     except MemoryError as error:
-        complain(
-            f"error: not enough memory{f' ({error})' if str(error) else ''}; end other programs, raise the limit (ulimit -v), or give fewer rows"
-        )
+        why = f" ({error})" if str(error) else ""
+        complain(f"error: not enough memory{why}; end other programs, raise the limit (ulimit -v), or give fewer rows")
         return 1
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""

@@ -10,7 +10,7 @@ import train_model_modern as modern
 
 def make(path, architecture="standard", *flags):
     """All that main makes of a file before it trains, with initial weights that are not those of a linear model."""
-    options = modern.parse_options([str(path), "--architecture", architecture, *flags])
+    options = modern.parse_options([str(path), "--architecture", architecture, *map(str, flags)])
     table = modern.read_table(options)
     splits = modern.split_table(options, table)
     encoding, encoders, features = modern.fit_encoding(table, splits)
