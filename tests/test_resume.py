@@ -172,7 +172,7 @@ def test_tampered_state_is_refused(interrupted, capsys):
     arrays = dict(np.load(_io(whole)))
     np.savez(state, **arrays | {"0/history": np.array([Hostile()], dtype=object)})
     assert "is damaged" in refused(capsys, folder) and not (folder / "executed").exists()
-    np.savez(state, **arrays | {"0/state/weights": np.zeros(3, np.float32)})
+    np.savez(state, **arrays | {"0/state/trained": np.zeros(3, np.float32)})
     assert "is damaged" in refused(capsys, folder)
     with zipfile.ZipFile(state, "w") as archive:
         archive.writestr("../escape.npy", b"x")
