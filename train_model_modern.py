@@ -167,14 +167,11 @@ def build_parser() -> Parser:
     switch = {"action": argparse.BooleanOptionalAction}
     count = {"type": positive_integer, "metavar": "N"}
     columns = {"nargs": "+", "default": [], "metavar": "COLUMN"}
-    parser = Parser(
-        prog="train_model_modern.py",
-        description="Train a small Keras network on HARVEST.CSV and say how far it can be trusted.",
-        allow_abbrev=False,
-    )
+    purpose = "Train a small Keras network on HARVEST.CSV and say how far it can be trusted."
+    parser = Parser(prog="train_model_modern.py", description=purpose, allow_abbrev=False)
 
     def flag(name: str, default: object, text: str, **settings: object) -> None:
-        """Add a flag whose help ends with its default; True and False make a pair, --x and --no-x."""
+        """Add a flag to the last group; its help ends with its default. True and False make a pair, --x and --no-x."""
         shown = default
         if isinstance(default, bool):
             settings |= switch
@@ -294,24 +291,20 @@ def cell_id(cell: str) -> int:
     return value if LOWEST_ID <= value < 2**63 else UNSEEN
 
 
-def cell_text(cell: str) -> str:
-    """The text a cell means: "" for an empty cell. No meaning starts or ends with white space."""
-    return cell.strip()
-
-
 def cell_label(cell: str) -> int:
     """0 or 1, or -1 for what is neither."""
     return LABELS.get(cell.strip().lower(), -1)
 
 
+cell_text = str.strip  # "" for an empty cell; no meaning starts or ends with white space
 MEANINGS = {"float64": cell_number, "float32": cell_number, "int64": cell_id, "string": cell_text}  # by a model's input
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Data: lines
 
+ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape reads them
 V0_COLUMNS = ["foreground_app", "keyboard_activity", "mouse_activity", "time_last_request", "productive"]
-GUESS_ROWS = 10_000  # rows from which it is guessed how a column is read fastest; what it is follows from all rows
+GUESS_ROWS = 10_000  # rows from which it is guessed whether a column is read as text; what it is follows from all rows
 CHUNK_ROWS = 1_000_000  # rows read at once: bounds the memory on large files
 BLOCK_BYTES = 1 << 24
 LONGEST_LINE = 1 << 26  # bytes
@@ -349,27 +342,20 @@ def refuse(path: str, *faults: tuple[object, str]) -> None:
 
 def undecodable(path: str) -> UserError:
     """The refusal of a file that is not UTF-8 text; it names the first line at fault."""
-    where = "a line"
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                where = f"line {number}"
-                break
-    return UserError(f"{path}: {where} is not UTF-8 text; save the file as UTF-8")
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        faulty = (f"line {number}" for number, line in enumerate(file, 1) if ESCAPED.search(line))
+        return UserError(f"{path}: {next(faulty, 'a line')} is not UTF-8 text; save the file as UTF-8")
 
 
 def find_files(paths: list[str]) -> list[str]:
     """The files to read as one table: those given, and those that end in .csv in directories given, by name."""
     files: list[str] = []
     for path in paths:
-        if not os.path.isdir(path):
-            files.append(path)
-            continue
-        found = sorted(name for name in os.listdir(path) if name.lower().endswith(".csv"))
-        refuse(path, (not found, "is a directory without a .csv file; give the CSV file"))
-        files += [os.path.join(path, name) for name in found]
+        found = [path]
+        if os.path.isdir(path):
+            found = [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.lower().endswith(".csv")]
+            refuse(path, (not found, "is a directory without a .csv file; give the CSV file"))
+        files += found
     seen: dict[object, str] = {}
     for path in files:
         status = os.stat(path) if os.path.exists(path) else None
@@ -395,57 +381,50 @@ def check_file(path: str, unlabelled: bool = False) -> str:
             start = file.readline(LONGEST_LINE)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; make the file readable or give a copy of it") from None
+    first = start.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
     utf_16, packed = start.startswith((b"\xff\xfe", b"\xfe\xff")), start.startswith((b"\x1f\x8b", b"PK\x03\x04"))
+    separators = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    other = next((name for sign, name in separators.items() if first.count(sign) > first.count(",")), "")
     refuse(
         path,
         (utf_16, "line 1 starts as UTF-16 text; save the file as UTF-8"),
         (packed, "is compressed; unpack it first"),
         (b"\0" in start, "line 1 holds a NUL byte: the file is not UTF-8 text; save the table as UTF-8 CSV"),
         (not start, "the file is empty; let the harvester write some rows first"),
-    )
-    try:
-        first = start.decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise undecodable(path) from None
-    refuse(
-        path,
+        (ESCAPED.search(first), "line 1 is not UTF-8 text; save the file as UTF-8"),
         (not first.strip(), "line 1 is empty; it must hold the column names"),
         ("\r" in first, "line 1 ends with a carriage return alone; save the file with line feeds"),
+        (other, f"line 1 is separated by {other}; save the file with commas"),
     )
-    for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        refuse(
-            path, (first.count(sign) > first.count(","), f"line 1 is separated by {name}; save the file with commas")
-        )
     return first
 
 
 def whole_lines(path: str) -> Iterator[tuple[int, bytes]]:
     """Pieces of a file, of whole lines, each with the number of lines before it; the last may lack its line end."""
-    before, rest = 0, b""
+    before = 0
     with open(path, "rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            if (position := block.find(b"\0")) >= 0:
-                number = before + block.count(b"\n", 0, position) + 1
+        while piece := file.read(BLOCK_BYTES):
+            piece += (tail := file.readline(LONGEST_LINE))
+            if (nul := piece.find(b"\0")) >= 0:
+                number = before + piece.count(b"\n", 0, nul) + 1
                 fault = "holds a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV"
                 raise UserError(f"{path}: line {number} {fault}")
-            if end := block.rfind(b"\n") + 1:
-                yield before, rest + block[:end]
-                before, rest = before + block.count(b"\n"), b""
-            rest += block[end:]
-            if len(rest) > LONGEST_LINE:
-                raise UserError(f"{path}: line {before + 1} is longer than 64 MB; this is not a HARVEST.CSV")
-    if rest:
-        yield before, rest
+            lines = piece.count(b"\n")
+            if len(tail) == LONGEST_LINE and not tail.endswith(b"\n"):
+                raise UserError(f"{path}: line {before + lines + 1} is longer than 64 MB; this is not a HARVEST.CSV")
+            yield before, piece
+            before += lines
 
 
 def count_fields(path: str) -> tuple[np.ndarray, bool, bool]:
     """Count the fields of each line: (int32 array, 0 for an empty line; are there quotes; does the last line end)."""
-    counts, quotes, returned, text = [], False, 0, b""
+    counts, quotes, text = [], False, b""
     for before, text in whole_lines(path):
         quotes = quotes or b'"' in text
-        if not quotes and not returned and text.count(b"\r") != text.count(b"\r\n"):
-            lone = re.search(rb"\r(?!\n|\Z)", text)  # a last line may be cut off between the two
-            returned = before + 1 + text.count(b"\n", 0, lone.start()) if lone else 0
+        alone = not quotes and text.count(b"\r") != text.count(b"\r\n")
+        if alone and (place := re.search(rb"\r(?!\n|\Z)", text)):  # a last line may be cut off between the two
+            number = before + text.count(b"\n", 0, place.start()) + 1
+            raise UserError(f"{path}: line {number} holds a carriage return; save the file with line feeds")
         signs = np.frombuffer(text, np.uint8)
         ends = np.flatnonzero(signs == ord("\n"))
         fields = np.diff(np.searchsorted(np.flatnonzero(signs == ord(",")), ends), prepend=0) + 1
@@ -455,9 +434,7 @@ def count_fields(path: str) -> tuple[np.ndarray, bool, bool]:
         counts.append(fields.astype(np.int32))
     ended = text.endswith(b"\n")
     if not ended:
-        counts.append(np.array([text.count(b",") + 1], np.int32))
-    if returned and not quotes:
-        raise UserError(f"{path}: line {returned} holds a carriage return; save the file with line feeds")
+        counts.append(np.array([text.count(b",", text.rfind(b"\n") + 1) + 1], np.int32))
     return np.concatenate(counts), quotes, ended
 
 
@@ -664,14 +641,6 @@ def read_chunks(
         raise UserError(CHANGED.format(source.path)) from None
 
 
-def parse_numbers(cells: pd.Series) -> tuple[np.ndarray, bool]:
-    """What pandas' parser makes of texts, NaN where it finds no number; and whether there are such cells."""
-    import pandas as pd
-
-    values = pd.to_numeric(cells, errors="coerce").to_numpy(float)
-    return values, bool((np.isnan(values) & cells.notna().to_numpy()).any())
-
-
 def is_doubtful(values: np.ndarray) -> bool:
     """Whether pandas may have read what is no number: infinity, and TRUE, which is 1 to it where all cells are such."""
     most = np.fmax.reduce(np.abs(values), initial=-1.0)
@@ -684,13 +653,8 @@ def read_columns(sources: list[Source], names: list[str], options: argparse.Name
     A column in which that parser finds anything but numbers is read again, as text: what it is follows from its texts.
     """
     textual = {name for name in names if name == options.label or name in options.categorical or is_id_name(name)}
-    for source in sources:  # so are those that hold text, or nothing but 0 and 1, in the first rows
-        kinds = dict.fromkeys(sorted(set(names).intersection(source.names) - textual), object)
-        for chunk in read_chunks(source, kinds, GUESS_ROWS // len(sources) + 1) if kinds else ():
-            for name in chunk:
-                values, text = parse_numbers(chunk[name])
-                if text or is_doubtful(values):
-                    textual.add(name)
+    heads = [replace(source, lines=source.lines[: GUESS_ROWS // len(sources) + 1]) for source in sources]
+    textual |= read_once(heads, names, textual)[1]
     cells, again = read_once(sources, names, textual)
     return cells | read_once(sources, sorted(again), again)[0]
 
@@ -703,10 +667,10 @@ def read_once(sources: list[Source], names: list[str], textual: set[str]) -> tup
         for name in names
     }
     again: set[str] = set()
-    first = 0
+    start = 0
     for source in sources:
-        start, end, known = first, first + len(source.lines), set(source.names)
-        present = [name for name in names if name in known]
+        end, held = start + len(source.lines), set(source.names)
+        present = [name for name in names if name in held]
         for chunk in read_typed(source, present, textual, again) if present else ():
             stop = start + len(chunk)
             for name in chunk:
@@ -719,12 +683,14 @@ def read_once(sources: list[Source], names: list[str], textual: set[str]) -> tup
             start = stop
         if present and start != end:
             raise UserError(CHANGED.format(source.path))
-        first = end
+        start = end
     return {name: part for name, part in cells.items() if name not in again}, again
 
 
 def read_typed(source: Source, names: list[str], textual: set[str], again: set[str]) -> Iterator[pd.DataFrame]:
     """Iterate over data frames; where numbers cannot be parsed, the columns at fault are added to again."""
+    import pandas as pd
+
     rows, done = len(source.lines), 0
     while True:
         numeric = set(names) - textual - again
@@ -738,7 +704,8 @@ def read_typed(source: Source, names: list[str], textual: set[str], again: set[s
             if not numeric:
                 raise
             for chunk in islice(read_chunks(source, dict.fromkeys(names, object), rows), done, done + 1):
-                again |= {name for name in numeric if parse_numbers(chunk[name])[1]} or numeric
+                numbers = {name: pd.to_numeric(chunk[name], errors="coerce").count() for name in numeric}
+                again |= {name for name in numeric if numbers[name] < chunk[name].count()} or numeric
 
 
 def code_chunk(cells: pd.Series, texts: dict[str, int]) -> np.ndarray:
@@ -808,21 +775,16 @@ def read_table(options: argparse.Namespace) -> Table:
     for number, name in reversed(list(enumerate(numbers, 1))):
         bad[np.isinf(cells[name].numbers())] = number
     bad[label < 0] = -1
-    rows = [len(source.lines) for source in sources]
-    read = len(label) + sum(source.skipped for source in sources)
-    skipped = read - len(label)
-    for source, faults in zip(sources, np.split(bad, np.cumsum(rows)[:-1]), strict=True):
+    rows, shown = [len(source.lines) for source in sources], short_names([source.path for source in sources])
+    skipped, notes = sum(source.skipped for source in sources), []
+    read = len(label) + skipped
+    for name, source, faults in zip(shown, sources, np.split(bad, np.cumsum(rows)[:-1]), strict=True):
         skipped += handle_bad_rows(source, options, numbers, faults)
+        notes += [f"{name}: {note}" if len(sources) > 1 else note for note in source.notes]
     files = np.repeat(np.arange(len(sources), dtype=np.uint16), rows)
     lines = np.concatenate([source.lines for source in sources]).astype(np.int32)
     keep = bad == 0 if bad.any() else slice(None)  # which copies nothing
     label, files, lines = label[keep], files[keep], lines[keep]
-    shown = short_names([source.path for source in sources])
-    notes = [
-        f"{name}: {note}" if len(sources) > 1 else note
-        for name, source in zip(shown, sources, strict=True)
-        for note in source.notes
-    ]
     stores = fill_columns(columns, cells, keep, len(label))
     table = Table(columns, *stores, label, files, lines, shown, notes, read, skipped)
     check_rows(data_name(options), table)
@@ -893,17 +855,15 @@ def fill_columns(
     """The cells of the kept rows as numbers [N, D] and codes [N, C]; columns that can teach nothing are dropped."""
     numbers, codes = [], []
     for column in columns:
-        part = cells.pop(column.name, None)
-        if part is None:
-            continue
+        if not (part := cells.pop(column.name, None)):
+            continue  # never read
         if column.kind == "number":
             values = part.numbers()[keep]
             if finish_number(column, values):
                 numbers.append(values)
         elif column.kind == "category":
-            places = finish_category(column, part.codes[keep], part.texts)
-            if places is not None:
-                codes.append(places)
+            if (values := finish_category(column, part.codes[keep], part.texts)) is not None:
+                codes.append(values)
         else:
             values = part.values[keep] if part.codes is None else part.codes[keep]
             empty = np.isnan(values) if part.codes is None else values == 0
