@@ -132,9 +132,8 @@ def threshold_rule(text: str) -> tuple[str, float | None]:
             number = float(value if name in ("precision", "recall") else text)
             name = name if value else "fixed"
     if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(
-            f"{text} is none of: a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9, cost=FP:FN"
-        )
+        rules = "a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9, cost=FP:FN"
+        raise argparse.ArgumentTypeError(f"{text} is none of: {rules}")
     return name, number
 
 
@@ -563,7 +562,7 @@ class Column:
     reason: str = ""
     missing: int = 0
     distinct: int = 0
-    vocabulary: list = field(default_factory=list)  # of a category, sorted: integers or text; no value: MISSING or ""
+    vocabulary: list[int] | list[str] = field(default_factory=list)  # of a category, sorted; MISSING or "": no value
     hint: str = ""
 
     @property
@@ -871,9 +870,9 @@ def fill_columns(
     return stack_columns(numbers, rows, np.float64), stack_columns(codes, rows, np.int32)
 
 
-def stack_columns(parts: list[np.ndarray], rows: int, kind: type) -> np.ndarray:
+def stack_columns(parts: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
     """The parts as columns [N, ...] of one array, each given up when it has been copied."""
-    store = np.empty((len(parts), rows), kind)
+    store = np.empty((len(parts), rows), dtype)
     for number in range(len(parts)):
         store[number], parts[number] = parts[number], None
     return store.T
@@ -909,15 +908,20 @@ def finish_category(column: Column, codes: np.ndarray, texts: dict[str, int]) ->
     return np.array([code.get(meaning(text), 0) for text in texts], np.int32)[codes]
 
 
-def sort_rows(table: Table) -> None:
-    """Put the rows into the order of a hash of what they hold."""
+def row_hashes(table: Table) -> np.ndarray:
+    """A number [N] uint64 for what each row holds."""
     hashes = np.zeros(len(table.label), np.uint64)
     for part in [*table.numbers.T, *table.codes.T, table.label]:
         real = part.dtype == np.float64
         bits = np.where(np.isnan(part), np.inf, part).view(np.uint64) if real else part.astype(np.uint64)
         hashes = (hashes ^ bits) * np.uint64(0x9E3779B97F4A7C15)
         hashes ^= hashes >> np.uint64(29)
-    order = np.argsort(hashes)
+    return hashes
+
+
+def sort_rows(table: Table) -> None:
+    """Put the rows into the order of their hashes."""
+    order = np.argsort(row_hashes(table))
     for columns in (table.numbers.T, table.codes.T):
         for number, part in enumerate(columns):
             columns[number] = part[order]
