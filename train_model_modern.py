@@ -760,9 +760,9 @@ def read_table(options: argparse.Namespace) -> Table:
     """Read CSV files of any generation into one Table, or raise UserError: what is wrong, where and what to do."""
     sources = [find_source(path, options.skip_bad_rows) for path in find_files(options.csv)]
     names = check_columns(sources, options)
-    flagged = {*options.categorical, *options.numeric, *options.drop}
+    chosen = {options.label, *options.categorical, *options.numeric, *options.drop}
     fixed = dict.fromkeys(options.drop, "--drop")
-    fixed |= {name: "a timestamp" for name in names if name.lower() in TIME_NAMES and name not in flagged}
+    fixed |= {name: "a timestamp" for name in names if name.lower() in TIME_NAMES and name not in chosen}
     cells = read_columns(sources, sorted(set(names) - set(fixed)), options)
     given = cells.pop(options.label)
     columns = [Column(name, "dropped", reason, -1, -1) for name, reason in fixed.items()]  # never read, so not counted
