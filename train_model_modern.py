@@ -51,11 +51,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
+from itertools import compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import keras
+    import pandas as pd
     import tensorflow as tf
     from numpy.typing import ArrayLike
 
@@ -109,15 +111,11 @@ EXPORTS = {  # what --export writes, and the packages it takes
     "litert": ("productivity_model.tflite", ("ai-edge-litert",)),
     "onnx": ("productivity_model.onnx", ("onnx", "onnxruntime")),
 }
-RESULT_FILES = [
-    MODEL_FILE,
-    PREDICTIONS_FILE,
-    CARD_FILE,
-    *(file for file, _ in EXPORTS.values()),
-    METRICS_FILE,
-    BASIC_MODEL_FILE,
-    BASIC_METRICS_FILE,
-]
+RESULT_FILES = [MODEL_FILE, PREDICTIONS_FILE, CARD_FILE, *(file for file, _ in EXPORTS.values()), METRICS_FILE]
+
+
+def default_csv() -> str:
+    return os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
 
 
 def threshold_rule(text: str) -> tuple[str, float | None]:
@@ -125,21 +123,18 @@ def threshold_rule(text: str) -> tuple[str, float | None]:
     if text in ("f1", "balanced"):
         return text, None
     name, _, value = text.partition("=")
-    try:
+    number = 0.0  # refused below
+    with contextlib.suppress(ValueError):
         if name == "cost":
             false_positive, false_negative = (float(part) for part in value.split(":"))
-            number = (
-                false_positive / (false_positive + false_negative) if min(false_positive, false_negative) > 0 else 0
-            )
+            if min(false_positive, false_negative) > 0:
+                number = false_positive / (false_positive + false_negative)
         else:
             number = float(value if name in ("precision", "recall") else text)
             name = name if value else "fixed"
-    except ValueError:
-        number = 0
     if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(
-            f"{text} is none of: a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9, cost=FP:FN"
-        )
+        rules = "a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9, cost=FP:FN"
+        raise argparse.ArgumentTypeError(f"{text} is none of: {rules}")
     return name, number
 
 
@@ -169,152 +164,67 @@ def seed_number(text: str) -> int:
 
 
 def build_parser() -> Parser:
-    parser = Parser(
-        prog="train_model_modern.py",
-        description="Train a small Keras network on HARVEST.CSV and say how far it can be trusted.",
-        allow_abbrev=False,
-    )
-    switch = argparse.BooleanOptionalAction
-    default_csv = os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
-    parser.add_argument(
-        "csv",
-        nargs="*",
-        metavar="CSV",
-        help=f"the table to learn from; several files, or a directory of them, are read as one (default: {default_csv})",
-    )
+    switch = {"action": argparse.BooleanOptionalAction}
+    count = {"type": positive_integer, "metavar": "N"}
+    columns = {"nargs": "+", "default": [], "metavar": "COLUMN"}
+    purpose = "Train a small Keras network on HARVEST.CSV and say how far it can be trusted."
+    parser = Parser(prog="train_model_modern.py", description=purpose, allow_abbrev=False)
+
+    def flag(name: str, default: object, text: str, **settings: object) -> None:
+        """Add a flag to the last group; its help ends with its default. True and False make a pair, --x and --no-x."""
+        shown = default
+        if isinstance(default, bool):
+            settings |= switch
+            shown = "on" if default else "off"
+        group.add_argument(name, default=default, help=f"{text} (default: {shown})", **settings)
+
+    files = "the table to learn from; several files, or a directory of them, are read as one"
+    parser.add_argument("csv", nargs="*", metavar="CSV", help=f"{files} (default: {default_csv()})")
     group = parser.add_argument_group("model")
-    group.add_argument(
-        "--architecture",
-        choices=ARCHITECTURES,
-        default="standard",
-        help="hidden units 8 / 10, 10 / 16, 12, 8 (default: standard)",
-    )
-    group.add_argument(
-        "--model-dir",
-        type=Path,
-        default=Path("model"),
-        metavar="DIR",
-        help="where everything is written (default: model)",
-    )
+    flag("--architecture", "standard", "hidden units 8 / 10, 10 / 16, 12, 8", choices=ARCHITECTURES)
+    flag("--model-dir", "model", "where everything is written", type=Path, metavar="DIR")
     group = parser.add_argument_group("data")
-    group.add_argument(
-        "--sample",
-        nargs="?",
-        type=positive_integer,
-        const=500,
-        metavar="N",
-        help="train on N generated rows, for a first try without data (500 when N is left out)",
-    )
-    group.add_argument(
-        "--label", default="productive", metavar="COLUMN", help="the column to predict, 0 or 1 (default: productive)"
-    )
-    group.add_argument("--categorical", nargs="+", default=[], metavar="COLUMN", help="columns to read as categories")
-    group.add_argument("--numeric", nargs="+", default=[], metavar="COLUMN", help="columns to read as numbers")
-    group.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to leave out")
-    group.add_argument(
-        "--folds",
-        type=positive_integer,
-        default=1,
-        metavar="K",
-        help="K nets on K cross-validation folds, averaged; tested on all rows (default: 1)",
-    )
-    group.add_argument(
-        "--split",
-        choices=("random", "time"),
-        default="random",
-        help="stratified at random, or train on the past and test on the last rows (default: random)",
-    )
-    group.add_argument(
-        "--skip-bad-rows",
-        action=switch,
-        default=False,
-        help="leave out the rows that would be refused, and say how many",
-    )
+    text = "train on N generated rows, for a first try without data (500 when N is left out)"
+    group.add_argument("--sample", nargs="?", const=500, help=text, **count)
+    flag("--label", "productive", "the column to predict, 0 or 1", metavar="COLUMN")
+    group.add_argument("--categorical", help="columns to read as categories", **columns)
+    group.add_argument("--numeric", help="columns to read as numbers", **columns)
+    group.add_argument("--drop", help="columns to leave out", **columns)
+    flag("--folds", 1, "K nets on K cross-validation folds, averaged; tested on all rows", **count | {"metavar": "K"})
+    text = "stratified at random, or train on the past and test on the last rows"
+    flag("--split", "random", text, choices=("random", "time"))
+    text = "leave out the rows that would be refused, and say how many"
+    group.add_argument("--skip-bad-rows", default=False, help=text, **switch)
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=positive_integer, default=150, metavar="N", help="at most (default: 150)")
-    group.add_argument(
-        "--batch-size", type=positive_integer, metavar="N", help="rows a step (default: from the number of rows)"
-    )
-    group.add_argument(
-        "--learning-rate", type=positive_number, default=0.001, metavar="X", help="at the start (default: 0.001)"
-    )
-    group.add_argument(
-        "--seed", type=seed_number, default=42, metavar="N", help="of split, weights, order and dropout (default: 42)"
-    )
-    group.add_argument("--adamw", action=switch, default=True, help="AdamW; off: Adam (default: on)")
-    group.add_argument(
-        "--reduce-lr",
-        action=switch,
-        default=True,
-        help="halve the learning rate when the validation loss stalls (default: on)",
-    )
-    group.add_argument(
-        "--early-stopping",
-        action=switch,
-        default=True,
-        help="stop when the validation loss has stalled, keep the best weights (default: on)",
-    )
-    group.add_argument(
-        "--class-weight",
-        choices=("none", "balanced"),
-        default="none",
-        help="balanced: weight the rarer class up (default: none)",
-    )
-    group.add_argument(
-        "--threshold",
-        type=threshold_rule,
-        default=("fixed", 0.5),
-        metavar="RULE",
-        help="a number, f1, balanced, precision=X, recall=X or cost=FP:FN (default: 0.5)",
-    )
-    group.add_argument(
-        "--resume",
-        action=switch,
-        default=False,
-        help="go on with the interrupted run in the model directory (default: off)",
-    )
+    flag("--epochs", 150, "at most", **count)
+    group.add_argument("--batch-size", help="rows a step (default: from the number of rows)", **count)
+    flag("--learning-rate", 0.001, "at the start", type=positive_number, metavar="X")
+    flag("--seed", 42, "of split, weights, order and dropout", type=seed_number, metavar="N")
+    flag("--adamw", True, "AdamW; off: Adam")
+    flag("--reduce-lr", True, "halve the learning rate when the validation loss stalls")
+    flag("--early-stopping", True, "stop when the validation loss has stalled, keep the best weights")
+    flag("--class-weight", "none", "balanced: weight the rarer class up", choices=("none", "balanced"))
+    text = "a number, f1, balanced, precision=X, recall=X or cost=FP:FN"
+    flag("--threshold", "0.5", text, type=threshold_rule, metavar="RULE")
+    flag("--resume", False, "go on with the interrupted run in the model directory")
     group = parser.add_argument_group("speed")
-    group.add_argument("--cpu-only", action=switch, default=False, help="hide every accelerator (default: off)")
-    group.add_argument(
-        "--mixed-precision", action=switch, default=None, help="16-bit matrix products (default: where it pays)"
-    )
-    group.add_argument(
-        "--xla", action=switch, default=None, help="one compiled program for the epochs (default: where it pays)"
-    )
+    flag("--cpu-only", False, "hide every accelerator")
+    group.add_argument("--mixed-precision", help="16-bit matrix products (default: where it pays)", **switch)
+    group.add_argument("--xla", help="one compiled program for the epochs (default: where it pays)", **switch)
     group = parser.add_argument_group("output")
-    group.add_argument(
-        "--checkpoints", action=switch, default=True, help="save the model at each new best epoch (default: on)"
-    )
-    group.add_argument(
-        "--keep-checkpoints", type=int, default=5, metavar="N", help="the newest N are kept, 0 keeps all (default: 5)"
-    )
-    group.add_argument("--tensorboard", action=switch, default=True, help="write logs for TensorBoard (default: on)")
-    group.add_argument(
-        "--profile",
-        action=switch,
-        default=False,
-        help="profile ten epochs for TensorBoard's Profile tab (default: off)",
-    )
-    group.add_argument(
-        "--export",
-        nargs="+",
-        choices=EXPORTS,
-        default=[],
-        metavar="FORMAT",
-        help="write the model as saved_model, litert, onnx too",
-    )
-    group.add_argument(
-        "--describe",
-        action=switch,
-        default=False,
-        help="show what the data holds, train nothing, write nothing (default: off)",
-    )
-    group.add_argument("--quiet", action=switch, default=False, help="print nothing but errors")
+    flag("--checkpoints", True, "save the model at each new best epoch")
+    flag("--keep-checkpoints", 5, "the newest N are kept, 0 keeps all", type=int, metavar="N")
+    flag("--tensorboard", True, "write logs for TensorBoard")
+    flag("--profile", False, "profile ten epochs for TensorBoard's Profile tab")
+    text = f"write the model as {', '.join(EXPORTS)} too"
+    group.add_argument("--export", nargs="+", choices=EXPORTS, default=[], metavar="FORMAT", help=text)
+    flag("--describe", False, "show what the data holds, train nothing, write nothing")
+    group.add_argument("--quiet", default=False, help="print nothing but errors", **switch)
     group.add_argument("--version", action="version", version=VERSION)
     return parser
 
 
-def given_flags(arguments: list[str] | None) -> dict[str, Any]:
+def given_flags(arguments: list[str] | None) -> dict[str, object]:
     """The flags that were given, without the defaults of the others."""
     parser = build_parser()
     for action in parser._actions:
@@ -330,10 +240,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         raise UserError("--profile writes to the logs that --no-tensorboard turns off; leave one of them out")
     if options.keep_checkpoints < 0:
         raise UserError(f"--keep-checkpoints {options.keep_checkpoints} is below 0; give 0 to keep all")
-    if options.learning_rate < MINIMUM_LEARNING_RATE:
-        raise UserError(
-            f"--learning-rate {options.learning_rate:g} is below {MINIMUM_LEARNING_RATE:g}, the smallest rate used"
-        )
+    if (rate := options.learning_rate) < MINIMUM_LEARNING_RATE:
+        raise UserError(f"--learning-rate {rate:g} is below {MINIMUM_LEARNING_RATE:g}, the smallest rate used")
     if options.folds == 2:
         raise UserError("--folds 2 leaves no rows to train on beside those to stop by and to test on; give 3 or more")
     if options.folds > 1 and options.split == "time":
@@ -341,7 +249,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     for name in options.export:
         if absent := [package for package in EXPORTS[name][1] if not metadata_version(package)]:
             raise UserError(f"--export {name} needs {' and '.join(absent)}: pip install {' '.join(absent)}")
-    options.csv = options.csv or [os.path.join(tempfile.gettempdir(), "HARVEST.CSV")]
+    options.csv = options.csv or [default_csv()]
     return options
 
 
@@ -368,6 +276,12 @@ def cell_number(cell: str) -> float:
     return value if abs(value) <= LARGEST_NUMBER else math.inf
 
 
+def cell_whole(cell: str) -> float:
+    """The same in a column of whole numbers: rounded, within 62 bits, and MISSING for an empty cell."""
+    value = cell_number(cell)
+    return MISSING if math.isnan(value) else value if math.isinf(value) else round(min(max(value, -(2.0**62)), 2.0**62))
+
+
 def cell_id(cell: str) -> int:
     """The integer id a cell means: MISSING for an empty cell, UNSEEN for what is no integer of 64 bits."""
     text = cell.strip()
@@ -377,39 +291,25 @@ def cell_id(cell: str) -> int:
     return value if LOWEST_ID <= value < 2**63 else UNSEEN
 
 
-def cell_text(cell: str) -> str:
-    """The text a cell means: "" for an empty cell. No meaning starts or ends with white space."""
-    return cell.strip()
-
-
 def cell_label(cell: str) -> int:
     """0 or 1, or -1 for what is neither."""
     return LABELS.get(cell.strip().lower(), -1)
 
 
-def cell_whole(cell: str) -> float:
-    """The number of a cell in a column of whole numbers: rounded, MISSING for an empty cell, infinity as cell_number says."""
-    value = cell_number(cell)
-    return MISSING if math.isnan(value) else value if math.isinf(value) else round(min(max(value, -(2.0**62)), 2.0**62))
-
-
-MEANINGS = {
-    "float64": cell_number,
-    "float32": cell_number,
-    "int64": cell_id,
-    "string": cell_text,
-}  # by the type of a model's input
-
+cell_text = str.strip  # "" for an empty cell; no meaning starts or ends with white space
+MEANINGS = {"float64": cell_number, "float32": cell_number, "int64": cell_id, "string": cell_text}  # by a model's input
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Data: lines
 
+ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape reads them
 V0_COLUMNS = ["foreground_app", "keyboard_activity", "mouse_activity", "time_last_request", "productive"]
-GUESS_ROWS = 10_000  # rows from which it is guessed how a column is read fastest; what it is follows from all rows
+GUESS_ROWS = 10_000  # rows from which it is guessed whether a column is read as text; what it is follows from all rows
 CHUNK_ROWS = 1_000_000  # rows read at once: bounds the memory on large files
 BLOCK_BYTES = 1 << 24
 LONGEST_LINE = 1 << 26  # bytes
 LONGEST_NAME = 500  # characters
+CHANGED = "{}: changed while it was read; start again when nothing but the harvester writes to it"
 csv.field_size_limit(LONGEST_LINE)
 
 
@@ -422,67 +322,41 @@ class Source:
     header: bool
     content: str | None  # None: pandas reads the file itself; otherwise quoted text, put right by the csv module
     skip: list[int]  # lines of the file, from 0, that pandas leaves out
-    lines: Any  # int array: the line number, from 1, of each data row
+    lines: np.ndarray  # int: the line number, from 1, of each data row
     notes: list[str]
     skipped: int
     torn: bool  # the file ends without a line end: its last line may be cut off
 
 
-def name_some(lines: list[int]) -> str:
-    shown = ", ".join(str(line) for line in lines[:5])
-    return (
-        ("line " if len(lines) == 1 else "lines ") + shown + (f" and {len(lines) - 5} more" if len(lines) > 5 else "")
-    )
+def name_some(lines: np.ndarray) -> str:
+    shown = ", ".join(map(str, lines[:5])) + (f" and {len(lines) - 5} more" if len(lines) > 5 else "")
+    return f"line {shown}" if len(lines) == 1 else f"lines {shown}"
 
 
-def count_fields(path: str) -> tuple[Any, bool, bool]:
-    """Count the fields of each line: (int32 array, 0 for an empty line; are there quotes; does the last line end)."""
-    counts, rest, quotes, line = [], b"", False, 0
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            quotes = quotes or b'"' in block
-            if (place := block.find(b"\0")) >= 0:
-                number = line + block.count(b"\n", 0, place) + 1
-                raise UserError(
-                    f"{path}: line {number} holds a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV"
-                )
-            cut = block.rfind(b"\n") + 1
-            if not cut:
-                rest += block
-                if len(rest) > LONGEST_LINE:
-                    raise UserError(f"{path}: line {line + 1} is longer than 64 MB; this is not a HARVEST.CSV")
-                continue
-            whole = rest + block[:cut]
-            if not quotes and whole.count(b"\r") != whole.count(b"\r\n"):
-                number = line + 1 + whole.count(b"\n", 0, re.search(rb"\r(?!\n)", whole).start())
-                raise UserError(f"{path}: line {number} holds a carriage return; save the file with line feeds")
-            text = np.frombuffer(whole, np.uint8)
-            rest = block[cut:]
-            ends = np.flatnonzero(text == 10)
-            fields = np.diff(np.searchsorted(np.flatnonzero(text == 44), ends), prepend=0) + 1
-            length = np.diff(ends, prepend=-1) - 1
-            length -= (text[np.maximum(ends - 1, 0)] == 13) & (length > 0)
-            fields[length == 0] = 0
-            counts.append(fields.astype(np.int32))
-            line += len(fields)
-    if not quotes and b"\r" in rest[:-1]:
-        raise UserError(f"{path}: line {line + 1} holds a carriage return; save the file with line feeds")
-    if rest:
-        counts.append(np.array([rest.count(b",") + 1], np.int32))
-    return np.concatenate(counts), quotes, not rest
+def refuse(path: str, *faults: tuple[object, str]) -> None:
+    """Raise UserError with the message of the first fault, a pair (condition, message), whose condition holds."""
+    for holds, message in faults:
+        if holds:
+            raise UserError(f"{path}: {message}")
+
+
+def undecodable(path: str) -> UserError:
+    """The refusal of a file that is not UTF-8 text; it names the first line at fault."""
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        faulty = (f"line {number}" for number, line in enumerate(file, 1) if ESCAPED.search(line))
+        return UserError(f"{path}: {next(faulty, 'a line')} is not UTF-8 text; save the file as UTF-8")
 
 
 def find_files(paths: list[str]) -> list[str]:
     """The files to read as one table: those given, and those that end in .csv in directories given, by name."""
     files: list[str] = []
     for path in paths:
-        found = (
-            sorted(name for name in os.listdir(path) if name.lower().endswith(".csv")) if os.path.isdir(path) else None
-        )
-        if found == []:
-            raise UserError(f"{path}: is a directory without a .csv file; give the CSV file")
-        files += [path] if found is None else [os.path.join(path, name) for name in found]
-    seen: dict[Any, str] = {}
+        found = [path]
+        if os.path.isdir(path):
+            found = [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.lower().endswith(".csv")]
+            refuse(path, (not found, "is a directory without a .csv file; give the CSV file"))
+        files += found
+    seen: dict[object, str] = {}
     for path in files:
         status = os.stat(path) if os.path.exists(path) else None
         identity = (status.st_dev, status.st_ino) if status and status.st_ino else os.path.abspath(path)
@@ -495,39 +369,83 @@ def find_files(paths: list[str]) -> list[str]:
 
 def check_file(path: str, unlabelled: bool = False) -> str:
     """Refuse what is not a readable CSV and return its first line, without the byte-order mark."""
-    if os.path.isdir(path):
-        raise UserError(f"{path}: is a directory; give a file")
-    if not os.path.exists(path):
-        raise UserError(
-            f"{path}: no such file; give the path of your HARVEST.CSV{'' if unlabelled else ', or --sample to try without data'}"
-        )
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: is not a regular file; save its contents to a file first")
+    or_sample = "" if unlabelled else ", or --sample to try without data"
+    refuse(
+        path,
+        (os.path.isdir(path), "is a directory; give a file"),
+        (not os.path.exists(path), f"no such file; give the path of your HARVEST.CSV{or_sample}"),
+        (not os.path.isfile(path), "is not a regular file; save its contents to a file first"),
+    )
     try:
         with open(path, "rb") as file:
-            start = file.readline(1 << 24)
+            start = file.readline(LONGEST_LINE)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; make the file readable or give a copy of it") from None
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"{path}: line 1 starts as UTF-16 text; save the file as UTF-8")
-    if start[:2] == b"\x1f\x8b" or start[:4] == b"PK\x03\x04":
-        raise UserError(f"{path}: is compressed; unpack it first")
-    if b"\0" in start:
-        raise UserError(f"{path}: line 1 holds a NUL byte: the file is not UTF-8 text; save the table as UTF-8 CSV")
-    if not start:
-        raise UserError(f"{path}: the file is empty; let the harvester write some rows first")
-    try:
-        first = start.decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: line 1 is not UTF-8 text; save the file as UTF-8") from None
-    if not first.strip():
-        raise UserError(f"{path}: line 1 is empty; it must hold the column names")
-    if "\r" in first:
-        raise UserError(f"{path}: line 1 ends with a carriage return alone; save the file with line feeds")
-    for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if first.count(sign) > first.count(","):
-            raise UserError(f"{path}: line 1 is separated by {name}; save the file with commas")
+    first = start.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
+    utf_16, packed = start.startswith((b"\xff\xfe", b"\xfe\xff")), start.startswith((b"\x1f\x8b", b"PK\x03\x04"))
+    separators = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    other = next((name for sign, name in separators.items() if first.count(sign) > first.count(",")), "")
+    refuse(
+        path,
+        (utf_16, "line 1 starts as UTF-16 text; save the file as UTF-8"),
+        (packed, "is compressed; unpack it first"),
+        (b"\0" in start, "line 1 holds a NUL byte: the file is not UTF-8 text; save the table as UTF-8 CSV"),
+        (not start, "the file is empty; let the harvester write some rows first"),
+        (ESCAPED.search(first), "line 1 is not UTF-8 text; save the file as UTF-8"),
+        (not first.strip(), "line 1 is empty; it must hold the column names"),
+        ("\r" in first, "line 1 ends with a carriage return alone; save the file with line feeds"),
+        (other, f"line 1 is separated by {other}; save the file with commas"),
+    )
     return first
+
+
+def whole_lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """Pieces of a file, of whole lines, each with the number of lines before it; the last may lack its line end."""
+    before = 0
+    with open(path, "rb") as file:
+        while piece := file.read(BLOCK_BYTES):
+            piece += (tail := file.readline(LONGEST_LINE))
+            if (nul := piece.find(b"\0")) >= 0:
+                number = before + piece.count(b"\n", 0, nul) + 1
+                fault = "holds a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV"
+                raise UserError(f"{path}: line {number} {fault}")
+            lines = piece.count(b"\n")
+            if len(tail) == LONGEST_LINE and not tail.endswith(b"\n"):
+                raise UserError(f"{path}: line {before + lines + 1} is longer than 64 MB; this is not a HARVEST.CSV")
+            yield before, piece
+            before += lines
+
+
+def count_fields(path: str) -> tuple[np.ndarray, bool, bool]:
+    """Count the fields of each line: (int32 array, 0 for an empty line; are there quotes; does the last line end)."""
+    counts, quotes, text = [], False, b""
+    for before, text in whole_lines(path):
+        quotes = quotes or b'"' in text
+        alone = not quotes and text.count(b"\r") != text.count(b"\r\n")
+        if alone and (place := re.search(rb"\r(?!\n|\Z)", text)):  # a last line may be cut off between the two
+            number = before + text.count(b"\n", 0, place.start()) + 1
+            raise UserError(f"{path}: line {number} holds a carriage return; save the file with line feeds")
+        signs = np.frombuffer(text, np.uint8)
+        ends = np.flatnonzero(signs == ord("\n"))
+        fields = np.diff(np.searchsorted(np.flatnonzero(signs == ord(",")), ends), prepend=0) + 1
+        length = np.diff(ends, prepend=-1) - 1
+        length -= (signs[np.maximum(ends - 1, 0)] == ord("\r")) & (length > 0)
+        fields[length == 0] = 0
+        counts.append(fields.astype(np.int32))
+    ended = text.endswith(b"\n")
+    if not ended:
+        counts.append(np.array([text.count(b",", text.rfind(b"\n") + 1) + 1], np.int32))
+    return np.concatenate(counts), quotes, ended
+
+
+def find_line(path: str, wanted: str) -> list[int]:
+    """The numbers, from 0, of the lines that equal a wanted line."""
+    target, numbers = wanted.encode(), []
+    for before, text in whole_lines(path):
+        if target in text:
+            lines = (line.rstrip(b"\r").removeprefix(codecs.BOM_UTF8) for line in text.split(b"\n"))
+            numbers += [number for number, line in enumerate(lines, before) if line == target]
+    return numbers
 
 
 def split_record(record: str) -> list[str]:
@@ -537,93 +455,7 @@ def split_record(record: str) -> list[str]:
     return next(csv.reader([record], skipinitialspace=True, strict=True), [])
 
 
-def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple[list[str], bool]:
-    """The names of the columns and whether the first line holds them; the 2017 generation has no header.
-
-    Where rows may be unlabelled, four numbers are a row of 2017 without its label.
-    """
-    cells = [cell.strip() for cell in first]
-    if cells and all(not math.isinf(cell_number(cell)) for cell in cells):
-        known = V0_COLUMNS[: len(cells)]
-        if len(cells) != len(V0_COLUMNS) and not (unlabelled and len(cells) == len(V0_COLUMNS) - 1):
-            raise UserError(
-                f"{path}: line 1 has {len(cells)} numbers and no column names; add a header line (only five columns are known without)"
-            )
-        return known, False
-    names = [cell or f"unnamed_{place}" for place, cell in enumerate(cells, 1)]
-    seen: set[str] = set()
-    for place, name in enumerate(names, 1):
-        if name in seen:
-            raise UserError(f"{path}: line 1 names the column {name} twice; rename one of them")
-        seen.add(name)
-        if len(name) > LONGEST_NAME:
-            raise UserError(
-                f"{path}: line 1, column {place}: the name has {len(name):,} characters; shorten it to {LONGEST_NAME} or fewer"
-            )
-        if "/" in name or not name.isprintable():
-            raise UserError(
-                f"{path}: line 1, column {name!r}: the name holds a slash or an unprintable character; rename it"
-            )
-    return names, True
-
-
-def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Source:
-    """Check the structure of a CSV file, every line of it, before anything is read from it.
-
-    Raises UserError for rows with too many or too few fields, unless they are to be skipped.
-    """
-    first = check_file(path, unlabelled)
-    fields, quotes, ended = count_fields(path)
-    records, lines = [], np.arange(1, len(fields) + 1)
-    if quotes:
-        records, fields, lines = read_quoted(path)
-    names, header = column_names(path, split_record(records[0] if quotes else first), unlabelled)
-    data = np.arange(len(fields)) >= (1 if header else 0)
-    kept = data & (fields > 0)
-    notes, bad = [], np.flatnonzero(kept & (fields != len(names)))
-    if not ended and len(bad) and bad[-1] == len(fields) - 1:
-        notes.append(f"line {lines[-1]}, the last, is cut off and left out")
-        kept[bad[-1]] = False
-        bad = bad[:-1]
-    if header:
-        same = (
-            [place for place, record in enumerate(records) if record == records[0]]
-            if quotes
-            else find_line(path, first)
-        )
-        repeated = [place for place in same if place and kept[place]]
-        if repeated:
-            notes.append(f"{name_some([int(lines[place]) for place in repeated])}: the header again, left out")
-            kept[repeated] = False
-            bad = np.setdiff1d(bad, repeated)
-    if len(bad):
-        where = name_some([int(lines[place]) for place in bad])
-        if not skip_bad_rows:
-            raise UserError(
-                f"{path}: {where}: {fields[bad[0]]} fields where {len(names)} are expected; mend the rows or leave them out with --skip-bad-rows"
-            )
-        notes.append(f"{where}: wrong number of fields, left out")
-        kept[bad] = False
-    content, skip = None, np.flatnonzero(~kept).tolist()
-    if quotes:  # what is left out is not written in the first place
-        content, skip = (
-            "\n".join([*records[: int(header)], *(records[place] for place in np.flatnonzero(kept)), ""]),
-            [],
-        )
-    return Source(
-        path,
-        names,
-        header,
-        content,
-        [line for line in skip if line or not header],
-        lines[kept],
-        notes,
-        len(bad),
-        not ended,
-    )
-
-
-def read_quoted(path: str) -> tuple[list[str], Any, Any]:
+def read_quoted(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Take quoted text apart with the csv module: (records as plain CSV, fields of each, first line number of each)."""
     records, fields, lines, line = [], [], [], 1
     out = io.StringIO()
@@ -642,24 +474,78 @@ def read_quoted(path: str) -> tuple[list[str], Any, Any]:
         except csv.Error as error:
             raise UserError(f"{path}: line {line}: {error}; close the quotes or remove them") from None
         except UnicodeDecodeError:
-            raise UserError(f"{path}: {undecodable_line(path)} is not UTF-8 text; save the file as UTF-8") from None
+            raise undecodable(path) from None
     return records, np.array(fields, np.int32), np.array(lines)
 
 
-def find_line(path: str, wanted: str) -> list[int]:
-    """The places, from 0, of the lines that equal a wanted line."""
-    target, places, line = wanted.encode(), [], 0
-    with open(path, "rb") as file:
-        rest = b""
-        while block := file.read(BLOCK_BYTES):
-            block = rest + block
-            cut = block.rfind(b"\n") + 1
-            rest, block = block[cut:], block[:cut]
-            if target in block:
-                found = (text.rstrip(b"\r").removeprefix(codecs.BOM_UTF8) for text in block.split(b"\n"))
-                places += [line + place for place, text in enumerate(found) if text == target]
-            line += block.count(b"\n")
-    return places + ([line] if rest == target else [])
+def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple[list[str], bool]:
+    """The names of the columns and whether the first line holds them; the 2017 generation has no header.
+
+    Where rows may be unlabelled, four numbers are a row of 2017 without its label.
+    """
+    cells = [cell.strip() for cell in first]
+    if cells and not any(math.isinf(cell_number(cell)) for cell in cells):
+        absent = len(V0_COLUMNS) - len(cells)
+        if absent and not (unlabelled and absent == 1):
+            fault = "add a header line (only five columns are known without)"
+            raise UserError(f"{path}: line 1 has {len(cells)} numbers and no column names; {fault}")
+        return V0_COLUMNS[: len(cells)], False
+    names = [cell or f"unnamed_{number}" for number, cell in enumerate(cells, 1)]
+    seen: set[str] = set()
+    for number, name in enumerate(names, 1):
+        length = f"the name has {len(name):,} characters; shorten it to {LONGEST_NAME} or fewer"
+        strange = "the name holds a slash or an unprintable character; rename it"
+        refuse(
+            path,
+            (name in seen, f"line 1 names the column {name} twice; rename one of them"),
+            (len(name) > LONGEST_NAME, f"line 1, column {number}: {length}"),
+            ("/" in name or not name.isprintable(), f"line 1, column {name!r}: {strange}"),
+        )
+        seen.add(name)
+    return names, True
+
+
+def without_torn(rows: np.ndarray, lines: np.ndarray, torn: bool, notes: list[str]) -> np.ndarray:
+    """Bad rows without the last row of the file when no line end follows it: it was cut off, and a note says so."""
+    if torn and len(rows) and rows[-1] == len(lines) - 1:
+        notes.append(f"line {lines[-1]}, the last, is cut off and left out")
+        return rows[:-1]
+    return rows
+
+
+def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Source:
+    """Check the structure of a CSV file, every line of it, before anything is read from it.
+
+    Raises UserError for rows with too many or too few fields, unless they are to be skipped.
+    """
+    first, records = check_file(path, unlabelled), []
+    fields, quotes, ended = count_fields(path)
+    lines = np.arange(1, len(fields) + 1)
+    if quotes:
+        records, fields, lines = read_quoted(path)
+        first = records[0]
+    names, header = column_names(path, split_record(first), unlabelled)
+    kept, notes = fields > 0, []
+    kept[0] &= not header
+    wrong = kept & (fields != len(names))
+    kept &= ~wrong
+    bad = without_torn(np.flatnonzero(wrong), lines, not ended, notes)
+    if header:
+        same = [row for row, record in enumerate(records) if record == first] if quotes else find_line(path, first)
+        repeated = [row for row in same if kept[row]]
+        kept[repeated] = False
+        if repeated:
+            notes.append(f"{name_some(lines[repeated])}: the header again, left out")
+    if len(bad):
+        where = name_some(lines[bad])
+        if not skip_bad_rows:
+            fault = f"{fields[bad[0]]} fields where {len(names)} are expected"
+            raise UserError(f"{path}: {where}: {fault}; mend the rows or leave them out with --skip-bad-rows")
+        notes.append(f"{where}: wrong number of fields, left out")
+    content, skip = None, np.flatnonzero(~kept)[int(header) :].tolist()  # the header is no line to skip
+    if quotes:  # what is left out is not written in the first place
+        content, skip = "\n".join([*records[: int(header)], *compress(records, kept), ""]), []
+    return Source(path, names, header, content, skip, lines[kept], notes, len(bad), not ended)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -677,9 +563,7 @@ class Column:
     reason: str = ""
     missing: int = 0
     distinct: int = 0
-    vocabulary: list = field(
-        default_factory=list
-    )  # of a category, sorted: integers, or text; "" or MISSING for no value
+    vocabulary: list[int] | list[str] = field(default_factory=list)  # of a category, sorted; MISSING or "": no value
     hint: str = ""
 
     @property
@@ -697,16 +581,16 @@ class Table:
     """
 
     columns: list[Column]
-    numbers: Any  # [N, D] float64, NaN where the cell is empty; columns are contiguous
-    codes: Any  # [N, C] int32: places in the vocabularies
-    label: Any  # [N] float32, 0 or 1
-    files: Any  # [N] uint16: which of the files a row is from
-    lines: Any  # [N] int32: the line of its file
+    numbers: np.ndarray  # [N, D] float64, NaN where the cell is empty; columns are contiguous
+    codes: np.ndarray  # [N, C] int32: positions in the vocabularies
+    label: np.ndarray  # [N] float32, 0 or 1
+    files: np.ndarray  # [N] uint16: which of the files a row is from
+    lines: np.ndarray  # [N] int32: the line of its file
     names: list[str]  # of the files, without directories
     notes: list[str]
     read: int
     skipped: int
-    scales: Any = None  # Scales of the numbers
+    scales: Scales | None = None  # of the numbers
 
     def of_kind(self, kind: str) -> list[Column]:
         return [column for column in self.columns if column.kind == kind]
@@ -714,67 +598,22 @@ class Table:
 
 @dataclass
 class Cells:
-    """All cells of a column: as numbers, or as places in the list of its texts."""
+    """All cells of a column: as numbers, or as codes of its texts."""
 
-    values: Any = None  # [N] float64: what cell_number says of each cell
-    codes: Any = None  # [N] int32
-    texts: list[str] = field(default_factory=list)
+    values: np.ndarray | None = None  # [N] float64: what cell_number says of each cell
+    codes: np.ndarray | None = None  # [N] int32; the code of an empty cell is 0
+    texts: dict[str, int] = field(default_factory=lambda: {"": 0})  # the code of each text, in the order of the codes
 
-    def numbers(self) -> Any:
+    def numbers(self) -> np.ndarray:
         if self.values is None:
             self.values = np.array([cell_number(text) for text in self.texts])[self.codes]
         return self.values
 
 
-def name_words(name: str) -> set[str]:
-    return set(re.split(r"[^a-z0-9]+", name.lower()))
-
-
-def is_id_name(name: str) -> bool:
-    words = name_words(name)
-    return bool(words & CATEGORY_WORDS) and not words & QUANTITY_WORDS
-
-
-def column_kind(name: str, cells: Cells, options: argparse.Namespace) -> tuple[str, str]:
-    """Tell the kind of a column from its name and all its cells, whatever their order: (kind, reason)."""
-    if name in options.categorical:
-        return "category", "--categorical"
-    if name in options.numeric:
-        return "number", "--numeric"
-    if cells.values is not None:
-        known = cells.values[~np.isnan(cells.values)]
-        return ("dropped", "empty") if not len(known) else row_number(name, known) or ("number", "")
-    counts = np.bincount(cells.codes, minlength=len(cells.texts))
-    texts = [(text, count) for text, count in zip(cells.texts, counts, strict=True) if text and count]
-    filled = int(sum(count for _, count in texts))
-    if not filled:
-        return "dropped", "empty"
-    if is_id_name(name) and all(DIGITS.fullmatch(text) for text, _ in texts):
-        return nearly_distinct(len(texts), filled) or ("category", "an id by its name")
-    numeric = sum(count for text, count in texts if math.isfinite(cell_number(text))) / filled
-    if numeric == 1 or (numeric >= 0.5 and not is_id_name(name)):
-        values = cells.numbers()
-        return row_number(name, values[np.isfinite(values)]) or ("number", "")
-    if all(DATE.match(text) for text, _ in texts):
-        return "dropped", "a timestamp"
-    return nearly_distinct(len(texts), filled) or ("category", "text")
-
-
-def nearly_distinct(distinct: int, count: int) -> tuple[str, str] | None:
-    return ("dropped", "nearly all values distinct") if count > 20 and distinct > 0.9 * count else None
-
-
-def row_number(name: str, values: Any) -> tuple[str, str] | None:
-    """Whole numbers without a gap, each once, count the rows."""
-    if name in V0_COLUMNS or len(values) <= 20 or np.ptp(values) > 1.01 * len(values) or np.any(values % 1):
-        return None
-    return ("dropped", "a row number") if len(np.unique(values)) == len(values) else None
-
-
 def read_chunks(
-    source: Source, kinds: dict[str, Any], rows: int, chunk_rows: int = CHUNK_ROWS, keep_spaces: bool = False
-) -> Any:
-    """Iterate over data frames of columns, of these pandas dtypes, up to a number of rows; UserError for what is no text."""
+    source: Source, kinds: dict[str, type], rows: int, chunk_rows: int = CHUNK_ROWS, keep_spaces: bool = False
+) -> Iterator[pd.DataFrame]:
+    """Iterate over data frames of columns, of these types, up to a number of rows; UserError for what is no text."""
     import pandas as pd
 
     try:
@@ -797,24 +636,15 @@ def read_chunks(
             engine="c",
         )
     except UnicodeDecodeError:
-        raise UserError(
-            f"{source.path}: {undecodable_line(source.path)} is not UTF-8 text; save the file as UTF-8"
-        ) from None
+        raise undecodable(source.path) from None
     except (FileNotFoundError, pd.errors.EmptyDataError, pd.errors.ParserError):
         raise UserError(CHANGED.format(source.path)) from None
 
 
-CHANGED = "{}: changed while it was read; start again when nothing but the harvester writes to it"
-
-
-def undecodable_line(path: str) -> str:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return f"line {number}"
-    return "a line"
+def is_doubtful(values: np.ndarray) -> bool:
+    """Whether pandas may have read what is no number: infinity, and TRUE, which is 1 to it where all cells are such."""
+    most = np.fmax.reduce(np.abs(values), initial=-1.0)
+    return bool(most > LARGEST_NUMBER or (0 <= most <= 1 and (np.isin(values, [0, 1]) | np.isnan(values)).all()))
 
 
 def read_columns(sources: list[Source], names: list[str], options: argparse.Namespace) -> dict[str, Cells]:
@@ -823,41 +653,15 @@ def read_columns(sources: list[Source], names: list[str], options: argparse.Name
     A column in which that parser finds anything but numbers is read again, as text: what it is follows from its texts.
     """
     textual = {name for name in names if name == options.label or name in options.categorical or is_id_name(name)}
-    textual |= guess_text(sources, [name for name in names if name not in textual])
-    cells: dict[str, Cells] = {}
-    while wanted := [name for name in names if name not in cells]:
-        done, text = read_once(sources, wanted, textual)
-        cells |= done
-        textual |= text
-    return cells
-
-
-def guess_text(sources: list[Source], names: list[str]) -> set[str]:
-    """The columns that hold text, or nothing but 0 and 1, in the first rows."""
-    textual = set()
-    for source in sources:
-        present = set(source.names)
-        kinds = {name: object for name in names if name in present}
-        for chunk in read_chunks(source, kinds, GUESS_ROWS // len(sources) + 1) if kinds else ():
-            for name in chunk:
-                values, text = parse_numbers(chunk[name])
-                if text or is_doubtful(values):
-                    textual.add(name)
-    return textual
-
-
-def parse_numbers(cells: Any) -> tuple[Any, bool]:
-    """What pandas' parser makes of a series of texts, NaN where it finds no number; and whether there are such cells."""
-    import pandas as pd
-
-    values = pd.to_numeric(cells, errors="coerce").to_numpy(float)
-    return values, bool((np.isnan(values) & cells.notna().to_numpy()).any())
+    heads = [replace(source, lines=source.lines[: GUESS_ROWS // len(sources) + 1]) for source in sources]
+    textual |= read_once(heads, names, textual)[1]
+    cells, again = read_once(sources, names, textual)
+    return cells | read_once(sources, sorted(again), again)[0]
 
 
 def read_once(sources: list[Source], names: list[str], textual: set[str]) -> tuple[dict[str, Cells], set[str]]:
     """The cells of the columns, and the names of those that must be read again, as text."""
     rows = sum(len(source.lines) for source in sources)
-    places: dict[str, dict[str, int]] = {name: {"": 0} for name in names if name in textual}
     cells = {
         name: Cells(codes=np.zeros(rows, np.int32)) if name in textual else Cells(values=np.full(rows, math.nan))
         for name in names
@@ -865,123 +669,127 @@ def read_once(sources: list[Source], names: list[str], textual: set[str]) -> tup
     again: set[str] = set()
     start = 0
     for source in sources:
-        first, present = start, set(source.names)
-        for chunk in read_typed(source, [name for name in names if name in present], textual, again):
+        end, held = start + len(source.lines), set(source.names)
+        present = [name for name in names if name in held]
+        for chunk in read_typed(source, present, textual, again) if present else ():
             stop = start + len(chunk)
             for name in chunk:
                 if name in textual:
-                    cells[name].codes[start:stop] = code_chunk(chunk[name].to_numpy(object), places[name])
+                    cells[name].codes[start:stop] = code_chunk(chunk[name], cells[name].texts)
                 elif name not in again:
                     values = cells[name].values[start:stop] = chunk[name].to_numpy(float)
                     if is_doubtful(values):
                         again.add(name)
             start = stop
-        if start - first != len(source.lines):
+        if present and start != end:
             raise UserError(CHANGED.format(source.path))
-    for name in names:
-        if name in textual:
-            cells[name].texts = list(places[name])
+        start = end
     return {name: part for name, part in cells.items() if name not in again}, again
 
 
-def is_doubtful(values: Any) -> bool:
-    """Whether pandas may have read what is no number: infinities, and TRUE, which is 1 to it where all cells are such."""
-    most = np.fmax.reduce(np.abs(values), initial=-1.0)
-    return bool(most > LARGEST_NUMBER or (0 <= most <= 1 and (np.isin(values, [0, 1]) | np.isnan(values)).all()))
-
-
-def read_typed(source: Source, names: list[str], textual: set[str], again: set[str]) -> Any:
+def read_typed(source: Source, names: list[str], textual: set[str], again: set[str]) -> Iterator[pd.DataFrame]:
     """Iterate over data frames; where numbers cannot be parsed, the columns at fault are added to again."""
+    import pandas as pd
 
-    def kinds() -> dict[str, Any]:
-        return {name: object if name in textual or name in again else "float64" for name in names}
-
-    done = 0
-    while names:
+    rows, done = len(source.lines), 0
+    while True:
+        numeric = set(names) - textual - again
         try:
-            for place, chunk in enumerate(read_chunks(source, kinds(), len(source.lines))):
-                if place >= done:
-                    yield chunk
-                    done += 1
+            kinds = {name: float if name in numeric else object for name in names}
+            for chunk in islice(read_chunks(source, kinds, rows), done, None):
+                yield chunk
+                done += 1
             return
         except ValueError:
-            if all(kind is object for kind in kinds().values()):
+            if not numeric:
                 raise
-            for place, chunk in enumerate(read_chunks(source, dict.fromkeys(names, object), len(source.lines))):
-                if place == done:
-                    found = {name for name in names if parse_numbers(chunk[name])[1]}
-                    again |= (found - textual) or set(names) - textual
-                    break
-    yield from read_blank(source)
+            for chunk in islice(read_chunks(source, dict.fromkeys(names, object), rows), done, done + 1):
+                numbers = {name: pd.to_numeric(chunk[name], errors="coerce").count() for name in numeric}
+                again |= {name for name in numeric if numbers[name] < chunk[name].count()} or numeric
 
 
-def read_blank(source: Source) -> Any:
-    """Data frames without columns, for a file that has none of those wanted."""
-    import pandas as pd
-
-    for start in range(0, len(source.lines), CHUNK_ROWS):
-        yield pd.DataFrame(index=range(min(CHUNK_ROWS, len(source.lines) - start)))
-
-
-def code_chunk(cells: Any, places: dict[str, int]) -> Any:
-    """The place of each cell [N] (text, NaN where empty) in a list of texts that grows as new ones are met."""
-    import pandas as pd
-
-    codes, texts = pd.factorize(cells)
-    known = [places.setdefault(cell_text(text), len(places)) for text in texts]
+def code_chunk(cells: pd.Series, texts: dict[str, int]) -> np.ndarray:
+    """The codes [N] of cells (text, NaN where empty) in a list of texts that grows as new ones are met."""
+    codes, found = cells.factorize()
+    known = [texts.setdefault(cell_text(text), len(texts)) for text in found]
     return np.array([*known, 0], np.int32)[codes]  # -1, an empty cell, is the last
 
 
+def name_words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", name.lower()))
+
+
+def is_id_name(name: str) -> bool:
+    words = name_words(name)
+    return bool(words & CATEGORY_WORDS) and not words & QUANTITY_WORDS
+
+
+def column_kind(name: str, cells: Cells, options: argparse.Namespace) -> tuple[str, str]:
+    """Tell the kind of a column from its name and all its cells, whatever their order: (kind, reason)."""
+    if name in options.categorical:
+        return "category", "--categorical"
+    if name in options.numeric:
+        return "number", "--numeric"
+    if cells.values is not None:
+        known = cells.values[~np.isnan(cells.values)]
+        return number_kind(name, known) if len(known) else ("dropped", "empty")
+    counts = np.bincount(cells.codes, minlength=len(cells.texts))
+    texts = [(text, count) for text, count in zip(cells.texts, counts, strict=True) if text and count]
+    filled = int(sum(count for _, count in texts))
+    if not filled:
+        return "dropped", "empty"
+    distinct = filled > 20 and len(texts) > 0.9 * filled
+    if is_id_name(name) and all(DIGITS.fullmatch(text) for text, _ in texts):
+        return ("dropped", "nearly all values distinct") if distinct else ("category", "an id by its name")
+    numeric = sum(count for text, count in texts if math.isfinite(cell_number(text))) / filled
+    if numeric == 1 or (numeric >= 0.5 and not is_id_name(name)):
+        values = cells.numbers()
+        return number_kind(name, values[np.isfinite(values)])
+    if all(DATE.match(text) for text, _ in texts):
+        return "dropped", "a timestamp"
+    return ("dropped", "nearly all values distinct") if distinct else ("category", "text")
+
+
+def number_kind(name: str, known: np.ndarray) -> tuple[str, str]:
+    """Whole numbers without a gap, each once, count the rows."""
+    if name in V0_COLUMNS or len(known) <= 20 or np.ptp(known) > 1.01 * len(known) or np.any(known % 1):
+        return "number", ""
+    return ("number", "") if len(np.unique(known)) < len(known) else ("dropped", "a row number")
+
+
 def read_table(options: argparse.Namespace) -> Table:
-    """Read CSV files of any generation into one Table, or raise UserError saying what is wrong, where and what to do."""
+    """Read CSV files of any generation into one Table, or raise UserError: what is wrong, where and what to do."""
     sources = [find_source(path, options.skip_bad_rows) for path in find_files(options.csv)]
     names = check_columns(sources, options)
-    fixed = {name: "--drop" for name in options.drop}
-    fixed |= {
-        name: "a timestamp"
-        for name in names
-        if name.lower() in TIME_NAMES and name not in (*options.categorical, *options.numeric, *fixed)
-    }
+    chosen = {options.label, *options.categorical, *options.numeric, *options.drop}
+    fixed = dict.fromkeys(options.drop, "--drop")
+    fixed |= {name: "a timestamp" for name in names if name.lower() in TIME_NAMES and name not in chosen}
     cells = read_columns(sources, sorted(set(names) - set(fixed)), options)
+    given = cells.pop(options.label)
     columns = [Column(name, "dropped", reason, -1, -1) for name, reason in fixed.items()]  # never read, so not counted
-    columns += [
-        Column(name, *column_kind(name, part, options)) for name, part in cells.items() if name != options.label
-    ]
+    columns += [Column(name, *column_kind(name, part, options)) for name, part in cells.items()]
     columns.sort(key=lambda column: column.name)
-    label = np.array([cell_label(text) for text in cells[options.label].texts], np.float32)[cells[options.label].codes]
+    label = np.array([cell_label(text) for text in given.texts], np.float32)[given.codes]
     numbers = [column.name for column in columns if column.kind == "number"]
-    bad = np.zeros(len(label), np.int32)  # 0 right, -1 the label, otherwise 1 + the place among the numbers
-    for place, name in reversed(list(enumerate(numbers))):
-        bad[np.isinf(cells[name].numbers())] = place + 1
+    bad = np.zeros(len(label), np.int32)  # 0 right, -1 the label, otherwise from 1 on the number at fault
+    for number, name in reversed(list(enumerate(numbers, 1))):
+        bad[np.isinf(cells[name].numbers())] = number
     bad[label < 0] = -1
-    skipped = start = 0
-    for source in sources:
-        stop = start + len(source.lines)
-        skipped += source.skipped + handle_bad_rows(source, options, numbers, bad[start:stop])
-        start = stop
-    files = np.repeat(np.arange(len(sources), dtype=np.uint16), [len(source.lines) for source in sources])
+    rows, shown = [len(source.lines) for source in sources], short_names([source.path for source in sources])
+    skipped, notes = sum(source.skipped for source in sources), []
+    read = len(label) + skipped
+    for name, source, faults in zip(shown, sources, np.split(bad, np.cumsum(rows)[:-1]), strict=True):
+        skipped += handle_bad_rows(source, options, numbers, faults)
+        notes += [f"{name}: {note}" if len(sources) > 1 else note for note in source.notes]
+    files = np.repeat(np.arange(len(sources), dtype=np.uint16), rows)
     lines = np.concatenate([source.lines for source in sources]).astype(np.int32)
-    keep = bad == 0
-    shown = short_names([source.path for source in sources])
-    notes = [
-        f"{name}: {note}" if len(sources) > 1 else note
-        for name, source in zip(shown, sources, strict=True)
-        for note in source.notes
-    ]
-    read = len(label) + sum(source.skipped for source in sources)
-    table = Table(
-        columns,
-        None,
-        None,
-        *(part if keep.all() else part[keep] for part in (label, files, lines)),
-        shown,
-        notes,
-        read,
-        skipped,
-    )
-    fill_table(table, cells, None if keep.all() else keep)
+    keep = bad == 0 if bad.any() else slice(None)  # which copies nothing
+    label, files, lines = label[keep], files[keep], lines[keep]
+    stores = fill_columns(columns, cells, keep, len(label))
+    table = Table(columns, *stores, label, files, lines, shown, notes, read, skipped)
     check_rows(data_name(options), table)
-    sort_rows(table, options.split == "time")
+    if options.split != "time":
+        sort_rows(table)
     table.scales = fit_scales(table.numbers)
     return table
 
@@ -995,28 +803,25 @@ def short_names(paths: list[str]) -> list[str]:
 
 
 def data_name(options: argparse.Namespace) -> str:
-    return (
-        options.csv[0] if len(options.csv) == 1 else f"{len(options.csv)} files, {options.csv[0]} to {options.csv[-1]}"
-    )
+    first, *others = options.csv
+    return f"{len(options.csv)} files, {first} to {others[-1]}" if others else first
 
 
 def check_columns(sources: list[Source], options: argparse.Namespace) -> list[str]:
-    """The names of all columns, in the order they are met; UserError for a label or a flag's column that is not there."""
+    """The names of all columns, in the order they are met; UserError for a label or flag that names no column."""
     names = list(dict.fromkeys(name for source in sources for name in source.names))
     for source in sources:
-        if options.label not in source.names:
-            shown = ", ".join(source.names[:12]) + (", ..." if len(source.names) > 12 else "")
-            raise UserError(
-                f"{source.path}: line 1 has no column {options.label}; name the label with --label (columns: {shown})"
-            )
-        if not len(source.lines):
-            raise UserError(f"{source.path}: no rows after the header; let the harvester write some first")
-        if len(source.names) < len(names):
-            present = set(source.names)
-            absent = [name for name in names if name not in present]
-            source.notes.append(
-                f"has no {', '.join(absent[:5])}{' and others' if len(absent) > 5 else ''}: missing in its rows"
-            )
+        present = set(source.names)
+        shown = ", ".join(source.names[:12]) + (", ..." if len(source.names) > 12 else "")
+        named = f"name the label with --label (columns: {shown})"
+        refuse(
+            source.path,
+            (options.label not in present, f"line 1 has no column {options.label}; {named}"),
+            (not len(source.lines), "no rows after the header; let the harvester write some first"),
+        )
+        if absent := [name for name in names if name not in present]:
+            others = " and others" if len(absent) > 5 else ""
+            source.notes.append(f"has no {', '.join(absent[:5])}{others}: missing in its rows")
     for flag in ("categorical", "numeric", "drop"):
         for name in getattr(options, flag):
             if name not in names:
@@ -1026,62 +831,55 @@ def check_columns(sources: list[Source], options: argparse.Namespace) -> list[st
     return names
 
 
-def handle_bad_rows(source: Source, options: argparse.Namespace, number_names: list[str], bad: Any) -> int:
+def handle_bad_rows(source: Source, options: argparse.Namespace, numbers: list[str], faults: np.ndarray) -> int:
     """Leave out a cut last line and, when asked, bad rows; otherwise raise UserError naming the first ones."""
-    places = np.flatnonzero(bad)
-    if len(places) and source.torn and places[-1] == len(bad) - 1:
-        source.notes.append(f"line {source.lines[-1]}, the last, is cut off and left out")
-        places = places[:-1]
-    if not len(places):
+    bad = without_torn(np.flatnonzero(faults), source.lines, source.torn, source.notes)
+    if not len(bad):
         return 0
-    kind = bad[places[0]]
-    same = places[bad[places] == kind]
-    where = name_some([int(source.lines[place]) for place in same])
-    name = options.label if kind < 0 else number_names[kind - 1]
-    wrong = (
-        "the label is missing or not 0 or 1"
-        if kind < 0
-        else "text, infinity or a number beyond 3.4e38 in a column of numbers; a missing number is an empty cell"
-    )
     if not options.skip_bad_rows:
-        other = "" if kind < 0 else f", read it with --categorical {name}, leave it out with --drop {name}"
-        raise UserError(f"{source.path}: {where}, column {name}: {wrong}; mend the rows{other} or use --skip-bad-rows")
-    source.notes.append(f"{name_some([int(source.lines[place]) for place in places])}: unusable values, left out")
-    return len(places)
+        fault = faults[bad[0]]
+        where = name_some(source.lines[bad[faults[bad] == fault]])
+        name, wrong, others = options.label, "the label is missing or not 0 or 1", ""
+        if fault > 0:
+            name = numbers[fault - 1]
+            wrong = "text, infinity or a number beyond 3.4e38 in a column of numbers; a missing number is an empty cell"
+            others = f", read it with --categorical {name}, leave it out with --drop {name}"
+        raise UserError(f"{source.path}: {where}, column {name}: {wrong}; mend the rows{others} or use --skip-bad-rows")
+    source.notes.append(f"{name_some(source.lines[bad])}: unusable values, left out")
+    return len(bad)
 
 
-def fill_table(table: Table, cells: dict[str, Cells], keep: Any) -> None:
-    """Move the cells of the kept rows into the table, and leave out columns that can teach nothing."""
-    number_parts, code_parts = [], []
-    for column in table.columns:
-        part = cells.pop(column.name, None)
-        if part is None:
-            continue
+def fill_columns(
+    columns: list[Column], cells: dict[str, Cells], keep: np.ndarray | slice, rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The cells of the kept rows as numbers [N, D] and codes [N, C]; columns that can teach nothing are dropped."""
+    numbers, codes = [], []
+    for column in columns:
+        if not (part := cells.pop(column.name, None)):
+            continue  # never read
         if column.kind == "number":
-            values = part.numbers() if keep is None else part.numbers()[keep]
+            values = part.numbers()[keep]
             if finish_number(column, values):
-                number_parts.append(values)
-            continue
-        codes = part.codes if part.codes is not None else part.values
-        codes = codes if keep is None else codes[keep]
-        if column.kind == "dropped":
-            empty = np.isnan(codes) if part.codes is None else codes == 0
-            column.missing, column.distinct = int(np.sum(empty)), len(np.unique(codes[~empty]))
-        elif (codes := finish_category(column, codes, part.texts)) is not None:
-            code_parts.append(codes)
-    rows = len(table.label)
-    table.numbers = gather_columns(number_parts, np.empty((len(number_parts), rows), np.float64))
-    table.codes = gather_columns(code_parts, np.empty((len(code_parts), rows), np.int32))
+                numbers.append(values)
+        elif column.kind == "category":
+            if (values := finish_category(column, part.codes[keep], part.texts)) is not None:
+                codes.append(values)
+        else:
+            values = part.values[keep] if part.codes is None else part.codes[keep]
+            empty = np.isnan(values) if part.codes is None else values == 0
+            column.missing, column.distinct = int(np.sum(empty)), len(np.unique(values[~empty]))
+    return stack_columns(numbers, rows, np.float64), stack_columns(codes, rows, np.int32)
 
 
-def gather_columns(parts: list[Any], store: Any) -> Any:
+def stack_columns(parts: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
     """The parts as columns [N, ...] of one array, each given up when it has been copied."""
-    for place in range(len(store)):
-        store[place], parts[place] = parts[place], None
+    store = np.empty((len(parts), rows), dtype)
+    for number in range(len(parts)):
+        store[number], parts[number] = parts[number], None
     return store.T
 
 
-def finish_number(column: Column, values: Any) -> bool:
+def finish_number(column: Column, values: np.ndarray) -> bool:
     """Count what a column of numbers holds; False, with the reason, when it can teach nothing."""
     known = values[~np.isnan(values)]
     column.missing = len(values) - len(known)
@@ -1095,61 +893,56 @@ def finish_number(column: Column, values: Any) -> bool:
     return True
 
 
-def finish_category(column: Column, codes: Any, texts: list[str]) -> Any:
-    """Sort the vocabulary of a category by meaning and give the codes in it [N] int32; None when it can teach nothing."""
+def finish_category(column: Column, codes: np.ndarray, texts: dict[str, int]) -> np.ndarray | None:
+    """Sort a category's vocabulary by meaning; return the codes in it [N] int32, None when it can teach nothing."""
     counts = np.bincount(codes, minlength=len(texts))
     used = [text for text, count in zip(texts, counts, strict=True) if count]
     integers = all(cell_id(text) != UNSEEN for text in used) and any(used)
     meaning = cell_id if integers else cell_text
     column.vocabulary = sorted({meaning(text) for text in used})
-    place = {value: number for number, value in enumerate(column.vocabulary)}
     column.missing = int(counts[0])
     column.distinct = len(column.vocabulary) - bool(column.missing)
     if len(column.vocabulary) < 2:
         column.kind, column.reason, column.vocabulary = "dropped", "constant" if column.distinct else "empty", []
         return None
-    return np.array([place.get(meaning(text), 0) for text in texts], np.int32)[codes]
+    code = {value: number for number, value in enumerate(column.vocabulary)}
+    return np.array([code.get(meaning(text), 0) for text in texts], np.int32)[codes]
 
 
-def sort_rows(table: Table, by_time: bool) -> None:
-    """Put the rows into the order of their digests, or leave them in that of the files."""
-    if by_time:
-        return
-    order = np.argsort(row_digests(table))
-    for columns in (table.numbers.T, table.codes.T):
-        for place, part in enumerate(columns):
-            columns[place] = part[order]
-    table.label, table.files, table.lines = table.label[order], table.files[order], table.lines[order]
-
-
-def row_digests(table: Table) -> Any:
+def row_hashes(table: Table) -> np.ndarray:
     """A number [N] uint64 for what each row holds."""
-    digest = np.zeros(len(table.label), np.uint64)
+    hashes = np.zeros(len(table.label), np.uint64)
     for part in [*table.numbers.T, *table.codes.T, table.label]:
-        bits = (
-            np.where(np.isnan(part), np.inf, part).view(np.uint64)
-            if part.dtype == np.float64
-            else part.astype(np.uint64)
-        )
-        digest = (digest ^ bits) * np.uint64(0x9E3779B97F4A7C15)
-        digest ^= digest >> np.uint64(29)
-    return digest
+        real = part.dtype == np.float64
+        bits = np.where(np.isnan(part), np.inf, part).view(np.uint64) if real else part.astype(np.uint64)
+        hashes = (hashes ^ bits) * np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
+
+
+def sort_rows(table: Table) -> None:
+    """Put the rows into the order of their hashes."""
+    order = np.argsort(row_hashes(table))
+    for columns in (table.numbers.T, table.codes.T):
+        for number, part in enumerate(columns):
+            columns[number] = part[order]
+    table.label, table.files, table.lines = table.label[order], table.files[order], table.lines[order]
 
 
 def check_rows(path: str, table: Table) -> None:
     rows, positive = len(table.label), int(table.label.sum())
-    if rows < 20:
-        raise UserError(f"{path}: {rows} usable rows, 20 are needed; label some more")
     rarer, count = ("productive", positive) if positive <= rows - positive else ("unproductive", rows - positive)
-    if count < 5:
-        raise UserError(
-            f"{path}: only {count} of {rows} rows {'is' if count == 1 else 'are'} {rarer}, 5 of each class are needed; label some more of them"
-        )
-    if not table.of_kind("number") and not table.of_kind("category"):
-        raise UserError(f"{path}: no column is left to learn from: all are empty, constant, timestamps or row numbers")
+    few = f"only {count} of {rows} rows {'is' if count == 1 else 'are'} {rarer}"
+    teaching = any(column.kind != "dropped" for column in table.columns)
+    refuse(
+        path,
+        (rows < 20, f"{rows} usable rows, 20 are needed; label some more"),
+        (count < 5, f"{few}, 5 of each class are needed; label some more of them"),
+        (not teaching, "no column is left to learn from: all are empty, constant, timestamps or row numbers"),
+    )
 
 
-def write_sample(path: str | Path, rows: int, seed: int) -> Any:
+def write_sample(path: str | Path, rows: int, seed: int) -> np.ndarray:
     """Write a v0 HARVEST.CSV of simulated rows; return the probability [rows] that each row is productive.
 
     Twelve applications of unequal frequency and usefulness; recent typing speaks for work, a long absence against it.
@@ -1167,12 +960,10 @@ def write_sample(path: str | Path, rows: int, seed: int) -> Any:
     logit = usefulness[app] + pull[app] * activity + 0.5 * np.sin(np.log1p(stay) - 9) * usefulness[app]
     probability = 1 / (1 + np.exp(-1.3 * logit))
     label = generator.random(rows) < probability
+    columns = [apps[app], *(part.astype(int) for part in (keyboard, mouse, stay, label))]
     with open(path, "w", encoding="utf-8") as file:
         file.write(",".join(V0_COLUMNS) + "\n")
-        for row in zip(
-            apps[app], keyboard.astype(int), mouse.astype(int), stay.astype(int), label.astype(int), strict=True
-        ):
-            file.write(",".join(map(str, row)) + "\n")
+        file.writelines(",".join(map(str, row)) + "\n" for row in zip(*columns, strict=True))
     return probability
 
 
