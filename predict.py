@@ -6,8 +6,8 @@
 
 The label may be absent, columns may come in any order, and other columns are passed through. Every input row gives one
 output row, in the same order, with the columns probability and predicted added. From standard input (-) each line is
-answered as it arrives; lines that cannot be read, and repeated headers, are left out with a note. A cell in quotes may go
-on over 1,000 lines, and is waited for two seconds.
+answered as it arrives; lines that cannot be read, and repeated headers, are left out with a note. A cell in quotes may
+go on over 1,000 lines, and is waited for two seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import itertools
 import json
 import math
 import os
@@ -24,8 +25,10 @@ import signal
 import sys
 import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))  # until main() can say more
@@ -35,26 +38,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it 
 import train_model_modern as modern
 from train_model_modern import UserError
 
+# isort: split
+import numpy as np  # after the above, which says what to do where it is not installed
+
+if TYPE_CHECKING:  # imported late, so that what is wrong is told at once
+    import keras
+    import pandas as pd
+    import tensorflow as tf
+
+    Answered = tuple[pd.DataFrame, np.ndarray]  # rows, and their probabilities
+
 CHUNK_ROWS = 100_000
 MAXIMUM_MODEL_BYTES = 1 << 28
 LONGEST_RECORD = 1_000  # lines that one record of standard input may have
+OPEN_QUOTES = "unexpected end of data"  # what the csv module says of a record that may go on
 PAUSE_SECONDS = 2.0  # after which a record whose quotes are open is not waited for
-ANSWERS = ("probability", "predicted")
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = modern.Parser(prog="predict.py", description="Predict with a trained model.", allow_abbrev=False)
-    parser.add_argument("csv", metavar="CSV", help="the rows to predict; -: standard input, answered line by line")
-    parser.add_argument(
-        "--model-dir", type=Path, default=Path("model"), metavar="DIR", help="where the model is (default: model)"
-    )
-    parser.add_argument("--model", type=Path, metavar="FILE", help="a model or checkpoint of its own")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where the rows go (default: standard output)")
-    parser.add_argument(
-        "--evaluate",
-        action="store_true",
-        help="when the rows hold the label: print how good the predictions are, to standard error",
-    )
+    add = parser.add_argument
+    add("csv", metavar="CSV", help="the rows to predict; -: standard input, answered line by line")
+    add("--model-dir", type=Path, default="model", metavar="DIR", help="where the model is (default: model)")
+    add("--model", type=Path, metavar="FILE", help="a model or checkpoint of its own")
+    add("--output", type=Path, metavar="FILE", help="where the rows go (default: standard output)")
+    words = "when the rows hold the label: print how good the predictions are, to standard error"
+    add("--evaluate", action="store_true", help=words)
     options = parser.parse_args(arguments)
     options.model = options.model or options.model_dir / modern.MODEL_FILE
     if options.output:
@@ -90,149 +99,222 @@ def stream_number(path: Path) -> int | None:
     return named.get(str(path), int(found.group(1)) if found else None)
 
 
-def read_details(path: Path) -> dict[str, Any]:
-    """What training stored in the model's archive: label, threshold and feature columns."""
+def note(text: str) -> None:
+    modern.complain(f"note: {text}")
+
+
+class Details(NamedTuple):
+    """What training stored in the model's archive."""
+
+    label: str
+    threshold: float
+    kinds: dict[str, str]  # number or category, by the name of the column
+    missing: set[str]  # columns that were seen without a value
+
+
+def read_details(path: Path) -> Details:
     if not path.is_file():
         raise UserError(f"{path}: no such model; train one first, or name it with --model")
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if sum(entry.file_size for entry in entries) > MAXIMUM_MODEL_BYTES:
-                raise UserError(
-                    f"{path}: unpacks to more than {MAXIMUM_MODEL_BYTES >> 20} MB, no model of this trainer does; train it again"
-                )
-            if strange := [
-                entry.filename for entry in entries if entry.filename.startswith(("/", "\\")) or ".." in entry.filename
-            ]:
-                raise UserError(f"{path}: holds {strange[0]!r}, a path that leads out of it; train the model again")
-            details = json.loads(archive.read("training.json"))
-            names = [column["name"] for column in details["columns"]]
-            kinds = [column["kind"] for column in details["columns"]]
-            if (
-                not all(isinstance(text, str) for text in [details["label"], *names, *kinds])
-                or not 0 < details["threshold"] < 1
-                or not names
-            ):
-                raise ValueError
-            return details
+            check_entries(path, archive.infolist())
+            stored = json.loads(archive.read("training.json"))
+        kinds = {column["name"]: column["kind"] for column in stored["columns"]}
+        missing = {column["name"] for column in stored["columns"] if column.get("missing")}
+        texts = [stored["label"], *kinds, *kinds.values()]
+        if not kinds or not 0 < stored["threshold"] < 1 or not all(isinstance(text, str) for text in texts):
+            raise ValueError
+        return Details(stored["label"], stored["threshold"], kinds, missing)
     except UserError:
         raise
     except Exception:  # each way of compressing raises kinds of its own
         raise foreign_model(path) from None
 
 
+def check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    if sum(entry.file_size for entry in entries) > MAXIMUM_MODEL_BYTES:
+        size = f"{MAXIMUM_MODEL_BYTES >> 20} MB"
+        raise UserError(f"{path}: unpacks to more than {size}, no model of this trainer does; train it again")
+    for name in (entry.filename for entry in entries):
+        if name.startswith(("/", "\\")) or ".." in name:
+            raise UserError(f"{path}: holds {name!r}, a path that leads out of it; train the model again")
+
+
 def foreign_model(path: Path) -> UserError:
     return UserError(f"{path}: is not a model written by train_model_modern.py; train it again")
 
 
-def note(text: str) -> None:
-    modern.complain(f"note: {text}")
+def load_model(path: Path, details: Details) -> keras.Model:
+    modern.prepare_environment(cpu_only=True, xla=False, batch_size=1)
+    modern.import_tensorflow()
+    import keras
+
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        raise UserError(f"{path}: cannot be loaded ({type(error).__name__}); train the model again") from None
+    inputs, shape = getattr(model, "input", None), getattr(model, "output_shape", None)
+    if not isinstance(inputs, dict) or set(inputs) != set(details.kinds) or shape != (None, 1):
+        raise foreign_model(path)
+    if any(tuple(tensor.shape) != (None, 1) or tensor.dtype not in modern.MEANINGS for tensor in inputs.values()):
+        raise foreign_model(path)
+    return model
 
 
-def read_rows(path: str, details: dict[str, Any]) -> Any:
-    """Iterate over data frames of text, indexed by line number, of a CSV with or without a header."""
+def read_rows(path: str, details: Details) -> Iterator[pd.DataFrame]:
+    """Data frames of text, indexed by line number, of a CSV with or without a header."""
     import pandas as pd
 
     source = modern.find_source(path, skip_bad_rows=False, unlabelled=True)
     check_names(path, source.names, details)
     for words in source.notes:
         note(words)
-    start = 0
-    if not len(source.lines):
+    start, rows = 0, len(source.lines)
+    if not rows:
         yield pd.DataFrame(columns=source.names, dtype=object)
         return
-    for chunk in modern.read_chunks(
-        source, dict.fromkeys(source.names, object), len(source.lines), CHUNK_ROWS, keep_spaces=True
-    ):
+    kinds = dict.fromkeys(source.names, object)
+    for chunk in modern.read_chunks(source, kinds, rows, CHUNK_ROWS, keep_spaces=True):
         chunk = chunk.fillna("").set_axis(source.lines[start : start + len(chunk)])
         start += len(chunk)
-        if source.torn and start == len(source.lines) and is_torn(chunk, details):
+        if source.torn and start == rows and is_torn(chunk, details):
             note(f"line {chunk.index[-1]}, the last, is cut off and left out")
             chunk = chunk.iloc[:-1]
         yield chunk
-    if start != len(source.lines):
+    if start != rows:
         raise UserError(modern.CHANGED.format(path))
 
 
-def is_torn(chunk: Any, details: dict[str, Any]) -> bool:
-    """Whether the last row, which no line end follows, ends too early: in a cell that means nothing, or before the label."""
-    last = chunk.iloc[-1]
-    numbers = [
-        column["name"] for column in details["columns"] if column["kind"] == "number" and column["name"] in chunk
-    ]
+def is_torn(chunk: pd.DataFrame, details: Details) -> bool:
+    """Whether the last row, which no line end follows, ends in a cell that means nothing, or before the label."""
+    last, label = chunk.iloc[-1], details.label
+    numbers = [name for name in chunk if details.kinds.get(name) == "number"]
     if any(math.isinf(modern.cell_number(last[name])) for name in numbers):
         return True
-    label = details["label"]
-    return (
-        label in chunk
-        and modern.cell_label(last[label]) < 0
-        and bool((chunk[label].iloc[:-1].map(modern.cell_label) >= 0).any())
-    )
+    if label not in chunk or modern.cell_label(last[label]) >= 0:
+        return False
+    return bool((chunk[label].iloc[:-1].map(modern.cell_label) >= 0).any())
 
 
-def check_names(path: str, names: list[str], details: dict[str, Any]) -> None:
+def check_names(path: str, names: list[str], details: Details) -> None:
     """Refuse rows without a column that the model never saw missing; one that it did is missing in all of them."""
     present = set(names)
-    absent = [column for column in details["columns"] if column["name"] not in present]
-    needed = [column["name"] for column in absent if not column.get("missing")]
-    if needed or len(absent) == len(details["columns"]):
-        name = needed[0] if needed else absent[0]["name"]
-        raise UserError(
-            f"{path}: line 1 has no column {name}, which the model needs; columns are {', '.join(names[:12])}"
-        )
+    absent = [name for name in details.kinds if name not in present]
+    needed = [name for name in absent if name not in details.missing]
+    if needed or len(absent) == len(details.kinds):
+        name, shown = (needed or absent)[0], ", ".join(names[:12])
+        raise UserError(f"{path}: line 1 has no column {name}, which the model needs; columns are {shown}")
     if absent:
-        shown = ", ".join(column["name"] for column in absent[:5]) + (" and others" if len(absent) > 5 else "")
+        shown = ", ".join(absent[:5]) + (" and others" if len(absent) > 5 else "")
         note(f"{path}: has no {shown}: missing in its rows")
 
 
-def read_lines(details: dict[str, Any]) -> Any:
-    """The same from standard input: whatever lines have arrived, as soon as they have. None until the first line."""
-    import pandas as pd
+Line = tuple[int, str]  # its number and its text, with its end
 
-    lines: queue.Queue = queue.Queue(2 * CHUNK_ROWS)
 
-    def listen() -> None:
+class Lines:
+    """The lines of standard input, as they arrive."""
+
+    def __init__(self) -> None:
+        self.queue: queue.Queue[bytes | None] = queue.Queue(2 * CHUNK_ROWS)  # None: the end
+        self.again: list[Line] = []  # to be read anew, the next one last
+        self.number, self.ended, self.paused = 0, False, False
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self) -> None:
         try:
             while sys.stdin and (line := sys.stdin.buffer.readline(modern.LONGEST_LINE)):
-                lines.put(line)
+                self.queue.put(line)
                 while len(line) == modern.LONGEST_LINE and not line.endswith(b"\n"):  # the rest of what is too long
                     line = sys.stdin.buffer.readline(modern.LONGEST_LINE)
         finally:
-            lines.put(None)
+            self.queue.put(None)
 
-    threading.Thread(target=listen, daemon=True).start()
-    first = lines.get()
+    def next(self, in_record: bool = False) -> Line | None:
+        """The next line, or None at the end. In a record it is waited for only once, and None when it does not come."""
+        if self.again:
+            return self.again.pop()
+        try:
+            seconds = PAUSE_SECONDS * (not self.paused) if in_record else None
+            line = None if self.ended else self.queue.get(timeout=seconds)
+        except queue.Empty:
+            self.paused = True
+            return None
+        self.paused, self.ended = False, line is None
+        if line is None:
+            return None
+        self.number += 1
+        return self.number, line.decode("utf-8-sig" if self.number == 1 else "utf-8", "surrogateescape")
+
+
+def read_record(lines: Lines, first: Line, most: int) -> tuple[list[Line], list[str], str]:
+    """The lines, at most so many, of the record that one line begins, its cells, and why it cannot be read, or ""."""
+    taken, text = [first], without_end(first[1])
+    if '"' not in text:
+        return taken, modern.split_record(text), "holds a carriage return" if "\r" in text else ""
+
+    def texts() -> Iterator[str]:  # as many as the csv module asks for, until quotes are closed
+        yield first[1]
+        while len(taken) < most and (line := lines.next(in_record=True)):
+            taken.append(line)
+            yield line[1]
+
+    try:
+        return taken, next(csv.reader(texts(), skipinitialspace=True, strict=True), []), ""
+    except csv.Error as error:
+        return taken, [], str(error)
+
+
+def read_stream(details: Details) -> Iterator[pd.DataFrame]:
+    """The same from standard input: whatever rows have arrived, as soon as they have. The first frame is empty.
+
+    A record whose quotes are open goes on over more lines. If that makes no row, only its first line is left out.
+    """
+    lines = Lines()
+    first = lines.next()
     if first is None:
         raise UserError("-: standard input is empty; pipe rows into it")
-    text = without_end(first.decode("utf-8-sig", "surrogateescape"))
-    try:
-        if problem := flaw(text) or ("holds a carriage return" if "\r" in text else ""):
-            raise csv.Error(problem)
-        cells = modern.split_record(text)
-        names, header = modern.column_names("-", cells, unlabelled=True)
-    except csv.Error as error:
-        raise UserError(f"-: line 1 cannot be read ({error}); give the column names as UTF-8 text") from None
+    _, cells, problem = read_record(lines, first, 1)
+    if problem := flaw(first[1]) or problem:
+        raise UserError(f"-: line 1 cannot be read ({problem}); give the column names as UTF-8 text")
+    names, named = modern.column_names("-", cells, unlabelled=True)
     check_names("-", names, details)
-    records = Records(len(names), cells if header else None)
-    yield pd.DataFrame(columns=names, dtype=object)  # the header can be answered before any row arrives
-    waiting = [] if header else [first]
-    while waiting[-1:] != [None]:
-        try:
-            waiting.append(lines.get(timeout=PAUSE_SECONDS if records.begun else None))
-            while waiting[-1] is not None and len(waiting) < CHUNK_ROWS and not lines.empty():
-                waiting.append(lines.get())
-        except queue.Empty:
-            records.give_up()
-        for line in waiting:
-            if line is not None:
-                records.add(line)
-        if waiting[-1:] == [None]:
-            records.give_up()
-        else:
-            waiting = []
-        if records.rows:
-            yield pd.DataFrame(records.rows, records.places, names, dtype=object)
-            records.rows, records.places = [], []
+    header = cells if named else None
+    if not named:
+        lines.again.append(first)
+    rows: dict[int, list[str]] = {}  # by the line that each starts on
+    yield text_frame(names, rows)  # the header can be answered before any row arrives
+    while line := lines.next():
+        record, cells, problem = read_record(lines, line, 1)
+        if problem == OPEN_QUOTES:
+            if rows and lines.queue.qsize() < LONGEST_RECORD:
+                yield text_frame(names, rows)
+                rows = {}
+            record, cells, problem = read_record(lines, line, LONGEST_RECORD)
+        start, alone, whole = line[0], len(record) == 1, not problem and len(cells) == len(names)
+        flawed = [f"line {number}: {what}" for number, text in record if (what := flaw(text))]
+        if flawed and (whole or alone):
+            note(f"{flawed[0]}, {'' if alone else f'the record from line {start} on is '}left out")
+        elif cells and [cells[0].removeprefix("\ufeff"), *cells[1:]] == header:
+            note(f"line {start}: the header again, left out")
+        elif whole:
+            rows[start] = cells
+        elif not alone or problem == OPEN_QUOTES:
+            note(f"line {start}: its quotes are open, left out")
+            lines.again += record[:0:-1]
+        elif cells or problem:
+            note(f"line {start}: {problem or f'{len(cells)} fields where {len(names)} are expected'}, left out")
+        if rows and (lines.queue.empty() or len(rows) >= CHUNK_ROWS):
+            yield text_frame(names, rows)
+            rows = {}
+    if rows:
+        yield text_frame(names, rows)
+
+
+def text_frame(names: list[str], rows: dict[int, list[str]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(list(rows.values()), list(rows), names, dtype=object)
 
 
 def flaw(text: str) -> str:
@@ -248,138 +330,27 @@ def without_end(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def ends_inside_quotes(text: str, inside: bool) -> bool:
-    """Whether a cell in quotes goes on after a line, which starts inside one or not."""
-    place = 0
-    while True:
-        if not inside:  # at the start of a cell
-            while text.startswith(" ", place):
-                place += 1
-            inside = text.startswith('"', place)
-            place += inside
-        while inside:
-            place = text.find('"', place) + 1
-            if not place:
-                return True
-            inside = text.startswith('"', place)  # a quote twice stands for one
-            place += inside
-        place = text.find(",", place) + 1
-        if not place:
-            return False
-
-
-class Records:
-    """Takes lines as they arrive and puts records together, with a note for each line that cannot be read.
-
-    A record whose quotes are open waits for more lines. When it turns out to be none, its first line is left out and the
-    others are read anew.
-    """
-
-    def __init__(self, fields: int, header: list[str] | None) -> None:
-        self.fields, self.header = fields, header
-        self.number = 0 if header is None else 1  # the lines so far
-        self.begun: list[tuple[int, str]] = []  # lines of a record with open quotes
-        self.inside = False  # a cell in quotes goes on
-        self.rows: list[list[str]] = []
-        self.places: list[int] = []  # the line that each row starts on
-
-    def add(self, line: bytes) -> None:
-        self.number += 1
-        self.take(self.number, line.decode("utf-8-sig" if self.number == 1 else "utf-8", "surrogateescape"))
-
-    def take(self, number: int, text: str) -> None:
-        self.begun.append((number, text))
-        self.inside = ends_inside_quotes(text, self.inside)
-        if self.inside and len(self.begun) < LONGEST_RECORD:
-            return None
-        record, start = without_end("".join(part for _, part in self.begun)), self.begun[0][0]
-        try:
-            cells, problem = (
-                modern.split_record(record),
-                "holds a carriage return" if "\r" in record and '"' not in record else "",
-            )
-        except csv.Error as error:
-            cells, problem = [], str(error)
-        unreadable = [(place, what) for place, part in self.begun if (what := flaw(part))]
-        whole = not problem and len(cells) == self.fields
-        if unreadable and (whole or len(self.begun) == 1):
-            note(
-                f"line {unreadable[0][0]}: {unreadable[0][1]}, {'left out' if len(self.begun) == 1 else f'the record from line {start} on is left out'}"
-            )
-        elif cells and self.header == [cells[0].removeprefix("\ufeff"), *cells[1:]]:
-            note(f"line {start}: the header again, left out")
-        elif whole:
-            self.rows.append(cells)
-            self.places.append(start)
-        elif len(self.begun) > 1:
-            return self.leave_out_first()
-        elif cells or problem:
-            note(f"line {start}: {problem or f'{len(cells)} fields where {self.fields} are expected'}, left out")
-        self.begun, self.inside = [], False
-        return None
-
-    def leave_out_first(self) -> None:
-        """Leave out the first line of a record with open quotes, and read the others anew."""
-        (number, _), *others = self.begun
-        self.begun, self.inside = [], False
-        note(f"line {number}: its quotes are open, left out")
-        for other in others:
-            self.take(*other)
-
-    def give_up(self) -> None:
-        """Wait for no more lines of a record with open quotes."""
-        while self.begun:
-            self.leave_out_first()
-
-
-def model_inputs(model: Any, numbers: set[str], chunk: Any) -> tuple[dict[str, Any], Any]:
-    """Turn text cells into what the model takes [B, 1]; and for each row the name of a column that holds no number, or None."""
-    import numpy as np
+def model_inputs(model: keras.Model, details: Details, chunk: pd.DataFrame) -> tuple[dict[str, tf.Tensor], np.ndarray]:
+    """Turn text cells into what the model takes [B, 1]; name for each row a column that holds no number, or None."""
     import pandas as pd
-    import tensorflow
+    import tensorflow as tf
 
     inputs, wrong = {}, np.full(len(chunk), None, object)
     for name, tensor in model.input.items():
         codes, texts = pd.factorize(chunk[name].to_numpy(object) if name in chunk else np.full(len(chunk), "", object))
-        meaning = modern.MEANINGS[tensor.dtype]
-        if tensor.dtype == "int64" and name in numbers:
-            meaning = modern.cell_whole
-        values = [meaning(text) for text in texts]
-        if tensor.dtype == "string":
-            inputs[name] = tensorflow.constant(np.array(values, object)[codes][:, None], tensorflow.string)
-            continue
-        bad = np.array([value in (math.inf, -math.inf) for value in values], bool)
+        whole = tensor.dtype == "int64" and details.kinds[name] == "number"
+        meaning = modern.cell_whole if whole else modern.MEANINGS[tensor.dtype]
+        values = np.array([meaning(text) for text in texts], object)
+        bad = np.isin(values, [math.inf])
         wrong[bad[codes]] = name
-        inputs[name] = np.array([0 if no else value for value, no in zip(values, bad, strict=True)], tensor.dtype)[
-            codes
-        ][:, None]
+        values[bad] = 0
+        inputs[name] = tf.constant(values[codes][:, None], tensor.dtype)
     return inputs, wrong
 
 
-def load_model(path: Path, details: dict[str, Any]) -> Any:
-    modern.prepare_environment(cpu_only=True, xla=False, batch_size=1)
-    modern.import_tensorflow()
-    import keras
-
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:
-        raise UserError(f"{path}: cannot be loaded ({type(error).__name__}); train the model again") from None
-    inputs = getattr(model, "input", None)
-    if not isinstance(inputs, dict) or set(inputs) != {column["name"] for column in details["columns"]}:
-        raise foreign_model(path)
-    if any(tuple(tensor.shape) != (None, 1) or tensor.dtype not in modern.MEANINGS for tensor in inputs.values()):
-        raise foreign_model(path)
-    if getattr(model, "output_shape", None) != (None, 1):
-        raise foreign_model(path)
-    return model
-
-
-def predict_chunk(model: Any, numbers: set[str], options: argparse.Namespace, chunk: Any) -> tuple[Any, Any]:
+def predict_chunk(model: keras.Model, details: Details, options: argparse.Namespace, chunk: pd.DataFrame) -> Answered:
     """The rows that can be predicted, and their probabilities. A bad cell is refused in a file, noted in a stream."""
-    import numpy as np
-
-    inputs, wrong = model_inputs(model, numbers, chunk)
+    inputs, wrong = model_inputs(model, details, chunk)
     bad = wrong.astype(bool)
     for place in np.flatnonzero(bad):
         name = wrong[place]
@@ -388,7 +359,7 @@ def predict_chunk(model: Any, numbers: set[str], options: argparse.Namespace, ch
             raise UserError(f"{options.csv}: {words}; mend the cell or leave it empty")
         note(f"{words}, left out")
     if bad.any():
-        return predict_chunk(model, numbers, options, chunk[~bad])
+        return predict_chunk(model, details, options, chunk[~bad])
     if not len(chunk):
         return chunk, np.empty(0, np.float32)
     try:
@@ -401,21 +372,19 @@ def predict_chunk(model: Any, numbers: set[str], options: argparse.Namespace, ch
 
 
 @contextlib.contextmanager
-def open_output(path: Path | None, endless: bool) -> Any:
+def open_output(path: Path | None, endless: bool) -> Iterator[TextIO]:
     """Where the rows go: standard output, a device or pipe as it is, or a file that is there whole or not at all.
 
     What answers an endless stream is there from the start, and keeps the rows answered so far.
     """
-    if path is None or is_stream(path):
-        if path is None and hasattr(sys.stdout, "reconfigure"):
+    if path is None:
+        if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8", errors="strict", newline="")
-        place = stream_number(path) if path else None
-        target = os.dup(place) if place is not None else path
-        with (
-            contextlib.nullcontext(sys.stdout)
-            if path is None
-            else open(target, "w", encoding="utf-8", newline="") as out
-        ):
+        yield sys.stdout
+        return
+    if is_stream(path):
+        number = stream_number(path)
+        with open(path if number is None else os.dup(number), "w", encoding="utf-8", newline="") as out:
             yield out
         return
     new = modern.beside(path)
@@ -441,7 +410,7 @@ def open_output(path: Path | None, endless: bool) -> Any:
 def answer_names(names: list[str]) -> list[str]:
     """What the added columns are called: by other names where the input has such columns of its own."""
     given = []
-    for name in ANSWERS:
+    for name in ("probability", "predicted"):
         free = name if name not in names else f"model_{name}"
         while free in names:
             free += "_"
@@ -451,8 +420,26 @@ def answer_names(names: list[str]) -> list[str]:
     return given
 
 
+def labelled(options: argparse.Namespace, name: str, rows: pd.DataFrame, probability: np.ndarray) -> list[np.ndarray]:
+    """The labels, 0 and 1, and probabilities of rows. A row without a label is refused in a file, noted in a stream."""
+    labels = np.array([modern.cell_label(cell) for cell in rows[name]], np.float32)
+    for place in np.flatnonzero(labels < 0):
+        words = f"line {rows.index[place]}, column {name}: the label is missing or not 0 or 1"
+        if options.csv != "-":
+            raise UserError(f"{options.csv}: {words}; leave --evaluate out")
+        note(f"{words}, not evaluated")
+    return [labels[labels >= 0], probability[labels >= 0]]
+
+
+def show_evaluation(label: np.ndarray, probability: np.ndarray, threshold: float) -> None:
+    test, lines = modern.measure(label, probability, threshold, 0), [f"{len(label):,} rows, 95 % intervals"]
+    for name in ("accuracy", "precision", "recall", "roc_auc", "pr_auc", "log_loss"):
+        if test[name] is not None:
+            lines.append(f"  {name:<10}{test[name]:7.3f}  {modern.interval(test[f'{name}_ci95'], 1, 3)}")
+    modern.complain("\n".join(lines))
+
+
 def run(options: argparse.Namespace) -> int:
-    import numpy as np
     import pandas as pd
 
     details, known = read_details(options.model), []
@@ -460,63 +447,33 @@ def run(options: argparse.Namespace) -> int:
         modern.complain(f"warning: {warning}")
     with contextlib.suppress(OSError):
         modern.finish_commit(options.model.parent)
-    chunks = read_lines(details) if options.csv == "-" else read_rows(options.csv, details)
-    chunk = next(chunks, None)  # before TensorFlow is imported: bad input is told at once
-    if options.evaluate and details["label"] not in chunk:
-        raise UserError(f"{options.csv}: line 1 has no column {details['label']}, which --evaluate needs")
-    if options.evaluate and not len(chunk) and options.csv != "-":
+    chunks = read_stream(details) if options.csv == "-" else read_rows(options.csv, details)
+    first = next(chunks)  # before TensorFlow is imported: bad input is told at once
+    if options.evaluate and details.label not in first:
+        raise UserError(f"{options.csv}: line 1 has no column {details.label}, which --evaluate needs")
+    if options.evaluate and not len(first) and options.csv != "-":
         raise UserError(f"{options.csv}: holds no rows to evaluate")
-    model, names = load_model(options.model, details), answer_names(list(chunk))
-    numbers = {column["name"] for column in details["columns"] if column["kind"] == "number"}
+    model, names = load_model(options.model, details), answer_names(list(first))
     with open_output(options.output, options.csv == "-") as out:
-        header = True
-        while chunk is not None:
-            chunk, probability = predict_chunk(model, numbers, options, chunk)
+        for chunk in itertools.chain([first], chunks):
+            rows, probability = predict_chunk(model, details, options, chunk)
             if options.evaluate:
-                known.append(labelled(options, details["label"], chunk, probability))
-            answers = ([f"{value:.6f}" for value in probability], (probability >= details["threshold"]).astype(int))
-            answered = pd.concat([chunk, pd.DataFrame(dict(zip(names, answers, strict=True)), chunk.index)], axis=1)
-            returns = any("\r" in cell for name in chunk for cell in chunk[name])  # not quoted unless all cells are
-            answered.to_csv(
-                out,
-                index=False,
-                header=header,
-                lineterminator="\n",
-                quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL,
-            )
-            if out is not None:
-                out.flush()
-            header, chunk = False, next(chunks, None)
+                known.append(labelled(options, details.label, rows, probability))
+            answers = ([f"{value:.6f}" for value in probability], (probability >= details.threshold).astype(int))
+            table = pd.concat([rows, pd.DataFrame(dict(zip(names, answers, strict=True)), rows.index)], axis=1)
+            returns = any("\r" in cell for name in rows for cell in rows[name])  # not quoted unless all cells are
+            quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+            table.to_csv(out, index=False, header=chunk is first, lineterminator="\n", quoting=quoting)
+            out.flush()
     if options.evaluate:
         label, probability = (np.concatenate(parts) for parts in zip(*known, strict=True))
         if not len(label):
             raise UserError(f"{options.csv}: holds no rows to evaluate")
-        modern.complain("\n".join(evaluation(modern.measure(label, probability, details["threshold"], 0), len(label))))
+        show_evaluation(label, probability, details.threshold)
     return 0
 
 
-def labelled(options: argparse.Namespace, name: str, rows: Any, probability: Any) -> tuple[Any, Any]:
-    """The labels, 0 and 1, and probabilities of a chunk. A row without one is refused in a file, noted in a stream."""
-    import numpy as np
-
-    labels = np.array([modern.cell_label(cell) for cell in rows[name]], np.float32)
-    for place in np.flatnonzero(labels < 0):
-        words = f"line {rows.index[place]}, column {name}: the label is missing or not 0 or 1"
-        if options.csv != "-":
-            raise UserError(f"{options.csv}: {words}; leave --evaluate out")
-        note(f"{words}, not evaluated")
-    return labels[labels >= 0], probability[labels >= 0]
-
-
-def evaluation(test: dict[str, Any], rows: int) -> list[str]:
-    lines = [f"{rows:,} rows, 95 % intervals"]
-    for name in ("accuracy", "precision", "recall", "roc_auc", "pr_auc", "log_loss"):
-        if test[name] is not None:
-            lines.append(f"  {name:<10}{test[name]:7.3f}  {modern.interval(test[f'{name}_ci95'], 1, 3)}")
-    return lines
-
-
-def stop(number: int, _: Any) -> None:
+def stop(number: int, _: FrameType | None) -> NoReturn:
     raise modern.Stopped(number)
 
 

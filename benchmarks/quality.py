@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import math
 import os
@@ -167,37 +168,23 @@ def ablate(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: int) -
 
 
 def train_basic(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
-    """Probabilities of the test rows by train_model.py."""
+    """Probabilities of the test rows by train_model.py, as its command trains on these rows."""
     import keras
+    import pandas as pd
 
     import train_model as basic
 
-    raw = modern.raw_inputs(table, np.arange(len(table.label)))
-    raw |= {column.name: table.numbers[:, [place]] for place, column in enumerate(table.of_kind("number"))}
-    columns = [
-        np.unique(part.astype(str), return_inverse=True)[1].reshape(-1, 1)
-        if part.dtype == object
-        else part.astype(float)
-        for part in raw.values()
-    ]
-    inputs = np.nan_to_num(np.concatenate(columns, axis=1))
-    split = modern.split_rows(table.label[rows], "random", seed)
-    training = rows[split.training]
-    inputs = ((inputs - inputs[training].mean(axis=0)) / (inputs[training].std(axis=0) + 1e-9)).astype("float32")
-    keras.utils.set_random_seed(seed)
-    model = basic.build_model(keras, inputs.shape[1], False)
-    stop = keras.callbacks.EarlyStopping(patience=basic.PATIENCE, restore_best_weights=True)
-    validation = rows[split.validation]
-    model.fit(
-        inputs[training],
-        table.label[training],
-        validation_data=(inputs[validation], table.label[validation]),
-        epochs=basic.EPOCHS,
-        batch_size=basic.BATCH_SIZE,
-        callbacks=[stop],
-        verbose=0,
-    )
-    return model.predict(inputs[test], batch_size=4_096, verbose=0)[:, 0]
+    _, inputs = basic.as_numbers(table)
+    frame = pd.DataFrame(inputs[rows]).add_prefix("column_").assign(productive=table.label[rows].astype(int))
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        path = Path(folder, "rows.csv")
+        frame.to_csv(path, index=False)
+        basic.run(basic.parse_arguments([str(path), "--model-dir", folder, "--seed", str(seed)]))
+        metrics = json.loads(Path(folder, "basic_metrics.json").read_bytes())
+        model = keras.models.load_model(Path(folder, "basic_model.keras"))
+    used = [int(name.removeprefix("column_")) for name in metrics["columns"]]
+    scaled = (inputs[test][:, used] - metrics["mean"]) / (np.array(metrics["deviation"]) + 1e-9)
+    return model.predict(scaled.astype("float32"), batch_size=4_096, verbose=0)[:, 0]
 
 
 def peers(table: modern.Table, rows: np.ndarray, seed: int) -> dict[str, Any]:

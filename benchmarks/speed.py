@@ -67,7 +67,7 @@ def stock_model(keras: Any, width: int, architecture: str) -> Any:
 
 
 def steps_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
-    """Rows a second in training: ours with XLA on and off, and stock model.fit on the same encoded rows, alternating."""
+    """Rows a second in training: ours with and without XLA, and stock model.fit on the same encoded rows, in turn."""
     modern.prepare_environment(cpu_only=True, xla=True, batch_size=batch_size)
     tf = modern.import_tensorflow()
     import keras
@@ -358,7 +358,7 @@ def commands(repeats: int) -> dict[str, list[float]]:
 
 
 def epoch_cost(repeats: int) -> dict[str, list[float]]:
-    """Milliseconds an epoch of the whole command costs beyond its steps: from epochs of 9 and of 88 steps, all logs on."""
+    """Milliseconds an epoch of the command costs beyond its steps: from epochs of 9 and of 88 steps, all logs on."""
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -396,7 +396,8 @@ def predictions(repeats: int) -> dict[str, list[float]]:
             modern.write_sample(folder / f"{rows}.csv", rows, 1)
         command_seconds(ROOT / "train_model_modern.py", folder / "500.csv", "--model-dir", folder, "--quiet")
         program = "import resource, runpy, sys; sys.argv.pop(0); sys.path.insert(0, sys.argv[0].rpartition('/')[0])\n"
-        program += "try: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        program += "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        program += "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         for _ in range(repeats):
             start = 0.0
             for rows in (500, 100_000, 1_000_000):
@@ -454,7 +455,8 @@ def main() -> None:
     }
     if "steps" in options.part:
         print(
-            "| batch, rows | ours, XLA, rows/s | ours, no XLA | stock model.fit | XLA / stock | no XLA / stock |\n|-|-|-|-|-|-|"
+            "| batch, rows | ours, XLA, rows/s | ours, no XLA | stock model.fit | XLA / stock | no XLA / stock |\n"
+            "|-|-|-|-|-|-|"
         )
         for batch_size, rows in ((32, 100_000), (256, 100_000), (4_096, 1_000_000)):
             found = child("steps", rows, batch_size, options.repeats)
@@ -470,7 +472,8 @@ def main() -> None:
             found = results[f"precision, batch {batch_size}"] = child("precision", 100_000, batch_size, options.repeats)
             for architecture, values in found.items():
                 print(
-                    f"| {batch_size} | {architecture} | {' | '.join(spread(part, ',.0f') for part in values.values())} |",
+                    f"| {batch_size} | {architecture} "
+                    f"| {' | '.join(spread(part, ',.0f') for part in values.values())} |",
                     flush=True,
                 )
     if "commands" in options.part:
@@ -494,7 +497,8 @@ def main() -> None:
         for rows in (10_000, 100_000, 1_000_000, 10_000_000):
             found = results[f"scale, {rows}"] = child("scale", rows)
             print(
-                f"| {rows:,} | {found['read_s']:.2f} | {found['epoch_s']:.3f} | {found['microseconds_a_row']:.3f} | {found['peak_gb']:.2f} |",
+                f"| {rows:,} | {found['read_s']:.2f} | {found['epoch_s']:.3f} | {found['microseconds_a_row']:.3f} "
+                f"| {found['peak_gb']:.2f} |",
                 flush=True,
             )
     if "target" in options.part:
@@ -505,14 +509,16 @@ def main() -> None:
                 f"| stock model.fit, batch {size}, five epochs | {result['seconds']:.1f} | {result['log_loss']:.4f} |"
             )
         print(
-            f"| ours, {found['epochs']} epochs, and {found['compile_s']:.1f} s compiling | {found['ours']:.1f} | {found['our_loss']:.4f} |",
+            f"| ours, {found['epochs']} epochs, and {found['compile_s']:.1f} s compiling "
+            f"| {found['ours']:.1f} | {found['our_loss']:.4f} |",
             flush=True,
         )
     if "large" in options.part:
         found = results["large"] = large(1_000_000, max(1, options.repeats // 2))
         target, reached = found["target_log_loss"], found["our_test_log_loss"]
         print(
-            f"\n1 000 000 rows, whole commands, to validation log-loss {target:.4f}; ours runs to its end and reaches {reached:.4f}"
+            f"\n1 000 000 rows, whole commands, to validation log-loss {target:.4f}; "
+            f"ours runs to its end and reaches {reached:.4f}"
         )
         print("\n| whole command | seconds |\n|-|-|")
         for label, values in found["seconds"].items():

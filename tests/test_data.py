@@ -72,7 +72,9 @@ def test_missing_cells_are_kept(tmp_path):
 def test_older_rows_with_empty_newer_columns(tmp_path):
     header = "foreground_app,idle_time,newer_number,newer_app,productive"
     lines = [
-        f"{index % 3},{index * 7},{'' if index < 30 else index * 2},{'' if index < 30 else 'code' if index % 2 else 'web'},{index % 2}"
+        f"{index % 3},{index * 7},"
+        + (",," if index < 30 else f"{index * 2},{'code' if index % 2 else 'web'},")
+        + f"{index % 2}"
         for index in range(60)
     ]
     table = read(write(tmp_path / "a.csv", lines, header=header))

@@ -137,7 +137,8 @@ def test_importance_finds_the_column_that_matters(tf, tmp_path):
     for _ in range(400):
         key = generator.integers(0, 10_000)
         lines.append(
-            f"{generator.integers(0, 4)},{key},{generator.integers(0, 10_000)},{generator.integers(0, 10_000)},{int(key > 4_000)}"
+            f"{generator.integers(0, 4)},{key},{generator.integers(0, 10_000)},{generator.integers(0, 10_000)},"
+            f"{int(key > 4_000)}"
         )
     path.write_text("\n".join(lines) + "\n")
     assert modern.main([str(path), "--model-dir", str(tmp_path / "model"), "--quiet"]) == 0

@@ -161,7 +161,8 @@ def test_folders_that_others_can_write_to_are_told(model, tmp_path, capsys, run)
 
 
 def test_little_address_space(sample, tmp_path):
-    program = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_AS, (1_500_000_000,) * 2); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    program = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_AS, (1_500_000_000,) * 2); "
+    program += "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     path = sample(100_000)
     command = [
         sys.executable,
@@ -181,7 +182,7 @@ def test_little_address_space(sample, tmp_path):
 
 
 def test_stopped_while_it_exports(sample, tmp_path):
-    """What a killed run left behind is cleaned up by the next; what another program or a living process has made is not."""
+    """What a killed run left is cleaned up by the next; what another program or a living process has made is not."""
     path, folder = sample(60), tmp_path / "model"
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

@@ -154,7 +154,8 @@ def test_killed_around_the_end_there_is_one_whole_run(sample, tmp_path):
     kills, seen = int(os.environ.get("END_KILLS", "4")), set()
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import train_model_modern as m; m.import_tensorflow()\n"
     # each round is a process of its own that imports once, trains twice and is killed around the end of the second
-    program += "a = sys.argv[1:]; m.main([*a, '--threshold', '0.4']); print('trained', flush=True); m.main([*a, '--threshold', '0.6'])"
+    program += "a = sys.argv[1:]; m.main([*a, '--threshold', '0.4']); print('trained', flush=True); "
+    program += "m.main([*a, '--threshold', '0.6'])"
     for kill in range(kills):
         command = [sys.executable, "-c", program, str(path), "--model-dir", str(folder), "--epochs", "20"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

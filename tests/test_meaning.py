@@ -182,7 +182,7 @@ def id_cells(chance, rows):
 
 
 def make_table(chance):
-    """The cells of a table {name: texts}, the flags to read it with, folds, whether it is quoted, and in how many files it comes."""
+    """The cells of a table {name: texts}, the flags to read it with, folds, whether it is quoted, how many files."""
     rows = chance.randrange(45, 90)
     columns, categorical, signals = {}, [], []
     for name in chance.sample(NAMES, chance.randrange(2, 7)):

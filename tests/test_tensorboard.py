@@ -142,7 +142,8 @@ def test_profile(folder, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "a profile shows the steps" in done.stdout
     (profile,) = tmp_path.glob("logs/*/train/plugins/profile/*/*.xplane.pb")
-    show = "import sys, xprof.convert.raw_to_tool_data as r; sys.stdout.buffer.write(r.xspace_to_tool_data([sys.argv[1]], sys.argv[2], {})[0])"
+    show = "import sys, xprof.convert.raw_to_tool_data as r; "
+    show += "sys.stdout.buffer.write(r.xspace_to_tool_data([sys.argv[1]], sys.argv[2], {})[0])"
     found = {}
     for tool in ("overview_page", "memory_profile", "framework_op_stats"):
         found[tool] = json.loads(
@@ -209,7 +210,8 @@ def test_the_tabs_are_drawn(tf, server, model_dir, tmp_path):
     ARTIFACTS.mkdir(exist_ok=True)
     for tab in ("timeseries", "scalars", "graphs", "distributions", "histograms", "text", "pr_curves", "hparams"):
         target = ARTIFACTS / f"{model_dir.name}_{tab}.png"
-        flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+        flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        flags += "--disable-component-update --disable-sync"
         command = [
             CHROMIUM,
             *flags.split(),
@@ -247,7 +249,8 @@ def test_no_tensorboard_imports_nothing_of_it(sample, tmp_path):
 import sys
 sys.path.insert(0, sys.argv[1])
 import train_model_modern
-assert train_model_modern.main([sys.argv[2], "--model-dir", sys.argv[3], "--no-tensorboard", "--quiet", "--epochs", "2"]) == 0
+arguments = [sys.argv[2], "--model-dir", sys.argv[3], "--no-tensorboard", "--quiet", "--epochs", "2"]
+assert train_model_modern.main(arguments) == 0
 assert not [name for name in sys.modules if name.startswith("tensorboard.summary.writer.event_file")]
 """
     root = Path(modern.__file__).parent
