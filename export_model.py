@@ -405,8 +405,8 @@ def onnx_names(columns: list[str]) -> dict[str, str]:
     return {name: alias if name == "probability" else name for name in columns}
 
 
-def onnx_model(model: keras.Model, details: dict[str, Any]) -> bytes:
-    """The Keras model, operation by operation, as an ONNX file, with the threshold in its metadata."""
+def write_onnx(path: Path, model: keras.Model, details: dict[str, Any]) -> None:
+    """The Keras model, operation by operation, with the threshold in the metadata of the file."""
     import keras
     from onnx import TensorProto, checker, helper
 
@@ -426,11 +426,7 @@ def onnx_model(model: keras.Model, details: dict[str, Any]) -> bytes:
     written = helper.make_model(whole, opset_imports=versions, ir_version=8, producer_name="train_model_modern")
     helper.set_model_props(written, {"threshold": repr(details["threshold"])})
     checker.check_model(written)
-    return written.SerializeToString()
-
-
-def write_onnx(path: Path, model: keras.Model, details: dict[str, Any]) -> None:
-    modern.write_beside(path, onnx_model(model, details))
+    modern.write_beside(path, written.SerializeToString())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -613,7 +609,7 @@ def export_command(options: argparse.Namespace) -> int:
     if carded:
         output.say(f"Card       {folder / modern.CARD_FILE}")
     elif exported.card:
-        output.say("", exported.card)
+        output.say("", exported.card.partition(CSHARP_START)[0].strip())  # there is no card to say it in
     for words in exported.failures:
         modern.complain(f"error: {words}")
     return 1 if exported.failures else 0 if not output.failure else modern.output_failed(output)

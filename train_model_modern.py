@@ -339,6 +339,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     if options.folds > 1 and options.split == "time":
         raise UserError("--folds and --split time exclude each other: folds are drawn at random")
     check_exports(options.export)
+    if options.export:
+        import_beside("export_model")  # what is wrong with it shows before training
     options.csv = options.csv or [os.path.join(tempfile.gettempdir(), "HARVEST.CSV")]
     return options
 
