@@ -246,11 +246,21 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         raise UserError("--folds 2 leaves no rows to train on beside those to stop by and to test on; give 3 or more")
     if options.folds > 1 and options.split == "time":
         raise UserError("--folds and --split time exclude each other: folds are drawn at random")
-    for name in options.export:
-        if absent := [package for package in EXPORTS[name][1] if not metadata_version(package)]:
-            raise UserError(f"--export {name} needs {' and '.join(absent)}: pip install {' '.join(absent)}")
+    check_exports(options.export)
+    if options.export:
+        import_beside("export_model")  # what is wrong with it shows before training
     options.csv = options.csv or [default_csv()]
     return options
+
+
+def check_exports(names: list[str]) -> None:
+    """Refuse formats that take what is not there."""
+    for name in names:
+        if absent := [package for package in EXPORTS[name][1] if not metadata_version(package)]:
+            raise UserError(f"--export {name} needs {' and '.join(absent)}: pip install {' '.join(absent)}")
+    if names and not Path(__file__).resolve().with_name("export_model.py").is_file():
+        where = "put it there, or leave --export out"
+        raise UserError(f"--export is done by export_model.py, which is not beside {Path(__file__).name}; {where}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3991,10 +4001,11 @@ def export(run: Run, tested: Tested) -> Any:
 def import_beside(name: str) -> Any:
     """A module that stands beside this file, which it imports in turn."""
     sys.modules.setdefault("train_model_modern", sys.modules[__name__])
-    specification = importlib.util.spec_from_file_location(name, Path(__file__).resolve().with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    if name not in sys.modules:
+        specification = importlib.util.spec_from_file_location(name, Path(__file__).resolve().with_name(f"{name}.py"))
+        sys.modules[name] = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 def prediction_rows(run: Run, tested: Tested) -> bytes:
