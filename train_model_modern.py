@@ -99,8 +99,6 @@ MODEL_FILE = "productivity_model.keras"
 METRICS_FILE = "metrics.json"
 CARD_FILE = "README.md"
 PREDICTIONS_FILE = "predictions.csv"
-BASIC_MODEL_FILE = "basic_model.keras"  # of train_model.py
-BASIC_METRICS_FILE = "basic_metrics.json"
 PREDICTION_COLUMNS = [b"file", b"line", b"fold", b"label", b"probability"]
 RESUME_FILE = "resume.npz"
 LOCK_FILE = ".lock"
@@ -2879,7 +2877,6 @@ COMMIT_FILE = TEMPORARY + "commit.json"
 ARCHIVE_MARKS = {  # entries of archives that only this program writes
     MODEL_FILE: "training.json",
     RESUME_FILE: "description.npy",
-    BASIC_MODEL_FILE: "basic.json",
 }
 MOVE_AWAY = "move it away or name another directory"
 
@@ -3042,7 +3039,7 @@ def is_ours(path: Path) -> bool:
         start = file.read(1_000)
     if path.name in ARCHIVE_MARKS:
         return holds(path, ARCHIVE_MARKS[path.name])
-    if path.name in (METRICS_FILE, BASIC_METRICS_FILE):
+    if path.name == METRICS_FILE:
         return start.startswith(b'{\n  "rows":')
     if path.name == PREDICTIONS_FILE:
         return start.splitlines()[:1] in ([b",".join(names)] for names in (PREDICTION_COLUMNS[1:], PREDICTION_COLUMNS))

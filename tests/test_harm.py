@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+import export_model
 import train_model_modern as modern
 
 HEADER = "foreground_app,keyboard_activity,mouse_activity,time_last_request,productive"
@@ -119,7 +120,7 @@ def test_a_run_that_fails_leaves_the_last_whole_run_as_it_was(sample, tmp_path, 
         monkeypatch.setattr(modern, "importance", twice)
         expected = 130
     elif change == "export":
-        monkeypatch.setattr(modern, "onnx_model", lambda *_: 1 / 0)
+        monkeypatch.setitem(export_model.WRITERS, "onnx", lambda *_: 1 / 0)
         flags += ["--export", "onnx"]
     assert train(other, folder, *flags) == expected
     after = files(folder)

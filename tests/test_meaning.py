@@ -13,6 +13,7 @@ import re
 import numpy as np
 import pytest
 
+import export_model
 import predict
 import train_model_modern as modern
 
@@ -316,7 +317,7 @@ def check(tmp_path, number, columns, flags, folds, quoted, files, chance):
     if whole:  # stamps: model.predict rounds other numbers to 32 bits
         np.testing.assert_allclose(model.predict(tensors, verbose=0)[:, 0], asked, atol=1e-5, err_msg="Keras' predict")
     for name in exports:
-        found = modern.exported_probabilities(tf, name, folder / modern.EXPORTS[name][0], raw)
+        found = export_model.exported_probabilities(name, folder / modern.EXPORTS[name][0], raw)
         np.testing.assert_allclose(found, asked, atol=1e-5, err_msg=name)
     # the order of rows and columns, and columns that the model does not use, change nothing
     chance.shuffle(rows)
