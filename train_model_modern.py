@@ -67,9 +67,8 @@ if __name__ == "__main__":
 try:
     import numpy as np
 except ModuleNotFoundError:
-    sys.exit(
-        f"error: the package numpy is not installed for {sys.executable}; use .venv/bin/python, or pip install -r requirements-cpu.txt"
-    )
+    sys.stderr.write(f"error: the package numpy is not installed for {sys.executable}; ")
+    sys.exit("use .venv/bin/python, or pip install -r requirements-cpu.txt")
 
 STARTED = time.perf_counter()
 VERSION = "1.2.0"
@@ -3714,8 +3713,8 @@ def model_details(run: Run, threshold: float) -> dict[str, Any]:
 
 
 def prepare(run: Run) -> None:
-    """Import TensorFlow, take the decisions that need the device, and learn how rows become inputs."""
-    options, table, decisions = run.options, run.table, run.decisions
+    """Import TensorFlow, and take the decision that needs the device."""
+    options, decisions = run.options, run.decisions
     if options.profile:
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # its use of memory is what the memory page shows
     prepare_environment(options.cpu_only, decisions["xla"].value, decisions["batch_size"].value)
@@ -3724,51 +3723,66 @@ def prepare(run: Run) -> None:
     run.device = find_device(options.cpu_only)
     run.timing["import_s"] = time.perf_counter() - started
     decisions["precision"] = choose_precision(options.mixed_precision, run.device)
-    run.encoding, encoders, run.features = fit_encoding(table, run.splits)
+
+
+def plan_training(run: Run) -> None:
+    """Learn how rows become inputs in each fold, fit its linear model, and plan the training program."""
+    encoding, encoders, features = fit_encoding(run.table, run.splits)
     for number, (split, encoder) in enumerate(zip(run.splits, encoders, strict=True)):
-        linear = fit_linear(run.features, split, run.encoding, encoder, len(encoders))
+        linear = fit_linear(features, split, encoding, encoder, len(encoders))
         run.folds.append(Fold(number, split, encoder, linear))
-    run.plan = make_plan(options, run.splits, table.label, run.encoding.width, decisions)
+    run.encoding, run.features = encoding, features
+    run.plan = make_plan(run.options, run.splits, run.table.label, encoding.width, run.decisions)
+    for fold in run.folds:
+        start_fold(run.plan, fold)
+
+
+def show_plan(run: Run) -> list[str]:
+    options, plan, decisions = run.options, run.plan, run.decisions
     units = ", ".join(map(str, ARCHITECTURES[options.architecture].units))
-    nets = f", {len(encoders)} nets" if len(encoders) > 1 else ""
-    run.say(
+    nets = f", {len(run.folds)} nets" if len(run.folds) > 1 else ""
+    lines = [
         f"Device     {run.device.name}",
-        f"Model      {options.architecture}: {run.plan.width} inputs, hidden units {units}{nets}",
-        f"Batch      {run.plan.batch_size} rows ({decisions['batch_size'].reason})",
+        f"Model      {options.architecture}: {plan.width} inputs, hidden units {units}{nets}",
+        f"Batch      {plan.batch_size} rows ({decisions['batch_size'].reason})",
         f"Patience   {decisions['patience'].value} epochs ({decisions['patience'].reason})",
-        f"XLA        {'on' if run.plan.xla else 'off'}: {decisions['xla'].reason}",
-        f"Precision  {run.plan.precision}: {decisions['precision'].reason}",
-    )
+        f"XLA        {'on' if plan.xla else 'off'}: {decisions['xla'].reason}",
+        f"Precision  {plan.precision}: {decisions['precision'].reason}",
+    ]
     if options.class_weight == "balanced":
-        run.say(
-            "Weights    classes are balanced: probabilities are those of a world in which both are equally frequent"
+        lines.append(
+            "Weights    balanced: probabilities are those of a world in which both classes are equally frequent"
         )
+    return lines
+
+
+def build(run: Run) -> None:
+    """Build the model, from whose weights every fold starts."""
+    options, (zero, one) = run.options, run.plan.class_weights
+    encoders = [fold.encoder for fold in run.folds]
+    momentum = run.decisions["momentum"].value
+    architecture = ARCHITECTURES[options.architecture]
+    run.saved = build_model(run.table, run.encoding, encoders, architecture, momentum, options.seed)
+    run.predictor = Predictor(run.saved, run.encoding, encoders[0])
+    for fold, network in zip(run.folds, run.saved.networks, strict=True):
+        start_from_linear_model(network, np.append(fold.linear[:-1], fold.linear[-1] + math.log(one / zero)))
+        fold.state = first_state(current_weights(network), options.learning_rate)
 
 
 def build_and_compile(run: Run, data: Features) -> Callable:
-    """Compile the training program, and meanwhile build the model, from whose weights every fold starts."""
-    options, plan, folds = run.options, run.plan, run.folds
-    architecture, momentum = ARCHITECTURES[options.architecture], run.decisions["momentum"].value
+    """The compiled training program; while XLA compiles it, all else is made ready."""
     started = time.perf_counter()
-    for fold in folds:
-        start_fold(plan, fold)
-    program = build_program(plan, run.encoding)
+    program = build_program(run.plan, run.encoding)
     with ThreadPoolExecutor(1) as pool:
-        compiled = pool.submit(compile_program, plan, program, data, folds[0])
-        encoders = [fold.encoder for fold in folds]
-        run.saved = build_model(run.table, run.encoding, encoders, architecture, momentum, options.seed)
-        zero, one = plan.class_weights
-        for fold, network in zip(folds, run.saved.networks, strict=True):
-            start_from_linear_model(network, np.append(fold.linear[:-1], fold.linear[-1] + math.log(one / zero)))
-            fold.state = first_state(current_weights(network), options.learning_rate)
+        compiled = pool.submit(compile_program, run.plan, program, data, run.folds[0])
+        build(run)
         run.archive = Archive(run.saved.model)
-        run.predictor = Predictor(run.saved, run.encoding, encoders[0])
         if run.interrupted:
-            if len(run.interrupted[0]["folds"]) != len(folds):
-                raise damaged(options.model_dir / RESUME_FILE, " (number of nets)")
-            for fold in folds:
-                unpack_state(fold, options.epochs, *run.interrupted)
-            run.say(f"Resuming   after epoch {max(len(fold.history) for fold in folds)}")
+            if len(run.interrupted[0]["folds"]) != len(run.folds):
+                raise damaged(run.options.model_dir / RESUME_FILE, " (number of nets)")
+            for fold in run.folds:
+                unpack_state(fold, run.options.epochs, *run.interrupted)
+            run.say(f"Resuming   after epoch {max(len(fold.history) for fold in run.folds)}")
         run.events = open_events(run)
         compiled.result()
     run.timing["compile_s"] = time.perf_counter() - started
@@ -4091,6 +4105,8 @@ def train_command(arguments: list[str] | None) -> int:
             (options.model_dir / RESUME_FILE).unlink()
         try:
             prepare(run)
+            plan_training(run)
+            run.say(*show_plan(run))
             train(run, stop)
             code = finish(run, stop)
         finally:

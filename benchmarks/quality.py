@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import io
 import json
 import math
@@ -18,6 +19,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,71 +91,43 @@ def subset(table: modern.Table, rows: np.ndarray) -> modern.Table:
     return part
 
 
-def train_ours(
-    table: modern.Table, rows: np.ndarray, test: np.ndarray, folds: int, seed: int, **changes: Any
-) -> np.ndarray:
+def train_ours(table: modern.Table, rows: np.ndarray, test: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """Probabilities of the test rows by the modern trainer, exactly as its command trains on these rows."""
-    tf = modern.import_tensorflow()
-    options = modern.parse_options(["unused", "--folds", str(folds), "--seed", str(seed)])
+    import tensorflow as tf
+
+    options = modern.parse_options(["unused", "--folds", str(folds), "--seed", str(seed), "--xla"])
     part = subset(table, rows)
     splits = modern.split_table(options, part)
-    encoders = modern.fit_encoders(part, splits)
-    members = [
-        modern.Fold(number, split, encoder)
-        for number, (split, encoder) in enumerate(zip(splits, encoders, strict=True))
-    ]
-    decisions = modern.decide(options, splits)
-    plan = modern.make_plan(options, splits, part.label, encoders[0].width, decisions, "float32")._replace(
-        xla=True, **changes
-    )
-    run = modern.Run(
-        options,
-        part,
-        splits,
-        decisions,
-        {},
-        modern.Output(True),
-        folds=members,
-        plan=plan,
-        linear=modern.fit_linear(part, members),
-    )
-    program = modern.build_program(tf, plan, encoders[0])
-    states = [modern.first_state(tf, plan, modern.first_weights(run, fold), options.learning_rate) for fold in members]
-    nets = [modern.start_net(tf, plan, fold, state) for fold, state in zip(members, states, strict=True)]
-    modern.train_nets(
-        tf, plan, program, modern.table_inputs(tf, part), nets, options.epochs, None, modern.StopRequest()
-    )
-    calibrated, _ = modern.calibrate(run, [net.best for net in nets])
-    parts = [
-        modern.sigmoid(modern.net_logits(table, fold.encoder, plan.units, net, test))
-        for fold, net in zip(members, calibrated, strict=True)
-    ]
-    return np.mean(parts, axis=0)
+    decisions = modern.decide(options, splits) | {"precision": modern.Choice("float32", "measured")}
+    run = modern.Run(options, [], part, splits, decisions, {}, modern.Output(True), None)
+    modern.plan_training(run)
+    modern.build(run)
+    program, data = modern.build_program(run.plan, run.encoding), modern.Features(*map(tf.constant, run.features))
+    driver = modern.callback_list([], run.saved, run.folds, options.epochs, run.plan.steps)
+    modern.train_folds(run.plan, program, data, run.folds, options.epochs, driver, modern.StopRequest())
+    weights = [fold.best for fold in run.folds]
+    temperature = modern.fit_temperature(*run.logits(weights, "validation"))
+    features = modern.make_features(table, part.scales, run.encoding.known)
+    logits = [run.predictor.logits(features, fold, own, test) for fold, own in zip(run.folds, weights, strict=True)]
+    return modern.sigmoid(np.array(logits) / temperature).mean(axis=0)
 
 
 @contextlib.contextmanager
-def changed(skip: str) -> Any:
+def changed(skip: str) -> Iterator[None]:
     """The trainer without its linear skip, or with a skip that starts at random and not as the linear model."""
-    first, update = modern.initial_weights, modern.update
-
-    def other_first(units: Any, width: int, lit: Any, seed: Any, linear: Any = None) -> np.ndarray:
-        weights = first(units, width, lit, seed)
-        if skip == "absent":
-            weights[-1 - width : -1] = 0
-        return weights
-
-    def other_update(tf: Any, plan: modern.Plan, state: modern.State, gradient: Any, decay: Any) -> modern.State:
-        size = len(decay)
-        keep = np.ones(size, np.float32)
-        if skip == "absent":
-            keep[size - 1 - plan.width : size - 1] = 0
-        return update(tf, plan, state, gradient * keep, decay)
-
-    modern.initial_weights, modern.update = other_first, other_update
+    build, start = modern.build_network, modern.start_from_linear_model
+    source = inspect.getsource(build).replace('kernel_initializer="zeros", ', "")
+    if skip == "absent":
+        layer = 'adapt(layers.Dense(1, use_bias=False, name=f"{prefix}from_inputs"))(inputs)'
+        assert layer in source
+        source = source.replace(layer, "0.0 * nonlinear")
+    space = dict(vars(modern))
+    exec("from __future__ import annotations\n" + source, space)
+    modern.build_network, modern.start_from_linear_model = space["build_network"], lambda network, weights: None
     try:
         yield
     finally:
-        modern.initial_weights, modern.update = first, update
+        modern.build_network, modern.start_from_linear_model = build, start
 
 
 def ablate(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
@@ -190,7 +164,7 @@ def train_basic(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: i
 def peers(table: modern.Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
     """What a user would pick instead, as functions from (training rows, test rows) to probabilities."""
     whole = modern.Split(rows, rows[:0], rows[:0])
-    (encoder,) = modern.fit_encoders(table, [whole])
+    encoding, (encoder,), features = modern.fit_encoding(table, [whole])
     label = table.label
 
     def frame(chosen: np.ndarray) -> Any:
@@ -203,14 +177,15 @@ def peers(table: modern.Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
 
     categories = [f"c{number}" for number in range(table.codes.shape[1])]
 
+    def inputs(chosen: np.ndarray) -> np.ndarray:
+        return np.asarray(modern.encode(*features.take(chosen), encoding, encoder))
+
     def encoded(model: Any) -> Any:
-        return lambda test: model.fit(modern.encode(table, encoder, rows), label[rows]).predict_proba(
-            modern.encode(table, encoder, test)
-        )[:, 1]
+        return lambda test: model.fit(inputs(rows), label[rows]).predict_proba(inputs(test))[:, 1]
 
     def logistic(test: np.ndarray) -> np.ndarray:
-        weights = modern.fit_logistic_regression(modern.encode_sparse(table, encoder, rows), label[rows], encoder.width)
-        return modern.sigmoid(modern.encode(table, encoder, test) @ weights[:-1] + weights[-1])
+        weights = modern.fit_linear(features, whole, encoding, encoder, 1)
+        return modern.sigmoid(inputs(test) @ weights[:-1] + weights[-1])
 
     def catboost(test: np.ndarray) -> np.ndarray:
         from catboost import CatBoostClassifier

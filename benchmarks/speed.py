@@ -25,31 +25,46 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import numpy as np
+
 import train_model_modern as modern
 
 
 def make_case(
-    tf: Any, path: Path, batch_size: int, xla: bool, precision: str = "float32", architecture: str = "standard"
-) -> tuple:
-    """Table, fold, plan, inputs and a fresh net of a file, as the command makes them."""
+    path: Path, batch_size: int, xla: bool, precision: str = "float32", architecture: str = "standard"
+) -> Any:
+    """A run of a file as the command makes it, up to the compiled training program."""
+    import tensorflow as tf
+
     flags = [str(path), "--batch-size", str(batch_size), "--architecture", architecture, "--xla" if xla else "--no-xla"]
-    options = modern.parse_options(flags)
+    options = modern.parse_options([*flags, "--no-early-stopping", "--no-reduce-lr"])
     table = modern.read_table(options)
     splits = modern.split_table(options, table)
-    (encoder,) = modern.fit_encoders(table, splits)
-    fold = modern.Fold(0, splits[0], encoder)
-    plan = modern.make_plan(options, splits, table.label, encoder.width, modern.decide(options, splits), precision)
-    plan = plan._replace(patience=0, plateau=0)
-    weights = modern.initial_weights(plan.units, plan.width, modern.lit_inputs(table, encoder, splits[0].training), [1])
-    net = modern.start_net(tf, plan, fold, modern.first_state(tf, plan, weights, 0.001))
-    return table, fold, plan, modern.table_inputs(tf, table), net
-
-
-def our_epochs(tf: Any, plan: modern.Plan, program: Any, inputs: Any, net: modern.Live, epochs: int) -> float:
-    """Seconds of some epochs, with their validation and all metrics."""
-    net.reason = ""
+    decisions = modern.decide(options, splits) | {"precision": modern.Choice(precision, "measured")}
+    run = modern.Run(options, [], table, splits, decisions, {}, modern.Output(True), None)
+    modern.plan_training(run)
+    modern.build(run)
+    run.data = modern.Features(*map(tf.constant, run.features))
+    run.program = modern.build_program(run.plan, run.encoding)
     started = time.perf_counter()
-    modern.train_nets(tf, plan, program, inputs, [net], len(net.history) + epochs, None, modern.StopRequest())
+    modern.compile_program(run.plan, run.program, run.data, run.folds[0])
+    run.compile_s = time.perf_counter() - started
+    return run
+
+
+def encoded(run: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The inputs and labels of some rows, for other trainers."""
+    inputs = modern.encode(*run.features.take(rows), run.encoding, run.folds[0].encoder)
+    return np.asarray(inputs), run.features.label[rows]
+
+
+def our_epochs(run: Any, epochs: int, callbacks: tuple = ()) -> float:
+    """Seconds of some epochs, with their validation and all metrics."""
+    fold, plan = run.folds[0], run.plan
+    fold.reason, last = "", len(fold.history) + epochs
+    driver = modern.callback_list(list(callbacks), run.saved, run.folds, last, plan.steps * plan.segments)
+    started = time.perf_counter()
+    modern.train_folds(plan, run.program, run.data, run.folds, last, driver, modern.StopRequest())
     return time.perf_counter() - started
 
 
@@ -69,56 +84,48 @@ def stock_model(keras: Any, width: int, architecture: str) -> Any:
 def steps_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
     """Rows a second in training: ours with and without XLA, and stock model.fit on the same encoded rows, in turn."""
     modern.prepare_environment(cpu_only=True, xla=True, batch_size=batch_size)
-    tf = modern.import_tensorflow()
+    modern.import_tensorflow()
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
         modern.write_sample(path, rows, 1)
-        table, fold, plan, inputs, net = make_case(tf, path, batch_size, True)
-        *_, slow_plan, slow_inputs, slow_net = make_case(tf, path, batch_size, False)
-    training = fold.split.training
-    encoded, label = modern.encode(table, fold.encoder, training), table.label[training]
-    program, slow = modern.build_program(tf, plan, fold.encoder), modern.build_program(tf, slow_plan, fold.encoder)
-    started = time.perf_counter()
-    modern.compile_program(tf, plan, program, inputs, net)
-    compiled = time.perf_counter() - started
-    started = time.perf_counter()
-    modern.compile_program(tf, slow_plan, slow, slow_inputs, slow_net)
-    traced = time.perf_counter() - started
-    model = stock_model(keras, encoded.shape[1], "standard")
-    stock_rows = len(training) if batch_size > 64 else min(len(training), 20_000)
-    model.fit(encoded[:stock_rows], label[:stock_rows], batch_size=batch_size, verbose=0)
+        fast, slow = make_case(path, batch_size, True), make_case(path, batch_size, False)
+    inputs, label = encoded(fast, fast.splits[0].training)
+    model = stock_model(keras, inputs.shape[1], "standard")
+    stock_rows = len(label) if batch_size > 64 else min(len(label), 20_000)
+    model.fit(inputs[:stock_rows], label[:stock_rows], batch_size=batch_size, verbose=0)
     found: dict[str, list[float]] = {"xla": [], "no_xla": [], "stock": []}
     for _ in range(repeats):
-        epochs = max(3, 300_000 // len(training))
-        found["xla"].append(epochs * plan.rows / our_epochs(tf, plan, program, inputs, net, epochs))
-        found["no_xla"].append(slow_plan.rows / our_epochs(tf, slow_plan, slow, slow_inputs, slow_net, 1))
+        epochs = max(3, 300_000 // len(label))
+        found["xla"].append(epochs * fast.plan.rows / our_epochs(fast, epochs))
+        found["no_xla"].append(slow.plan.rows / our_epochs(slow, 1))
         started = time.perf_counter()
-        model.fit(encoded[:stock_rows], label[:stock_rows], batch_size=batch_size, verbose=0)
+        model.fit(inputs[:stock_rows], label[:stock_rows], batch_size=batch_size, verbose=0)
         found["stock"].append(stock_rows / (time.perf_counter() - started))
-    return {"rows_per_s": found, "compile_s": compiled, "trace_s": traced, "inputs": int(encoded.shape[1])}
+    return {
+        "rows_per_s": found,
+        "compile_s": fast.compile_s,
+        "trace_s": slow.compile_s,
+        "inputs": inputs.shape[1],
+    }
 
 
 def precision_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
     """Rows a second of the three architectures in float32, bfloat16 and float16."""
     modern.prepare_environment(cpu_only=True, xla=True, batch_size=batch_size)
-    tf = modern.import_tensorflow()
+    modern.import_tensorflow()
     result = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
         modern.write_sample(path, rows, 1)
         for architecture in modern.ARCHITECTURES:
-            cases = {}
-            for precision in ("float32", "bfloat16", "float16"):
-                _, fold, plan, inputs, net = make_case(tf, path, batch_size, True, precision, architecture)
-                program = modern.build_program(tf, plan, fold.encoder)
-                modern.compile_program(tf, plan, program, inputs, net)
-                cases[precision] = (plan, program, inputs, net)
+            precisions = ("float32", "bfloat16", "float16")
+            cases = {name: make_case(path, batch_size, True, name, architecture) for name in precisions}
             found: dict[str, list[float]] = {precision: [] for precision in cases}
             for _ in range(repeats):
                 for precision, case in cases.items():
-                    found[precision].append(case[0].rows / our_epochs(tf, *case, 1))
+                    found[precision].append(case.plan.rows / our_epochs(case, 1))
             result[architecture] = found
     return result
 
@@ -126,40 +133,38 @@ def precision_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
 def target_child(rows: int) -> dict[str, Any]:
     """Seconds of training until the validation log-loss that the best of stock fit's five epochs reaches."""
     modern.prepare_environment(cpu_only=True, xla=True, batch_size=32)
-    tf = modern.import_tensorflow()
+    modern.import_tensorflow()
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
         modern.write_sample(path, rows, 1)
-        table, fold, plan, inputs, net = make_case(tf, path, 32, True)
-    parts = [
-        (modern.encode(table, fold.encoder, chosen), table.label[chosen])
-        for chosen in (fold.split.training, fold.split.validation)
-    ]
+        run = make_case(path, 32, True)
+    training, validation = (encoded(run, part) for part in run.splits[0][:2])
     stock = {}
     for size in (4_096, 256, 32):
-        model = stock_model(keras, plan.width, "standard")
+        model = stock_model(keras, run.plan.width, "standard")
         started = time.perf_counter()
-        model.fit(*parts[0], batch_size=size, epochs=5, verbose=0)
+        model.fit(*training, batch_size=size, epochs=5, verbose=0)
         seconds = time.perf_counter() - started
-        predicted = model.predict(parts[1][0], batch_size=65_536, verbose=0)[:, 0]
-        stock[str(size)] = {"seconds": seconds, "log_loss": float(modern.log_losses(parts[1][1], predicted).mean())}
+        predicted = model.predict(validation[0], batch_size=65_536, verbose=0)[:, 0]
+        stock[str(size)] = {"seconds": seconds, "log_loss": float(modern.log_losses(validation[1], predicted).mean())}
     best = min(stock.values(), key=lambda result: result["log_loss"])
-    started = time.perf_counter()
-    program = modern.build_program(tf, plan, fold.encoder)
-    modern.compile_program(tf, plan, program, inputs, net)
-    compiled = time.perf_counter() - started
-    reached = lambda _, nets: nets[0].best_loss <= best["log_loss"]  # noqa: E731
-    started = time.perf_counter()
-    modern.train_nets(tf, plan, program, inputs, [net], 100, reached, modern.StopRequest())
+    fold = run.folds[0]
+
+    class Reached:
+        @staticmethod
+        def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
+            run.saved.model.stop_training = fold.best_loss <= best["log_loss"]
+
+    seconds = our_epochs(run, 100, (Reached(),))
     return {
         "stock": stock,
         "best": best,
-        "ours": time.perf_counter() - started,
-        "compile_s": compiled,
-        "epochs": len(net.history),
-        "our_loss": net.best_loss,
+        "ours": seconds,
+        "compile_s": run.compile_s,
+        "epochs": len(fold.history),
+        "our_loss": fold.best_loss,
     }
 
 
@@ -168,7 +173,7 @@ def scale_child(rows: int) -> dict[str, Any]:
     import resource
 
     modern.prepare_environment(cpu_only=True, xla=True, batch_size=32)
-    tf = modern.import_tensorflow()
+    modern.import_tensorflow()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
         modern.write_sample(path, min(rows, 1_000_000), 1)
@@ -182,16 +187,14 @@ def scale_child(rows: int) -> dict[str, Any]:
         started = time.perf_counter()
         modern.read_table(modern.parse_options([str(path)]))
         read = time.perf_counter() - started
-        _, fold, plan, inputs, net = make_case(tf, path, 32, True)
-    program = modern.build_program(tf, plan, fold.encoder)
-    modern.compile_program(tf, plan, program, inputs, net)
+        run = make_case(path, 32, True)
     epochs = max(1, 300_000 // rows)
-    seconds = [our_epochs(tf, plan, program, inputs, net, epochs) / epochs for _ in range(3)]
+    seconds = [our_epochs(run, epochs) / epochs for _ in range(3)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return {
         "read_s": read,
         "epoch_s": min(seconds),
-        "microseconds_a_row": 1e6 * min(seconds) / len(fold.split.training),
+        "microseconds_a_row": 1e6 * min(seconds) / len(run.splits[0].training),
         "peak_gb": peak,
     }
 
@@ -225,9 +228,12 @@ sys.path.insert(0, {root!r})
 import numpy as np, train_model_modern as modern
 table = modern.read_table(modern.parse_options([sys.argv[1]]))
 (split,) = modern.split_table(modern.parse_options([sys.argv[1]]), table)
-(encoder,) = modern.fit_encoders(table, [split])
-x, y = (modern.encode(table, encoder, split.training), table.label[split.training])
-vx, vy = (modern.encode(table, encoder, split.validation), table.label[split.validation])
+numbers = np.nan_to_num(np.sign(table.numbers) * np.log1p(np.abs(table.numbers)))
+numbers = (numbers - numbers[split.training].mean(axis=0)) / numbers[split.training].std(axis=0)
+places = [np.eye(codes.max() + 1, dtype=np.float32)[codes] for codes in table.codes.T]
+inputs = np.concatenate([numbers.astype(np.float32), *places], axis=1)
+x, vx = (inputs[part] for part in split[:2])
+y, vy = (table.label[part] for part in split[:2])
 """
 TORCH = """
 import torch

@@ -14,7 +14,8 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 TABS = {"scalars": "scalars", "histograms": "histograms", "graphs": "graphs"}
-FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync"
 
 
 def main() -> None:

@@ -9,26 +9,22 @@ import train_model_modern as modern
 
 
 def make(path, architecture="standard", *flags):
-    """All that main makes of a file before it trains, with initial weights that are not those of a linear model."""
+    """A run as main makes it before it trains, with initial weights that are not those of a linear model."""
     options = modern.parse_options([str(path), "--architecture", architecture, *map(str, flags)])
     table = modern.read_table(options)
     splits = modern.split_table(options, table)
-    encoding, encoders, features = modern.fit_encoding(table, splits)
-    folds = [modern.Fold(number, split, encoders[number], None) for number, split in enumerate(splits)]
     decisions = modern.decide(options, splits) | {"precision": modern.Choice("float32", "")}
-    plan = modern.make_plan(options, splits, table.label, encoding.width, decisions)
-    momentum = decisions["momentum"].value
-    saved = modern.build_model(table, encoding, encoders, modern.ARCHITECTURES[architecture], momentum, options.seed)
+    run = modern.Run(options, [], table, splits, decisions, {}, modern.Output(True), None)
+    modern.plan_training(run)
+    modern.build(run)
     generator = np.random.default_rng(0)
-    for network in saved.networks:
+    for network in run.saved.networks:
         for variable in network.trainable_variables:
             if "from_hidden/kernel" in variable.path:
                 variable.assign(generator.normal(0, 0.5, variable.shape))
-    weights = [modern.current_weights(network) for network in saved.networks]
-    return SimpleNamespace(
-        options=options, table=table, encoding=encoding, features=features, folds=folds, fold=folds[0], plan=plan,
-        saved=saved, weights=weights, decisions=decisions, predictor=modern.Predictor(saved, encoding, encoders[0]),
-    )  # fmt: skip
+    run.weights = [modern.current_weights(network) for network in run.saved.networks]
+    run.fold = run.folds[0]
+    return run
 
 
 def fresh(fold):
