@@ -18,8 +18,24 @@
     tensorboard --logdir model/logs
 
 The model, its metrics, checkpoints and logs are written to --model-dir (default: model). Nothing leaves the machine.
-The file reads from top to bottom in the order things happen: settings, data, model, training, logging, evaluation,
-export, main. pandas is imported once the command line is understood, TensorFlow once the data is.
+pandas is imported once the command line is understood, TensorFlow once the data is.
+
+The sections, in the order in which things happen:
+
+    Settings                           architectures, files, flags
+    Data: what a cell means            a number, an id, a text or missing: the same here, in predict.py and in exports
+    Data: lines                        the structure of a file, line by line, before anything is read from it
+    Data: columns                      what each column is; the rows as one Table
+    Data: split and encoding           training, validation and test rows; how a row becomes inputs of the network
+    Decisions taken for the user       batch size, patience, XLA, precision, each with its reason
+    Model                              build_network; the saved Keras model made of it
+    Training                           the same network as one compiled program of whole epochs
+    Logging                            what is printed, TensorBoard
+    Evaluation                         measures, intervals, calibration, a logistic regression to compare with
+    Files                              put into place together or not at all; nobody else's are touched
+    Checkpoints and resuming           what an interrupted run leaves
+    What the user reads                the report, the model card
+    Main                               all of it in order
 """
 
 from __future__ import annotations
@@ -71,7 +87,7 @@ except ModuleNotFoundError:
     sys.exit("use .venv/bin/python, or pip install -r requirements-cpu.txt")
 
 STARTED = time.perf_counter()
-VERSION = "1.2.0"
+VERSION = "1.3.0"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings

@@ -527,3 +527,26 @@ def test_predict_leaves_repeated_headers_out_and_knows_ids_it_has_not_seen(run, 
     strange.write_text("\n".join([header, header, *lines[:2], "1,many,3,4,1"]) + "\n")
     done = run("predict.py", strange, "--model-dir", folder)
     assert done.returncode == 2 and "line 5, column keyboard_activity" in done.stderr
+
+
+UV = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [sys.executable],
+        pytest.param([UV, "run"], marks=pytest.mark.skipif(not UV, reason="uv is not installed")),
+    ],
+    ids=["python", "uv"],
+)
+def test_copied_alone_into_an_empty_folder_it_trains(sample, tmp_path, command):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(ROOT / "train_model_modern.py", alone)
+    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "XLA_FLAGS")}
+    arguments = [*command, "train_model_modern.py", str(sample(60)), "--epochs", "3", "--architecture", "deep"]
+    done = subprocess.run(arguments, cwd=alone, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in (alone / "model").iterdir()}
+    assert written >= {modern.MODEL_FILE, modern.METRICS_FILE, modern.PREDICTIONS_FILE, modern.CARD_FILE, "logs"}
