@@ -1106,6 +1106,15 @@ class Encoding(NamedTuple):
         """E, the number of inputs."""
         return len(self.scales.gain) + len(self.gaps) + sum(self.depths)
 
+    def inputs_of_columns(self) -> list[list[int]]:
+        """Which of the E inputs each number, then each category, makes."""
+        count = len(self.scales.gain)
+        numbers = [
+            [place, *(count + gap for gap, own in enumerate(self.gaps) if own == place)] for place in range(count)
+        ]
+        starts = np.cumsum([count + len(self.gaps), *self.depths])
+        return numbers + [list(range(start, start + depth)) for start, depth in zip(starts, self.depths, strict=False)]
+
 
 class Encoder(NamedTuple):
     """What one fold learns from its training rows."""
@@ -2526,13 +2535,13 @@ def histogram(values: np.ndarray, bins: int = 30) -> np.ndarray:
 TAGS = {"kernel": "weights", "moving_mean": "mean", "moving_variance": "variance"}
 
 
-def layer_values(predictor: Predictor, features: Features, fold: Fold, weights: Weights) -> dict[str, ArrayLike]:
-    """All weights of a fold, and what each layer that has some gives for validation rows, by TensorBoard's tag."""
+def layer_values(predictor: Predictor, weights: Weights, encoded: tf.Tensor) -> dict[str, ArrayLike]:
+    """All weights of a fold, and what each layer that has some gives for encoded rows, by TensorBoard's tag."""
     values = {}
     for variable, value in named_weights(predictor.networks[0], weights):
         layer, _, name = variable.path.removeprefix("fold_1_").rpartition("/")
         values[f"{TAGS.get(name, name)}/{layer}"] = value
-    *outputs, _ = predictor.outputs(fold.encoder, weights, *features.take(fold.split.validation[:256]))
+    *outputs, _ = predictor.outputs(weights, encoded)
     for layer, output in zip(predictor.layers, outputs, strict=True):
         values[f"activations/{layer}"] = output
     return values
@@ -2816,69 +2825,59 @@ def baselines(features: Features, encoding: Encoding, folds: list[Fold]) -> dict
 class Predictor:
     """Runs the networks of the saved model with any weights, in one function for all folds."""
 
-    def __init__(self, saved: SavedModel, encoding: Encoding, encoder: Encoder) -> None:
+    def __init__(self, saved: SavedModel, encoding: Encoding) -> None:
         import tensorflow as tf
 
         network = saved.networks[0]
         self.networks, self.encoding = saved.networks, encoding
         self.layers = [layer.name.removeprefix("fold_1_") for layer in network.layers if layer.trainable_variables]
 
-        def outputs(encoder: Encoder, weights: Weights, scaled: tf.Tensor, indices: tf.Tensor) -> list[tf.Tensor]:
-            indices = [indices[place] for place in range(len(encoding.depths))]
-            encoded = encode(scaled, indices, encoding, encoder)
+        def outputs(weights: Weights, encoded: tf.Tensor) -> list[tf.Tensor]:
             values = {id(variable): value for variable, value in named_weights(network, weights)}
             fixed = [values.get(id(variable), variable) for variable in network.non_trainable_variables]
             trained = [values[id(variable)] for variable in network.trainable_variables]
             return network.stateless_call(trained, fixed, encoded, training=False)[0]
 
-        like = tf.nest.map_structure(
-            lambda part: tf.TensorSpec(part.shape, part.dtype), (encoder, current_weights(network))
-        )
-        rows = tf.TensorSpec([None, len(encoder.center)]), tf.TensorSpec([len(encoding.depths), None], tf.int32)
-        self.outputs = tf.function(outputs, input_signature=[*like, *rows], autograph=False)
+        like = Weights(*(tf.TensorSpec(part.shape) for part in current_weights(network)))
+        rows = tf.TensorSpec([None, encoding.width])
+        self.outputs = tf.function(outputs, input_signature=[like, rows], autograph=False)
 
     def logits(self, features: Features, fold: Fold, weights: Weights, rows: np.ndarray) -> np.ndarray:
         """What a fold's network gives for rows of the table: float64 [B]."""
         pieces = row_pieces(rows, min(PIECE_ROWS, max(1, SEGMENT_CELLS // self.encoding.width)))
-        parts = [self.outputs(fold.encoder, weights, *features.take(piece))[-1] for piece in pieces]
+        encoded = (encode(*features.take(piece), self.encoding, fold.encoder) for piece in pieces)
+        parts = [self.outputs(weights, inputs)[-1] for inputs in encoded]
         return np.concatenate(parts).astype(float)[:, 0]
 
 
 IMPORTANCE_ROWS = 5_000
-IMPORTANCE_CELLS = 1 << 29  # encoded in all; of a table with a thousand columns, fewer rows are looked at
+IMPORTANCE_CELLS = 1 << 29  # shuffled in all; of a table with a thousand columns, fewer rows are looked at
+IMPORTANCE_PIECE = 1 << 22  # shuffled at a time
 
 
-def importance(
-    table: Table,
-    features: Features,
-    predictor: Predictor,
-    folds: list[Fold],
-    weights: list[Weights],
-    divisor: float,
-    seed: int,
-) -> dict[str, float]:
+def importance(run: Run, weights: list[Weights], temperature: float) -> dict[str, float]:
     """How much the log-loss of test rows rises when a column's cells are shuffled among them (Breiman, 2001)."""
-    generator = np.random.default_rng([seed, 4])
-    names = [column.name for kind in ("number", "category") for column in table.of_kind(kind)]
+    generator = np.random.default_rng([run.options.seed, 4])
+    names = [column.name for kind in ("number", "category") for column in run.table.of_kind(kind)]
+    inputs = run.encoding.inputs_of_columns()
     rises, total = np.zeros(len(names)), 0
-    width = predictor.encoding.width
-    most = min(IMPORTANCE_ROWS, max(50, IMPORTANCE_CELLS // (width * len(names))))
-    for fold, fold_weights in zip(folds, weights, strict=True):
-        rows = fold.split.test[:: max(1, len(fold.split.test) * len(folds) // most)]
-        label, own = features.label[rows], Features(*(np.ascontiguousarray(part[..., rows]) for part in features))
-        losses = log_losses(label, sigmoid(predictor.logits(own, fold, fold_weights, np.arange(len(rows))) / divisor))
-        together = max(1, SEGMENT_CELLS // (width * len(rows)))  # columns whose shuffled rows are predicted in one go
+    most = min(IMPORTANCE_ROWS, max(50, IMPORTANCE_CELLS // (run.encoding.width * len(names))))
+
+    def losses(own: Weights, encoded: np.ndarray) -> np.ndarray:
+        logits = np.reshape(run.predictor.outputs(own, encoded)[-1], (-1, len(rows)))
+        return log_losses(run.features.label[rows], sigmoid(logits / temperature))
+
+    for fold, own in zip(run.folds, weights, strict=True):
+        rows = fold.split.test[:: max(1, len(fold.split.test) * len(run.folds) // most)]
+        encoded = np.asarray(encode(*run.features.take(rows), run.encoding, fold.encoder))
+        before = losses(own, encoded)
+        together = max(1, IMPORTANCE_PIECE // encoded.size)  # columns whose shuffled rows are predicted at once
         for start in range(0, len(names), together):
             columns = range(start, min(start + together, len(names)))
-            scaled, indices = (np.tile(part, len(columns)) for part in (own.scaled, own.indices))
-            for block, column in enumerate(columns):
-                part, place = (scaled, column) if column < len(scaled) else (indices, column - len(scaled))
-                cells = part[place, block * len(rows) : (block + 1) * len(rows)]
-                cells[:] = cells[generator.permutation(len(rows))]
-            shuffled = Features(scaled, indices, label)
-            logits = predictor.logits(shuffled, fold, fold_weights, np.arange(scaled.shape[1]))
-            shuffled_losses = log_losses(np.tile(label, len(columns)), sigmoid(logits / divisor))
-            rises[columns] += shuffled_losses.reshape(len(columns), -1).sum(axis=1) - losses.sum()
+            shuffled = np.tile(encoded, (len(columns), 1, 1))
+            for block, column in zip(shuffled, columns, strict=True):
+                block[:, inputs[column]] = encoded[np.ix_(generator.permutation(len(rows)), inputs[column])]
+            rises[columns] += (losses(own, shuffled.reshape(-1, encoded.shape[1])) - before).sum(axis=1)
         total += len(rows)
     return {names[number]: float(rises[number] / total) for number in np.argsort(-rises)}
 
@@ -3779,7 +3778,7 @@ def build(run: Run) -> None:
     momentum = run.decisions["momentum"].value
     architecture = ARCHITECTURES[options.architecture]
     run.saved = build_model(run.table, run.encoding, encoders, architecture, momentum, options.seed)
-    run.predictor = Predictor(run.saved, run.encoding, encoders[0])
+    run.predictor = Predictor(run.saved, run.encoding)
     for fold, network in zip(run.folds, run.saved.networks, strict=True):
         start_from_linear_model(network, np.append(fold.linear[:-1], fold.linear[-1] + math.log(one / zero)))
         fold.state = first_state(current_weights(network), options.learning_rate)
@@ -3866,8 +3865,10 @@ def open_events(run: Run) -> EventLog | None:
         why = "TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed"
         run.say(f"Profile    {why}")
 
+    shown = [encode(*run.features.take(fold.split.validation[:256]), run.encoding, fold.encoder) for fold in run.folds]
+
     def values_of(fold: Fold, weights: Weights) -> dict[str, ArrayLike]:
-        return layer_values(run.predictor, run.features, fold, weights)
+        return layer_values(run.predictor, weights, shown[fold.number])
 
     logs, earlier = options.model_dir / "logs", run.interrupted[0]["logs"] if run.interrupted else ""
     try:
@@ -3930,7 +3931,7 @@ def evaluate(run: Run) -> Tested:
     test = measure(*tested, threshold.value, seed)
     guesses = baselines(run.features, run.encoding, folds)
     bases = {name: measure(label, probability, 0.5, seed) for name, probability in guesses.items()}
-    columns = importance(table, run.features, run.predictor, folds, weights, temperature, seed)
+    columns = importance(run, weights, temperature)
     rare = show_thresholds(*validation)
     report = [*show_result(test, bases, threshold, len(folds)), *rare, *show_importance(columns)]
     longest = max(folds, key=lambda fold: len(fold.history))

@@ -828,7 +828,9 @@ def interrupted(tmp_path_factory):
 
     def stopped(*arguments):
         *_, callbacks, stop = arguments
-        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: setattr(stop, "signal", 15)))
+        callbacks.callbacks.append(
+            keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: setattr(stop, "signal", 15))
+        )
         train_folds(*arguments)
 
     modern.import_tensorflow()
@@ -863,12 +865,12 @@ TAMPERED = {
     "a flag that asks for help": describe(lambda found: found["arguments"].append("--help")),
     "a flag that is none": describe(lambda found: found["arguments"].append("--nonsense")),
     "folds": describe(lambda found: found["arguments"].extend(["--folds", "5"])),
-    "more nets": describe(lambda found: found["nets"].append(found["nets"][0])),
-    "no nets": describe(lambda found: found.update(nets=[])),
-    "nets that are numbers": describe(lambda found: found.update(nets=[1])),
-    "a best epoch to come": describe(lambda found: found["nets"][0].update(best_epoch=10**9)),
-    "a best loss of text": describe(lambda found: found["nets"][0].update(best_loss="low")),
-    "a reason that is a list": describe(lambda found: found["nets"][0].update(reason=[1])),
+    "more nets": describe(lambda found: found["folds"].append(found["folds"][0])),
+    "no nets": describe(lambda found: found.update(folds=[])),
+    "nets that are numbers": describe(lambda found: found.update(folds=[1])),
+    "a best epoch to come": describe(lambda found: found["folds"][0].update(best_epoch=10**9)),
+    "a best loss of text": describe(lambda found: found["folds"][0].update(best_loss="low")),
+    "a reason that is a list": describe(lambda found: found["folds"][0].update(reason=[1])),
     "another fingerprint": describe(lambda found: found.update(fingerprint="0" * 128)),
     "a fingerprint that is a number": describe(lambda found: found.update(fingerprint=7)),
     "logs elsewhere": describe(lambda found: found.update(logs="..")),
@@ -880,10 +882,10 @@ TAMPERED = {
     "a history of texts": put("0/history", np.array(["a", "b"])),
     "a history that is a number": put("0/history", np.float64(1)),
     "a longer history": put("0/history", np.zeros((500, 9))),
-    "no weights": lambda arrays: arrays.pop("0/state/weights"),
-    "weights of another shape": put("0/state/weights", np.zeros(3, np.float32)),
-    "objects": put("0/state/weights", np.array([{}], object)),
-    "no best": lambda arrays: arrays.pop("0/best/weights"),
+    "no weights": lambda arrays: arrays.pop("0/state/trained"),
+    "weights of another shape": put("0/state/trained", np.zeros(3, np.float32)),
+    "objects": put("0/state/trained", np.array([{}], object)),
+    "no best": lambda arrays: arrays.pop("0/best/trained"),
 }
 
 
