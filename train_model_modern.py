@@ -1593,7 +1593,9 @@ class SavedModel(NamedTuple):
     """The Keras model that a run saves, raw named columns in, probability out, and the networks in it, one a fold."""
 
     model: keras.Model
-    networks: list[keras.Model]  # from encoded inputs [B, E] to the outputs of layers with weights, and the logits
+    networks: list[keras.Model]  # from encoded inputs [B, E] to logits
+    probe: keras.Model  # the first network again: to what each layer with weights gives, and the logits
+    first: keras.Model  # from raw columns to the probability of the first network alone
 
     def values(self, folds: list[Weights], temperature: float = 1.0) -> list[tuple[keras.Variable, np.ndarray]]:
         """Each variable of the model with its value, given the weights of each fold."""
@@ -1636,16 +1638,11 @@ def build_model(
     probability = layers.Average(name="probability")(probabilities) if len(encoders) > 1 else probabilities[0]
     give_way(probability, set(inputs))
     model = keras.Model(inputs, probability, name="productivity")
-    return SavedModel(model, [network_between(*pair) for pair in ends])
-
-
-def network_between(encoded: keras.KerasTensor, logits: keras.KerasTensor) -> keras.Model:
-    """A fold's part of the model; it gives what each layer with weights gives, the logits last."""
-    import keras
-
-    network = keras.Model(encoded, logits)
-    outputs = [layer.output for layer in network.layers if layer.trainable_variables]
-    return keras.Model(encoded, [*outputs, logits])
+    networks = [keras.Model(*pair) for pair in ends]
+    shown = [layer.output for layer in networks[0].layers if layer.trainable_variables]
+    probe = keras.Model(ends[0][0], [*shown, ends[0][1]])
+    first = keras.Model(inputs, probabilities[0]) if len(encoders) > 1 else model
+    return SavedModel(model, networks, probe, first)
 
 
 def read_cells(table: Table, encoding: Encoding) -> tuple[dict, keras.KerasTensor | None, list[keras.KerasTensor]]:
@@ -2538,7 +2535,7 @@ TAGS = {"kernel": "weights", "moving_mean": "mean", "moving_variance": "variance
 def layer_values(predictor: Predictor, weights: Weights, encoded: tf.Tensor) -> dict[str, ArrayLike]:
     """All weights of a fold, and what each layer that has some gives for encoded rows, by TensorBoard's tag."""
     values = {}
-    for variable, value in named_weights(predictor.networks[0], weights):
+    for variable, value in named_weights(predictor.network, weights):
         layer, _, name = variable.path.removeprefix("fold_1_").rpartition("/")
         values[f"{TAGS.get(name, name)}/{layer}"] = value
     *outputs, _ = predictor.outputs(weights, encoded)
@@ -2828,8 +2825,8 @@ class Predictor:
     def __init__(self, saved: SavedModel, encoding: Encoding) -> None:
         import tensorflow as tf
 
-        network = saved.networks[0]
-        self.networks, self.encoding = saved.networks, encoding
+        self.network = network = saved.probe
+        self.encoding = encoding
         self.layers = [layer.name.removeprefix("fold_1_") for layer in network.layers if layer.trainable_variables]
 
         def outputs(weights: Weights, encoded: tf.Tensor) -> list[tf.Tensor]:

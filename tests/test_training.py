@@ -217,7 +217,7 @@ def test_encoding_equals_a_slow_one_everywhere(tf, tmp_path):
     found = made.saved.model(modern.raw_inputs(made.table, rows)).numpy()[:, 0]
     logits = made.predictor.logits(made.features, made.fold, weights, rows)
     np.testing.assert_allclose(found, modern.sigmoid(logits), atol=1e-5)
-    np.testing.assert_allclose(made.saved.networks[0](expected)[-1][:, 0], logits, atol=1e-4)
+    np.testing.assert_allclose(made.saved.networks[0](expected)[:, 0], logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("xla", [False, True])
@@ -345,7 +345,7 @@ def test_a_network_starts_as_the_logistic_regression(tf, sample):
     network.get_layer("from_hidden").kernel.assign(np.zeros((10, 1)))
     modern.start_from_linear_model(network, linear)
     inputs = modern.encode(*made.features.take(fold.split.test), made.encoding, fold.encoder).numpy()
-    np.testing.assert_allclose(network(inputs)[-1][:, 0], inputs @ linear[:-1] + linear[-1], atol=1e-5)
+    np.testing.assert_allclose(network(inputs)[:, 0], inputs @ linear[:-1] + linear[-1], atol=1e-5)
 
 
 DEVICES = {
