@@ -2313,118 +2313,109 @@ class Progress:
     """A live line on a terminal, a plain line every few epochs elsewhere."""
 
     def __init__(self, epochs: int, output: Output) -> None:
-        self.epochs, self.output, self.quiet = epochs, output, output.quiet
-        self.live = sys.stdout.isatty()
+        self.epochs, self.output, self.live = epochs, output, sys.stdout.isatty()
         self.started = self.shown = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         epoch, now = epoch + 1, time.perf_counter()
-        if self.quiet or (self.live and now - self.shown < 0.05 and epoch > 1):
-            return
-        if not self.live and not (epoch in (1, 2, 5) or epoch % 10 == 0):
-            return
-        self.shown = now
-        left = (now - self.started) / epoch * (self.epochs - epoch)
         losses = f"loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}"
         words = f"epoch {epoch:3d}/{self.epochs}  {losses}  val_accuracy {logs['val_accuracy']:.3f}"
-        if self.live:
+        if not self.live and (epoch in (1, 2, 5) or epoch % 10 == 0):
+            self.output.say(words)
+        if self.live and (epoch == 1 or now - self.shown >= 0.05):
+            self.shown = now
+            left = (now - self.started) / epoch * (self.epochs - epoch)
             bar = ("#" * round(20 * epoch / self.epochs)).ljust(20, ".")
             self.output.say(f"\r[{bar}] {words}  at most {left:.0f} s left ", end="")
-        else:
-            self.output.say(words)
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        if self.live and not self.quiet:
+        if self.live:
             self.output.say("\r" + " " * 110 + "\r", end="")
 
 
 class EventLog:
-    """TensorBoard's event files of a run, built as protobufs: logs/<run>/train, validation and training_step."""
+    """TensorBoard's event files of a run: logs/<run>/train, validation and training_step."""
 
     NAMES = ("loss", "accuracy", "precision", "recall")
 
     def __init__(self, folder: Path, epochs: int, rows: int, folds: list[Fold], values_of: Callable) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self.folder = folder
+        self.folder, self.folds = folder, folds
         kinds = ("train", "validation", "training_step")
         self.writers = {name: EventFileWriter(str(folder / name), flush_secs=1) for name in kinds}
         self.epoch_rows, self.every = rows, max(1, epochs // 10)
-        self.folds, self.values_of = folds, values_of  # values_of(fold, weights): what the histograms show, by tag
+        self.values_of = values_of  # values_of(fold, weights): what the histograms show, by tag
         self.drawn = 0  # the last epoch with histograms
         self.clock = (time.perf_counter(), time.process_time())
         self.rows, self.failure = 0.0, ""
         self.report_thread, threading.excepthook = threading.excepthook, self.thread_failed
 
+    def failed(self, error: BaseException | None) -> None:
+        """Logs are not worth a model: after the first failure, in whatever thread it was, nothing more is written."""
+        self.failure = self.failure or (str(error) or type(error).__name__).splitlines()[0]
+
     def thread_failed(self, details: threading.ExceptHookArgs) -> None:
         """The writers write in threads of their own, whose errors would otherwise be printed with a traceback."""
         if type(details.thread).__module__.startswith("tensorboard."):
-            self.failure = self.failure or str(details.exc_value).splitlines()[0]
+            self.failed(details.exc_value)
         else:
             self.report_thread(details)
 
-    def write(self, writer: str, step: int, values: list[Any]) -> None:
+    def add(self, writer: str, **content: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
 
-        self.add(writer, Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-
-    def add(self, writer: str, event: Any) -> None:
-        """Logs are not worth a model: after the first failure, in whatever thread it was, nothing more is written."""
         try:
             if not self.failure:
-                self.writers[writer].add_event(event)
+                self.writers[writer].add_event(Event(wall_time=time.time(), **content))
         except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
-            self.failure = str(error).splitlines()[0] or type(error).__name__
+            self.failed(error)
 
-    def scalars(self, writer: str, step: int, values: dict[str, float]) -> None:
+    def write(self, writer: str, step: int, *summaries: Any) -> None:
+        """Add summaries of TensorFlow's classes or of TensorBoard's, which have the same bytes."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        self.write(writer, step, [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        for summary in summaries:
+            self.add(writer, step=step, summary=Summary.FromString(summary.SerializeToString()))
 
-    def tensors(self, writer: str, step: int, values: dict[str, Any], plugin: str, content: bytes = b"") -> None:
-        """Add tensors for one of TensorBoard's plugins."""
-        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-        from tensorboard.util.tensor_util import make_tensor_proto
-
-        data = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin, content=content))
-        values = {tag: make_tensor_proto(part) for tag, part in values.items()}
-        self.write(writer, step, [Summary.Value(tag=tag, tensor=part, metadata=data) for tag, part in values.items()])
+    def scalars(self, writer: str, step: int, values: dict[str, float]) -> None:
+        values = [{"tag": tag, "simple_value": value} for tag, value in values.items()]
+        self.add(writer, step=step, summary={"value": values})
 
     def text(self, tag: str, lines: list[str]) -> None:
+        from tensorboard.plugins.text.summary_v2 import text_pb
+
         indented = "\n".join("    " + line for line in lines)  # so that it is shown as it stands
-        self.tensors("train", 0, {tag: [indented]}, "text")
+        self.write("train", 0, text_pb(tag, [indented]))
 
     def graphs(self, model: keras.Model, plan: Plan, state: State) -> None:
         """The model as operations with shapes, the model as Keras layers, and one training step as operations."""
         import tensorflow as tf
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.util.tensor_util import make_tensor_proto
 
-        names = input_names(list(model.input))
-        specs = {name: tf.TensorSpec([None, 1], tensor.dtype, name=names[name]) for name, tensor in model.input.items()}
+        spec, size, names = tf.TensorSpec, plan.batch_size, input_names(list(model.input))
+        inputs = {name: spec([None, 1], tensor.dtype, names[name]) for name, tensor in model.input.items()}
         forward = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
-        size = plan.batch_size
-        step_specs = [
-            State(*(tf.TensorSpec.from_tensor(part, name=name) for name, part in state._asdict().items())),
-            tf.TensorSpec([plan.width, size], tf.float32, name="inputs"),
-            tf.TensorSpec([size], tf.float32, name="label"),
-            tf.TensorSpec([plan.byte_rows, size], tf.uint8, name="random_bytes"),
-            tf.TensorSpec([], tf.int32, name="seed"),
+        step_inputs = [
+            State(*(spec.from_tensor(part, name) for name, part in state._asdict().items())),
+            spec([plan.width, size], tf.float32, "inputs"),
+            spec([size], tf.float32, "label"),
+            spec([plan.byte_rows, size], tf.uint8, "random_bytes"),
+            spec([], tf.int32, "seed"),
         ]
         step = tf.function(lambda *values: train_step(plan, *values), autograph=False)
-        for writer, function in (
-            ("train", forward.get_concrete_function(specs)),
-            ("training_step", step.get_concrete_function(*step_specs)),
-        ):
-            graph = function.graph.as_graph_def(add_shapes=True).SerializeToString()
-            self.add(writer, Event(wall_time=time.time(), graph_def=graph))
-        self.tensors("train", 0, {"keras": conceptual_graph(model)}, "graph_keras_model", b"1")
+        for writer, function, values in (("train", forward, [inputs]), ("training_step", step, step_inputs)):
+            graph = function.get_concrete_function(*values).graph
+            self.add(writer, graph_def=graph.as_graph_def(add_shapes=True).SerializeToString())
+        plugin = {"plugin_name": "graph_keras_model", "content": b"1"}
+        layers = {"tag": "keras", "tensor": make_tensor_proto(conceptual_graph(model))}
+        self.add("train", summary={"value": [layers | {"metadata": {"plugin_data": plugin}}]})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Add an epoch: means over folds, and the spread of their validation losses when they are many."""
-        epoch, folds = epoch + 1, self.folds
+        epoch += 1
         wall, used = time.perf_counter(), time.process_time()
-        trained = [fold for fold in folds if len(fold.history) >= epoch]
+        trained = [fold for fold in self.folds if len(fold.history) >= epoch]
         self.rows += self.epoch_rows * len(trained)
         seconds = wall - self.clock[0]
         values = {f"epoch/{name}": logs[name] for name in (*self.NAMES, "learning_rate")}
@@ -2435,7 +2426,7 @@ class EventLog:
             self.clock, self.rows = (wall, used), 0.0
         self.scalars("train", epoch, values)
         values = {f"epoch/{name}": logs[f"val_{name}"] for name in self.NAMES}
-        if len(folds) > 1:
+        if len(self.folds) > 1:
             losses = [fold.history[epoch - 1]["val_loss"] for fold in trained]
             values |= {"folds/lowest_loss": min(losses), "folds/highest_loss": max(losses)}
         self.scalars("validation", epoch, values)
@@ -2443,69 +2434,50 @@ class EventLog:
             self.histograms(epoch)
 
     def histograms(self, epoch: int) -> None:
-        """All weights, and what layers give for validation rows, pooled over folds: of the best epoch since the last
-        time, and of now.
+        """All weights and activations, pooled over folds: of the best epoch since the last time, and of now.
 
         TensorBoard wants steps in order. The best epoch of all is the best so far when its turn comes, so it is never
         left out.
         """
-        folds = self.folds
-        best = max(fold.best_epoch for fold in folds)
-        for number, chosen in ((best, [fold.best for fold in folds]), (epoch, [fold.now for fold in folds])):
+        from tensorboard.plugins.histogram.summary_v2 import histogram_pb
+
+        best = max(fold.best_epoch for fold in self.folds)
+        for number, name in ((best, "best"), (epoch, "now")):
+            chosen = [getattr(fold, name) for fold in self.folds]
             if number <= self.drawn or None in chosen:
                 continue
             self.drawn = number
-            pooled: dict[str, list] = {}
-            for fold, weights in zip(folds, chosen, strict=True):
-                for tag, values in self.values_of(fold, weights).items():
-                    pooled.setdefault(tag, []).append(np.ravel(values))
-            bars = {tag: histogram(np.concatenate(parts)) for tag, parts in pooled.items()}
-            self.tensors("train", number, bars, "histograms")
+            values = [self.values_of(fold, weights) for fold, weights in zip(self.folds, chosen, strict=True)]
+            for tag in values[0]:
+                pooled = np.concatenate([np.ravel(part[tag]) for part in values])
+                self.write("train", number, histogram_pb(tag, pooled))
 
-    def curve(self, tag: str, step: int, label: np.ndarray, probability: np.ndarray, thresholds: int = 101) -> None:
-        """A precision-recall curve for the plugin pr_curves."""
-        from tensorboard.plugins.pr_curve import metadata as pr_metadata
+    def curve(self, tag: str, step: int, label: np.ndarray, probability: np.ndarray) -> None:
+        """A precision-recall curve."""
+        from tensorboard.plugins.pr_curve import summary
 
-        at = np.linspace(0, 1, thresholds)
-        hits = np.array([float(label[probability >= value].sum()) for value in at])
-        predicted = np.array([float((probability >= value).sum()) for value in at])
-        positives, rows = float(label.sum()), len(label)
-        false = predicted - hits
-        precision = np.where(predicted > 0, hits / np.maximum(predicted, 1), 1.0)
-        counts = [hits, false, rows - positives - false, positives - hits]
-        table = np.stack([*counts, precision, hits / positives]).astype(np.float32)
-        content = pr_metadata.create_summary_metadata("", "", thresholds).plugin_data.content
-        self.tensors("validation", step, {tag: table}, "pr_curves", content)
+        curve = summary.pb(tag, label, probability, num_thresholds=101, display_name="")
+        curve.value[0].tag = tag  # without the name of the plugin behind it
+        self.write("validation", step, curve)
 
     def trial(self, settings: dict[str, Any], results: dict[str, float], step: int) -> None:
         """This run as a row of the HParams tab: settings and final test metrics."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.hparams import api_pb2, summary, summary_v2
 
         self.scalars("validation", step, results)
         values = {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
         columns = [summary_v2.HParam(name) for name in values]
         config = summary_v2.hparams_config_pb(columns, [summary_v2.Metric(tag) for tag in results])
-        for part in (config, summary_v2.hparams_pb(values), summary.session_end_pb(api_pb2.STATUS_SUCCESS)):
-            # summary_v2 builds on TensorFlow's protobufs, the writer on TensorBoard's: the bytes are the same.
-            self.write("validation", 0, list(Summary.FromString(part.SerializeToString()).value))
+        end = summary.session_end_pb(api_pb2.STATUS_SUCCESS)
+        self.write("validation", 0, config, summary_v2.hparams_pb(values), end)
 
     def close(self) -> None:
         for writer in self.writers.values():
             try:
                 writer.close()
             except Exception as error:
-                self.failure = self.failure or str(error).splitlines()[0]
+                self.failed(error)
         threading.excepthook = self.report_thread
-
-
-def histogram(values: np.ndarray, bins: int = 30) -> np.ndarray:
-    """Left and right edge and count of each bin [bins, 3] float32, as TensorBoard takes them."""
-    low, high = float(values.min()), float(values.max())
-    width = (high - low) / bins or 1.0
-    counts = np.bincount(np.minimum(((values - low) / width).astype(np.int32), bins - 1), minlength=bins)
-    edges = low + width * np.arange(bins + 1)
-    return np.stack([edges[:-1], edges[1:], counts], axis=1).astype(np.float32)
 
 
 TAGS = {"kernel": "weights", "moving_mean": "mean", "moving_variance": "variance"}
@@ -2518,25 +2490,15 @@ def layer_values(predictor: Predictor, features: Features, fold: Fold, weights: 
         layer, _, name = variable.path.removeprefix("fold_1_").rpartition("/")
         values[f"{TAGS.get(name, name)}/{layer}"] = value
     *outputs, _ = predictor.outputs(fold.encoder, weights, *features.take(fold.split.validation[:256]))
-    for layer, output in zip(predictor.layers, outputs, strict=True):
-        values[f"activations/{layer}"] = output
-    return values
+    return values | {f"activations/{layer}": output for layer, output in zip(predictor.layers, outputs, strict=True)}
 
 
 def conceptual_graph(model: keras.Model) -> str:
-    """The model as the JSON TensorBoard draws layers from; of the calls of operations it understands tensors only."""
-
-    def tensors(part: Any) -> list[Any]:
-        if isinstance(part, dict) and part.get("class_name") == "__keras_tensor__":
-            return [part]
-        return [tensor for member in part for tensor in tensors(member)] if isinstance(part, list | tuple) else []
-
+    """The model as the JSON TensorBoard draws layers from; it takes no plain numbers as arguments of operations."""
     description = json.loads(model.to_json())
     for layer in description["config"]["layers"]:
         for node in layer["inbound_nodes"]:
-            found = tensors(node["args"])
-            node["args"] = [found if len(found) > 1 else found[0]] if found else []
-            node["kwargs"] = {}
+            node["args"] = [part for part in node["args"] if isinstance(part, dict | list)]
     return json.dumps(description)
 
 
@@ -2552,36 +2514,30 @@ class Profile:
     """Profiles ten epochs after the first, each marked as a step; TensorBoard shows them when xprof is installed."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.running = folder, False
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         import tensorflow as tf
 
+        self.profiler, self.folder, self.running = tf.profiler.experimental, str(folder), False
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if epoch == 1:
-            tf.profiler.experimental.start(str(self.folder))
+            self.profiler.start(self.folder)
             self.running = True
         if epoch == 11:
             self.on_train_end()
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        import tensorflow as tf
-
         if self.running:
             self.running = False
-            tf.profiler.experimental.stop()
+            self.profiler.stop()
 
 
 def run_folder(logs: Path, architecture: str) -> Path:
     """A folder of its own for this run, also when two start in one second."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}_{architecture}"
-    for number in range(1, 1_000):
-        folder = logs / (name if number == 1 else f"{name}_{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise OSError(f"{logs}: a thousand runs in one second")
+    earlier = len(list(logs.glob(f"{name}*")))
+    folder = logs / (f"{name}_{earlier + 1}" if earlier else name)
+    folder.mkdir(parents=True)
+    return folder
 
 
 # ---------------------------------------------------------------------------------------------------------------------
