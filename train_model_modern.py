@@ -2271,15 +2271,14 @@ class Output:
         self.quiet, self.failure = quiet, ""
 
     def say(self, *lines: str, end: str = "\n") -> None:
-        if self.quiet or self.failure:
+        if self.quiet:
             return
         try:
             print("\n".join(lines), end=end, flush=True)
-        except BrokenPipeError:  # whoever reads this has enough of it
-            self.quiet = True
-            drop_output()
         except (OSError, ValueError) as error:
-            self.failure = getattr(error, "strerror", None) or str(error)
+            if not isinstance(error, BrokenPipeError):  # which means that whoever reads this has enough of it
+                self.failure = getattr(error, "strerror", None) or str(error)
+            self.quiet = True
             drop_output()
 
 
@@ -2302,11 +2301,11 @@ def prepare_streams() -> None:
             os.fstat(number)
         except OSError:  # or the next file opened would be taken for it
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, stream)
 
 
 class Progress:
@@ -2336,8 +2335,6 @@ class Progress:
 class EventLog:
     """TensorBoard's event files of a run: logs/<run>/train, validation and training_step."""
 
-    NAMES = ("loss", "accuracy", "precision", "recall")
-
     def __init__(self, folder: Path, epochs: int, rows: int, folds: list[Fold], values_of: Callable) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -2363,6 +2360,7 @@ class EventLog:
             self.report_thread(details)
 
     def add(self, writer: str, **content: Any) -> None:
+        """Add an event: a summary and its step, or a graph."""
         from tensorboard.compat.proto.event_pb2 import Event
 
         try:
@@ -2379,8 +2377,8 @@ class EventLog:
             self.add(writer, step=step, summary=Summary.FromString(summary.SerializeToString()))
 
     def scalars(self, writer: str, step: int, values: dict[str, float]) -> None:
-        values = [{"tag": tag, "simple_value": value} for tag, value in values.items()]
-        self.add(writer, step=step, summary={"value": values})
+        parts = [{"tag": tag, "simple_value": value} for tag, value in values.items()]
+        self.add(writer, step=step, summary={"value": parts})
 
     def text(self, tag: str, lines: list[str]) -> None:
         from tensorboard.plugins.text.summary_v2 import text_pb
@@ -2393,39 +2391,40 @@ class EventLog:
         import tensorflow as tf
         from tensorboard.util.tensor_util import make_tensor_proto
 
-        spec, size, names = tf.TensorSpec, plan.batch_size, input_names(list(model.input))
-        inputs = {name: spec([None, 1], tensor.dtype, names[name]) for name, tensor in model.input.items()}
+        names, size = input_names(list(model.input)), plan.batch_size
+        inputs = {key: tf.TensorSpec([None, 1], part.dtype, names[key]) for key, part in model.input.items()}
         forward = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
-        step_inputs = [
-            State(*(spec.from_tensor(part, name) for name, part in state._asdict().items())),
-            spec([plan.width, size], tf.float32, "inputs"),
-            spec([size], tf.float32, "label"),
-            spec([plan.byte_rows, size], tf.uint8, "random_bytes"),
-            spec([], tf.int32, "seed"),
-        ]
-        step = tf.function(lambda *values: train_step(plan, *values), autograph=False)
-        for writer, function, values in (("train", forward, [inputs]), ("training_step", step, step_inputs)):
+        state = State(*(tf.TensorSpec.from_tensor(part, name) for name, part in state._asdict().items()))
+        batch = tf.zeros([plan.width, size]), tf.zeros(size), tf.zeros([plan.byte_rows, size], tf.uint8), tf.constant(0)
+        step = tf.function(train_step, autograph=False)
+        for writer, function, values in (("train", forward, [inputs]), ("training_step", step, [plan, state, *batch])):
             graph = function.get_concrete_function(*values).graph
             self.add(writer, graph_def=graph.as_graph_def(add_shapes=True).SerializeToString())
-        plugin = {"plugin_name": "graph_keras_model", "content": b"1"}
-        layers = {"tag": "keras", "tensor": make_tensor_proto(conceptual_graph(model))}
-        self.add("train", summary={"value": [layers | {"metadata": {"plugin_data": plugin}}]})
+        layers = json.loads(model.to_json())
+        for layer in layers["config"]["layers"]:
+            for node in layer["inbound_nodes"]:  # TensorBoard takes no numbers as arguments of operations
+                node["args"] = [part for part in node["args"] if isinstance(part, dict | list)]
+        data = {"plugin_data": {"plugin_name": "graph_keras_model", "content": b"1"}}
+        value = {"tag": "keras", "tensor": make_tensor_proto(json.dumps(layers)), "metadata": data}
+        self.add("train", summary={"value": [value]})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Add an epoch: means over folds, and the spread of their validation losses when they are many."""
-        epoch += 1
-        wall, used = time.perf_counter(), time.process_time()
+        epoch, names = epoch + 1, ("loss", "accuracy", "precision", "recall")
         trained = [fold for fold in self.folds if len(fold.history) >= epoch]
         self.rows += self.epoch_rows * len(trained)
+        wall, used = time.perf_counter(), time.process_time()
         seconds = wall - self.clock[0]
-        values = {f"epoch/{name}": logs[name] for name in (*self.NAMES, "learning_rate")}
+        values = {f"epoch/{name}": logs[name] for name in (*names, "learning_rate")}
         if seconds > 0.1 or epoch == 1:  # epochs of one call end together: their speed is that of the call
             values["speed/rows_per_second"] = self.rows / seconds
             values["speed/cpu_share"] = (used - self.clock[1]) / seconds / (os.cpu_count() or 1)
-            values["speed/resident_megabytes"] = resident_megabytes()
+            with contextlib.suppress(OSError, ValueError):  # of systems that have no /proc
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                values["speed/resident_megabytes"] = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
             self.clock, self.rows = (wall, used), 0.0
         self.scalars("train", epoch, values)
-        values = {f"epoch/{name}": logs[f"val_{name}"] for name in self.NAMES}
+        values = {f"epoch/{name}": logs[f"val_{name}"] for name in names}
         if len(self.folds) > 1:
             losses = [fold.history[epoch - 1]["val_loss"] for fold in trained]
             values |= {"folds/lowest_loss": min(losses), "folds/highest_loss": max(losses)}
@@ -2434,23 +2433,18 @@ class EventLog:
             self.histograms(epoch)
 
     def histograms(self, epoch: int) -> None:
-        """All weights and activations, pooled over folds: of the best epoch since the last time, and of now.
-
-        TensorBoard wants steps in order. The best epoch of all is the best so far when its turn comes, so it is never
-        left out.
-        """
+        """All weights and activations, pooled over folds: of the best epoch since the last time, and of now."""
         from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 
         best = max(fold.best_epoch for fold in self.folds)
-        for number, name in ((best, "best"), (epoch, "now")):
+        for number, name in ((best, "best"), (epoch, "now")):  # TensorBoard wants steps in order
             chosen = [getattr(fold, name) for fold in self.folds]
-            if number <= self.drawn or None in chosen:
-                continue
-            self.drawn = number
-            values = [self.values_of(fold, weights) for fold, weights in zip(self.folds, chosen, strict=True)]
-            for tag in values[0]:
-                pooled = np.concatenate([np.ravel(part[tag]) for part in values])
-                self.write("train", number, histogram_pb(tag, pooled))
+            if number > self.drawn and None not in chosen:
+                self.drawn = number
+                values = [self.values_of(fold, weights) for fold, weights in zip(self.folds, chosen, strict=True)]
+                for tag in values[0]:
+                    pooled = np.concatenate([np.ravel(part[tag]) for part in values])
+                    self.write("train", number, histogram_pb(tag, pooled))
 
     def curve(self, tag: str, step: int, label: np.ndarray, probability: np.ndarray) -> None:
         """A precision-recall curve."""
@@ -2480,34 +2474,14 @@ class EventLog:
         threading.excepthook = self.report_thread
 
 
-TAGS = {"kernel": "weights", "moving_mean": "mean", "moving_variance": "variance"}
-
-
 def layer_values(predictor: Predictor, features: Features, fold: Fold, weights: Weights) -> dict[str, ArrayLike]:
     """All weights of a fold, and what each layer that has some gives for validation rows, by TensorBoard's tag."""
-    values = {}
+    values, kinds = {}, {"kernel": "weights", "moving_mean": "mean", "moving_variance": "variance"}
     for variable, value in named_weights(predictor.networks[0], weights):
         layer, _, name = variable.path.removeprefix("fold_1_").rpartition("/")
-        values[f"{TAGS.get(name, name)}/{layer}"] = value
+        values[f"{kinds.get(name, name)}/{layer}"] = value
     *outputs, _ = predictor.outputs(fold.encoder, weights, *features.take(fold.split.validation[:256]))
     return values | {f"activations/{layer}": output for layer, output in zip(predictor.layers, outputs, strict=True)}
-
-
-def conceptual_graph(model: keras.Model) -> str:
-    """The model as the JSON TensorBoard draws layers from; it takes no plain numbers as arguments of operations."""
-    description = json.loads(model.to_json())
-    for layer in description["config"]["layers"]:
-        for node in layer["inbound_nodes"]:
-            node["args"] = [part for part in node["args"] if isinstance(part, dict | list)]
-    return json.dumps(description)
-
-
-def resident_megabytes() -> float:
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    except (OSError, ValueError):
-        return 0.0
 
 
 class Profile:
