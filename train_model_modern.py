@@ -3256,37 +3256,28 @@ def interval(values: list[float], scale: float = 100, digits: int = 1) -> str:
     return f"{scale * values[0]:.{digits}f} to {scale * values[1]:.{digits}f}"
 
 
-def titled(title: str, words: str) -> str:
-    """A line of what a run tells; without a title it belongs to the line above."""
-    return f"{title:<11}{words}"
-
-
 def titled_list(title: str, parts: list[str]) -> list[str]:
     """Lines of at most about 111 characters that list parts, none of them broken; the first line has the title."""
-    lines = [titled(title, part) for part in parts[:1]]
+    lines = [f"{title:<11}{part}" for part in parts[:1]]
     for part in parts[1:]:
-        if len(lines[-1]) + len(part) <= 111:
-            lines[-1] += f", {part}"
-        else:
-            lines[-1] += ","
-            lines.append(titled("", part))
+        lines[-1] += ","
+        if len(lines[-1]) + len(part) > 112:
+            lines.append(" " * 10)
+        lines[-1] += f" {part}"
     return lines
 
 
 def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
     share, skipped = float(table.label.mean()), f" ({table.skipped} left out)" if table.skipped else ""
-    lines = [titled("Data", f"{', '.join(short_names(options.csv))}: {len(table.label):,} rows{skipped}")]
-    lines += [titled("", f"note: {note}") for note in table.notes]
-    lines.append(titled("Label", f"{options.label}: {percent(share)} are 1, {percent(1 - share)} are 0"))
+    lines = [f"Data       {', '.join(short_names(options.csv))}: {len(table.label):,} rows{skipped}"]
+    lines += [f"           note: {note}" for note in table.notes]
+    lines.append(f"Label      {options.label}: {percent(share)} are 1, {percent(1 - share)} are 0")
     missing = {column.name: f" ({column.missing} missing)" if column.missing else "" for column in table.columns}
-    numbers = [column.name + missing[column.name] for column in table.of_kind("number")]
-    categories = [
-        f"{column.name} ({column.distinct} values){missing[column.name]}" for column in table.of_kind("category")
-    ]
-    left_out = [f"{column.name} ({column.reason})" for column in table.of_kind("dropped")]
-    for title, parts in (("Numbers", numbers), ("Categories", categories), ("Left out", left_out)):
-        lines += titled_list(title, parts)
-    lines += [titled("", f"hint: {column.name}: {column.hint}") for column in table.columns if column.hint]
+    lines += titled_list("Numbers", [column.name + missing[column.name] for column in table.of_kind("number")])
+    texts = [f"{column.name} ({column.distinct} values){missing[column.name]}" for column in table.of_kind("category")]
+    lines += titled_list("Categories", texts)
+    lines += titled_list("Left out", [f"{column.name} ({column.reason})" for column in table.of_kind("dropped")])
+    lines += [f"           hint: {column.name}: {column.hint}" for column in table.columns if column.hint]
     training, validation, test = (f"{len(part):,}" for part in splits[0])
     if len(splits) > 1:
         each = f"trains on about {training} rows, stops by {validation}, is tested on {test}"
@@ -3294,7 +3285,7 @@ def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) ->
     else:
         ways = {"random": "at random within each class", "time": "by time: the first rows train, the last rows test"}
         words = f"{training} training, {validation} validation, {test} test rows, {ways[options.split]}"
-    return [*lines, titled("Split", words)]
+    return [*lines, f"Split      {words}"]
 
 
 def describe_columns(table: Table) -> list[str]:
@@ -3316,37 +3307,30 @@ def describe_columns(table: Table) -> list[str]:
     return [f"{row[0]:<{width}}  {row[1]:<9}{row[2]:>10}{row[3]:>10}  {row[4]}" for row in rows]
 
 
-def result_row(name: str, *cells: str) -> str:
-    """A row of the table of results: accuracy, its interval, ROC AUC, log-loss, its interval, or the first of these."""
-    widths = (10, 16, 9, 10, 17)
-    return f"  {name:<22}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=False))
-
-
 def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, folds: int) -> list[str]:
     (true_negative, false_positive), (false_negative, true_positive) = test["confusion"]
     productive, others = true_positive + false_negative, true_negative + false_positive
     rows = productive + others
     majority, linear = bases["majority"], bases["logistic_regression"]
     how = "the model never saw" if folds == 1 else f"each tested by the one of {folds} nets that never saw it"
-    header = result_row("", "accuracy", "", "ROC AUC", "log-loss", "")
-    lines = [f"Test, {rows:,} rows {how} (95 % intervals)", header]
+    lines = [f"Test, {rows:,} rows {how} (95 % intervals)", f"{'accuracy':>34}{'ROC AUC':>25}{'log-loss':>10}{'':>17}"]
     for name, result in {"this model": test, "logistic regression": linear, "always the majority": majority}.items():
-        accuracy = percent(result["accuracy"]), interval(result["accuracy_ci95"])
+        accuracy = f"{percent(result['accuracy']):>10}{interval(result['accuracy_ci95']):>16}"
         auc = "-" if result["roc_auc"] is None else f"{result['roc_auc']:.3f}"
-        log_loss = f"{result['log_loss']:.3f}", interval(result["log_loss_ci95"], 1, 3)
-        lines.append(result_row(name, *accuracy, auc, *log_loss))
-    lines += [result_row(name, percent(test[name]), interval(test[f"{name}_ci95"])) for name in ("precision", "recall")]
+        log_loss = f"{result['log_loss']:>10.3f}{interval(result['log_loss_ci95'], 1, 3):>17}"
+        lines.append(f"  {name:<22}{accuracy}{auc:>9}{log_loss}")
+    for name in ("precision", "recall"):
+        lines.append(f"  {name:<22}{percent(test[name]):>10}{interval(test[f'{name}_ci95']):>16}")
     chosen = f"at threshold {threshold.value:.3g} ({threshold.reason})"
     found = f"of {productive:,} rows of 1 {true_positive:,} were found"
     taken = f"of {others:,} rows of 0 {false_positive:,} were taken for 1"
     lines += [f"  F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}, {chosen}", f"  {found}; {taken}"]
     low, high = test["accuracy_ci95"]
+    shown = "is shown: the intervals overlap."
     if low <= majority["accuracy_ci95"][1]:
-        verdict = "No gain over always answering with the majority class is shown: the intervals overlap."
-        lines.append(f"{verdict} More labelled rows would help most.")
+        lines += [f"No gain over always answering with the majority class {shown} More labelled rows would help most."]
     elif low <= linear["accuracy_ci95"][1]:
-        verdict = "no gain over a logistic regression is shown: the intervals overlap."
-        lines.append(f"Better than the majority class; {verdict}")
+        lines += [f"Better than the majority class; no gain over a logistic regression {shown}"]
     if high - low > 0.15:
         wide = f"The interval is {100 * (high - low):.0f} points wide because only {rows} rows could be tested"
         lines.append(f"{wide}: read one run as a hint, not as a measurement.")
@@ -3412,8 +3396,8 @@ test it on new rows with `python predict.py new.csv --evaluate`, and train it ag
 {report}
 ```
 
-Calibrated on validation rows (temperature {temperature:.3g}).
-A probability of {threshold:.6g} or more counts as 1 ({reason}).
+Calibrated on validation rows (temperature {tested.temperature:.3g}).
+A probability of {tested.threshold.value:.6g} or more counts as 1 ({tested.threshold.reason}).
 
 ## Limits
 
@@ -3460,32 +3444,28 @@ probability = model({{
 
 def model_card(run: Run, tested: Tested) -> str:
     """What a user of the model should know, with one of its test rows as an example."""
-    row, metrics = run.folds[0].split.test[:1], tested.metrics
+    row = run.folds[0].split.test[:1]
     types = {"float": ("float64", "NaN"), "int": ("int64", str(MISSING)), "str": ("string", '""')}
     inputs, python = [], []
     for name, cells in raw_inputs(run.table, row).items():
-        cell = cells[:, 0].tolist()[0]
+        cell = cells.item()
         kind, missing = types[type(cell).__name__]
-        text = json.dumps(cell, ensure_ascii=False) if isinstance(cell, str) else str(cell)
-        shown = "float('nan')" if text == "nan" else text
+        text = json.dumps(cell, ensure_ascii=False)
+        shown = "float('nan')" if text == "NaN" else text
         inputs.append(f"| `{name}` | {kind} | {missing} |")
         python.append(f"    {json.dumps(name, ensure_ascii=False)}: tf.constant([[{shown}]], tf.{kind}),")
-    logits = [
-        run.predictor.logits(run.features, fold, weights, row)[0]
-        for fold, weights in zip(run.folds, tested.weights, strict=True)
-    ]
-    settings = {name: value for name, value in metrics["settings"].items() if name not in ("columns", "reasons")}
+    nets = zip(run.folds, tested.weights, strict=True)
+    logits = [run.predictor.logits(run.features, *net, row)[0] for net in nets]
+    settings = {name: value for name, value in tested.metrics["settings"].items() if name not in ("columns", "reasons")}
     return CARD.format(
         label=run.options.label,
+        tested=tested,
         version=VERSION,
         date=time.strftime("%Y-%m-%d"),
         model=MODEL_FILE,
         unseen=UNSEEN,
         data="\n".join(show_data(run.options, run.table, run.splits)),
         report="\n".join(tested.report),
-        temperature=tested.temperature,
-        threshold=tested.threshold.value,
-        reason=tested.threshold.reason,
         settings="\n".join(f"| {name} | {value} |" for name, value in settings.items()),
         inputs="\n".join(inputs),
         probability=float(np.mean(sigmoid(np.array(logits) / tested.temperature))),
