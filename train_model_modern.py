@@ -2292,15 +2292,14 @@ class Output:
         self.quiet, self.failure = quiet, ""
 
     def say(self, *lines: str, end: str = "\n") -> None:
-        if self.quiet or self.failure:
+        if self.quiet:
             return
         try:
             print("\n".join(lines), end=end, flush=True)
-        except BrokenPipeError:  # whoever reads this has enough of it
-            self.quiet = True
-            drop_output()
         except (OSError, ValueError) as error:
-            self.failure = getattr(error, "strerror", None) or str(error)
+            if not isinstance(error, BrokenPipeError):  # which means that whoever reads this has enough of it
+                self.failure = getattr(error, "strerror", None) or str(error)
+            self.quiet = True
             drop_output()
 
 
@@ -2323,140 +2322,131 @@ def prepare_streams() -> None:
             os.fstat(number)
         except OSError:  # or the next file opened would be taken for it
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, stream)
 
 
 class Progress:
     """A live line on a terminal, a plain line every few epochs elsewhere."""
 
     def __init__(self, epochs: int, output: Output) -> None:
-        self.epochs, self.output, self.quiet = epochs, output, output.quiet
-        self.live = sys.stdout.isatty()
+        self.epochs, self.output, self.live = epochs, output, sys.stdout.isatty()
         self.started = self.shown = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         epoch, now = epoch + 1, time.perf_counter()
-        if self.quiet or (self.live and now - self.shown < 0.05 and epoch > 1):
-            return
-        if not self.live and not (epoch in (1, 2, 5) or epoch % 10 == 0):
-            return
-        self.shown = now
-        left = (now - self.started) / epoch * (self.epochs - epoch)
         losses = f"loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}"
         words = f"epoch {epoch:3d}/{self.epochs}  {losses}  val_accuracy {logs['val_accuracy']:.3f}"
-        if self.live:
+        if not self.live and (epoch in (1, 2, 5) or epoch % 10 == 0):
+            self.output.say(words)
+        if self.live and (epoch == 1 or now - self.shown >= 0.05):
+            self.shown = now
+            left = (now - self.started) / epoch * (self.epochs - epoch)
             bar = ("#" * round(20 * epoch / self.epochs)).ljust(20, ".")
             self.output.say(f"\r[{bar}] {words}  at most {left:.0f} s left ", end="")
-        else:
-            self.output.say(words)
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        if self.live and not self.quiet:
+        if self.live:
             self.output.say("\r" + " " * 110 + "\r", end="")
 
 
 class EventLog:
-    """TensorBoard's event files of a run, built as protobufs: logs/<run>/train, validation and training_step."""
-
-    NAMES = ("loss", "accuracy", "precision", "recall")
+    """TensorBoard's event files of a run: logs/<run>/train, validation and training_step."""
 
     def __init__(self, folder: Path, epochs: int, rows: int, folds: list[Fold], values_of: Callable) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self.folder = folder
+        self.folder, self.folds = folder, folds
         kinds = ("train", "validation", "training_step")
         self.writers = {name: EventFileWriter(str(folder / name), flush_secs=1) for name in kinds}
         self.epoch_rows, self.every = rows, max(1, epochs // 10)
-        self.folds, self.values_of = folds, values_of  # values_of(fold, weights): what the histograms show, by tag
+        self.values_of = values_of  # values_of(fold, weights): what the histograms show, by tag
         self.drawn = 0  # the last epoch with histograms
         self.clock = (time.perf_counter(), time.process_time())
         self.rows, self.failure = 0.0, ""
         self.report_thread, threading.excepthook = threading.excepthook, self.thread_failed
 
+    def failed(self, error: BaseException | None) -> None:
+        """Logs are not worth a model: after the first failure, in whatever thread it was, nothing more is written."""
+        self.failure = self.failure or (str(error) or type(error).__name__).splitlines()[0]
+
     def thread_failed(self, details: threading.ExceptHookArgs) -> None:
         """The writers write in threads of their own, whose errors would otherwise be printed with a traceback."""
         if type(details.thread).__module__.startswith("tensorboard."):
-            self.failure = self.failure or str(details.exc_value).splitlines()[0]
+            self.failed(details.exc_value)
         else:
             self.report_thread(details)
 
-    def write(self, writer: str, step: int, values: list[Any]) -> None:
+    def add(self, writer: str, **content: Any) -> None:
+        """Add an event: a summary and its step, or a graph."""
         from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
 
-        self.add(writer, Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-
-    def add(self, writer: str, event: Any) -> None:
-        """Logs are not worth a model: after the first failure, in whatever thread it was, nothing more is written."""
         try:
             if not self.failure:
-                self.writers[writer].add_event(event)
+                self.writers[writer].add_event(Event(wall_time=time.time(), **content))
         except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
-            self.failure = str(error).splitlines()[0] or type(error).__name__
+            self.failed(error)
 
-    def scalars(self, writer: str, step: int, values: dict[str, float]) -> None:
+    def write(self, writer: str, step: int, *summaries: Any) -> None:
+        """Add summaries of TensorFlow's classes or of TensorBoard's, which have the same bytes."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        self.write(writer, step, [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        for summary in summaries:
+            self.add(writer, step=step, summary=Summary.FromString(summary.SerializeToString()))
 
-    def tensors(self, writer: str, step: int, values: dict[str, Any], plugin: str, content: bytes = b"") -> None:
-        """Add tensors for one of TensorBoard's plugins."""
-        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-        from tensorboard.util.tensor_util import make_tensor_proto
-
-        data = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin, content=content))
-        values = {tag: make_tensor_proto(part) for tag, part in values.items()}
-        self.write(writer, step, [Summary.Value(tag=tag, tensor=part, metadata=data) for tag, part in values.items()])
+    def scalars(self, writer: str, step: int, values: dict[str, float]) -> None:
+        parts = [{"tag": tag, "simple_value": value} for tag, value in values.items()]
+        self.add(writer, step=step, summary={"value": parts})
 
     def text(self, tag: str, lines: list[str]) -> None:
+        from tensorboard.plugins.text.summary_v2 import text_pb
+
         indented = "\n".join("    " + line for line in lines)  # so that it is shown as it stands
-        self.tensors("train", 0, {tag: [indented]}, "text")
+        self.write("train", 0, text_pb(tag, [indented]))
 
-    def graphs(self, model: keras.Model, plan: Plan, state: State) -> None:
-        """The model as operations with shapes, the model as Keras layers, and one training step as operations."""
+    def graphs(self, saved: SavedModel, plan: Plan, state: State) -> None:
+        """The first network from raw columns on and one training step as operations, and the whole as Keras layers."""
         import tensorflow as tf
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.util.tensor_util import make_tensor_proto
 
-        names = input_names(list(model.input))
-        specs = {name: tf.TensorSpec([None, 1], tensor.dtype, name=names[name]) for name, tensor in model.input.items()}
+        model, names, size = saved.first, input_names(list(saved.model.input)), plan.batch_size
+        inputs = {key: tf.TensorSpec([None, 1], part.dtype, names[key]) for key, part in model.input.items()}
         forward = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
-        size = plan.batch_size
-        step_specs = [
-            State(*(tf.TensorSpec.from_tensor(part, name=name) for name, part in state._asdict().items())),
-            tf.TensorSpec([plan.width, size], tf.float32, name="inputs"),
-            tf.TensorSpec([size], tf.float32, name="label"),
-            tf.TensorSpec([plan.byte_rows, size], tf.uint8, name="random_bytes"),
-            tf.TensorSpec([], tf.int32, name="seed"),
-        ]
-        step = tf.function(lambda *values: train_step(plan, *values), autograph=False)
-        for writer, function in (
-            ("train", forward.get_concrete_function(specs)),
-            ("training_step", step.get_concrete_function(*step_specs)),
-        ):
-            graph = function.graph.as_graph_def(add_shapes=True).SerializeToString()
-            self.add(writer, Event(wall_time=time.time(), graph_def=graph))
-        self.tensors("train", 0, {"keras": conceptual_graph(model)}, "graph_keras_model", b"1")
+        state = State(*(tf.TensorSpec.from_tensor(part, name) for name, part in state._asdict().items()))
+        batch = tf.zeros([plan.width, size]), tf.zeros(size), tf.zeros([plan.byte_rows, size], tf.uint8), tf.constant(0)
+        step = tf.function(train_step, autograph=False)
+        for writer, function, values in (("train", forward, [inputs]), ("training_step", step, [plan, state, *batch])):
+            graph = function.get_concrete_function(*values).graph
+            self.add(writer, graph_def=graph.as_graph_def(add_shapes=True).SerializeToString())
+        layers = json.loads(saved.model.to_json())
+        for layer in layers["config"]["layers"]:
+            for node in layer["inbound_nodes"]:  # TensorBoard takes no numbers as arguments of operations
+                node["args"] = [part for part in node["args"] if isinstance(part, dict | list)]
+        data = {"plugin_data": {"plugin_name": "graph_keras_model", "content": b"1"}}
+        value = {"tag": "keras", "tensor": make_tensor_proto(json.dumps(layers)), "metadata": data}
+        self.add("train", summary={"value": [value]})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Add an epoch: means over folds, and the spread of their validation losses when they are many."""
-        epoch, folds = epoch + 1, self.folds
-        wall, used = time.perf_counter(), time.process_time()
-        trained = [fold for fold in folds if len(fold.history) >= epoch]
+        epoch, names = epoch + 1, ("loss", "accuracy", "precision", "recall")
+        trained = [fold for fold in self.folds if len(fold.history) >= epoch]
         self.rows += self.epoch_rows * len(trained)
+        wall, used = time.perf_counter(), time.process_time()
         seconds = wall - self.clock[0]
-        values = {f"epoch/{name}": logs[name] for name in (*self.NAMES, "learning_rate")}
+        values = {f"epoch/{name}": logs[name] for name in (*names, "learning_rate")}
         if seconds > 0.1 or epoch == 1:  # epochs of one call end together: their speed is that of the call
             values["speed/rows_per_second"] = self.rows / seconds
             values["speed/cpu_share"] = (used - self.clock[1]) / seconds / (os.cpu_count() or 1)
-            values["speed/resident_megabytes"] = resident_megabytes()
+            with contextlib.suppress(OSError, ValueError):  # of systems that have no /proc
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                values["speed/resident_megabytes"] = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
             self.clock, self.rows = (wall, used), 0.0
         self.scalars("train", epoch, values)
-        values = {f"epoch/{name}": logs[f"val_{name}"] for name in self.NAMES}
-        if len(folds) > 1:
+        values = {f"epoch/{name}": logs[f"val_{name}"] for name in names}
+        if len(self.folds) > 1:
             losses = [fold.history[epoch - 1]["val_loss"] for fold in trained]
             values |= {"folds/lowest_loss": min(losses), "folds/highest_loss": max(losses)}
         self.scalars("validation", epoch, values)
@@ -2464,132 +2454,76 @@ class EventLog:
             self.histograms(epoch)
 
     def histograms(self, epoch: int) -> None:
-        """All weights, and what layers give for validation rows, pooled over folds: of the best epoch since the last
-        time, and of now.
+        """All weights and activations, pooled over folds: of the best epoch since the last time, and of now."""
+        from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 
-        TensorBoard wants steps in order. The best epoch of all is the best so far when its turn comes, so it is never
-        left out.
-        """
-        folds = self.folds
-        best = max(fold.best_epoch for fold in folds)
-        for number, chosen in ((best, [fold.best for fold in folds]), (epoch, [fold.now for fold in folds])):
-            if number <= self.drawn or None in chosen:
-                continue
-            self.drawn = number
-            pooled: dict[str, list] = {}
-            for fold, weights in zip(folds, chosen, strict=True):
-                for tag, values in self.values_of(fold, weights).items():
-                    pooled.setdefault(tag, []).append(np.ravel(values))
-            bars = {tag: histogram(np.concatenate(parts)) for tag, parts in pooled.items()}
-            self.tensors("train", number, bars, "histograms")
+        best = max(fold.best_epoch for fold in self.folds)
+        for number, name in ((best, "best"), (epoch, "now")):  # TensorBoard wants steps in order
+            chosen = [getattr(fold, name) for fold in self.folds]
+            if number > self.drawn and None not in chosen:
+                self.drawn = number
+                values = [self.values_of(fold, weights) for fold, weights in zip(self.folds, chosen, strict=True)]
+                for tag in values[0]:
+                    pooled = np.concatenate([np.ravel(part[tag]) for part in values])
+                    self.write("train", number, histogram_pb(tag, pooled))
 
-    def curve(self, tag: str, step: int, label: np.ndarray, probability: np.ndarray, thresholds: int = 101) -> None:
-        """A precision-recall curve for the plugin pr_curves."""
-        from tensorboard.plugins.pr_curve import metadata as pr_metadata
+    def curve(self, tag: str, step: int, label: np.ndarray, probability: np.ndarray) -> None:
+        """A precision-recall curve."""
+        from tensorboard.plugins.pr_curve import summary
 
-        at = np.linspace(0, 1, thresholds)
-        hits = np.array([float(label[probability >= value].sum()) for value in at])
-        predicted = np.array([float((probability >= value).sum()) for value in at])
-        positives, rows = float(label.sum()), len(label)
-        false = predicted - hits
-        precision = np.where(predicted > 0, hits / np.maximum(predicted, 1), 1.0)
-        counts = [hits, false, rows - positives - false, positives - hits]
-        table = np.stack([*counts, precision, hits / positives]).astype(np.float32)
-        content = pr_metadata.create_summary_metadata("", "", thresholds).plugin_data.content
-        self.tensors("validation", step, {tag: table}, "pr_curves", content)
+        curve = summary.pb(tag, label, probability, num_thresholds=101, display_name="")
+        curve.value[0].tag = tag  # without the name of the plugin behind it
+        self.write("validation", step, curve)
 
     def trial(self, settings: dict[str, Any], results: dict[str, float], step: int) -> None:
         """This run as a row of the HParams tab: settings and final test metrics."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.hparams import api_pb2, summary, summary_v2
 
         self.scalars("validation", step, results)
         values = {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
         columns = [summary_v2.HParam(name) for name in values]
         config = summary_v2.hparams_config_pb(columns, [summary_v2.Metric(tag) for tag in results])
-        for part in (config, summary_v2.hparams_pb(values), summary.session_end_pb(api_pb2.STATUS_SUCCESS)):
-            # summary_v2 builds on TensorFlow's protobufs, the writer on TensorBoard's: the bytes are the same.
-            self.write("validation", 0, list(Summary.FromString(part.SerializeToString()).value))
+        end = summary.session_end_pb(api_pb2.STATUS_SUCCESS)
+        self.write("validation", 0, config, summary_v2.hparams_pb(values), end)
 
     def close(self) -> None:
         for writer in self.writers.values():
             try:
                 writer.close()
             except Exception as error:
-                self.failure = self.failure or str(error).splitlines()[0]
+                self.failed(error)
         threading.excepthook = self.report_thread
-
-
-def histogram(values: np.ndarray, bins: int = 30) -> np.ndarray:
-    """Left and right edge and count of each bin [bins, 3] float32, as TensorBoard takes them."""
-    low, high = float(values.min()), float(values.max())
-    width = (high - low) / bins or 1.0
-    counts = np.bincount(np.minimum(((values - low) / width).astype(np.int32), bins - 1), minlength=bins)
-    edges = low + width * np.arange(bins + 1)
-    return np.stack([edges[:-1], edges[1:], counts], axis=1).astype(np.float32)
-
-
-TAGS = {"kernel": "weights", "moving_mean": "mean", "moving_variance": "variance"}
 
 
 def layer_values(predictor: Predictor, weights: Weights, encoded: tf.Tensor) -> dict[str, ArrayLike]:
     """All weights of a fold, and what each layer that has some gives for encoded rows, by TensorBoard's tag."""
-    values = {}
+    values, kinds = {}, {"kernel": "weights", "moving_mean": "mean", "moving_variance": "variance"}
     for variable, value in named_weights(predictor.network, weights):
         layer, _, name = variable.path.removeprefix("fold_1_").rpartition("/")
-        values[f"{TAGS.get(name, name)}/{layer}"] = value
+        values[f"{kinds.get(name, name)}/{layer}"] = value
     *outputs, _ = predictor.outputs(weights, encoded)
-    for layer, output in zip(predictor.layers, outputs, strict=True):
-        values[f"activations/{layer}"] = output
-    return values
-
-
-def conceptual_graph(model: keras.Model) -> str:
-    """The model as the JSON TensorBoard draws layers from; of the calls of operations it understands tensors only."""
-
-    def tensors(part: Any) -> list[Any]:
-        if isinstance(part, dict) and part.get("class_name") == "__keras_tensor__":
-            return [part]
-        return [tensor for member in part for tensor in tensors(member)] if isinstance(part, list | tuple) else []
-
-    description = json.loads(model.to_json())
-    for layer in description["config"]["layers"]:
-        for node in layer["inbound_nodes"]:
-            found = tensors(node["args"])
-            node["args"] = [found if len(found) > 1 else found[0]] if found else []
-            node["kwargs"] = {}
-    return json.dumps(description)
-
-
-def resident_megabytes() -> float:
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    except (OSError, ValueError):
-        return 0.0
+    return values | {f"activations/{layer}": output for layer, output in zip(predictor.layers, outputs, strict=True)}
 
 
 class Profile:
     """Profiles ten epochs after the first, each marked as a step; TensorBoard shows them when xprof is installed."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.running = folder, False
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         import tensorflow as tf
 
+        self.profiler, self.folder, self.running = tf.profiler.experimental, str(folder), False
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if epoch == 1:
-            tf.profiler.experimental.start(str(self.folder))
+            self.profiler.start(self.folder)
             self.running = True
         if epoch == 11:
             self.on_train_end()
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        import tensorflow as tf
-
         if self.running:
             self.running = False
-            tf.profiler.experimental.stop()
+            self.profiler.stop()
 
 
 def run_folder(logs: Path, architecture: str) -> Path:
@@ -2597,11 +2531,9 @@ def run_folder(logs: Path, architecture: str) -> Path:
     name = f"{time.strftime('%Y%m%d-%H%M%S')}_{architecture}"
     for number in range(1, 1_000):
         folder = logs / (name if number == 1 else f"{name}_{number}")
-        try:
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
+            return folder
     raise OSError(f"{logs}: a thousand runs in one second")
 
 
@@ -3337,37 +3269,28 @@ def interval(values: list[float], scale: float = 100, digits: int = 1) -> str:
     return f"{scale * values[0]:.{digits}f} to {scale * values[1]:.{digits}f}"
 
 
-def titled(title: str, words: str) -> str:
-    """A line of what a run tells; without a title it belongs to the line above."""
-    return f"{title:<11}{words}"
-
-
 def titled_list(title: str, parts: list[str]) -> list[str]:
     """Lines of at most about 111 characters that list parts, none of them broken; the first line has the title."""
-    lines = [titled(title, part) for part in parts[:1]]
+    lines = [f"{title:<11}{part}" for part in parts[:1]]
     for part in parts[1:]:
-        if len(lines[-1]) + len(part) <= 111:
-            lines[-1] += f", {part}"
-        else:
-            lines[-1] += ","
-            lines.append(titled("", part))
+        lines[-1] += ","
+        if len(lines[-1]) + len(part) > 112:
+            lines.append(" " * 10)
+        lines[-1] += f" {part}"
     return lines
 
 
 def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
     share, skipped = float(table.label.mean()), f" ({table.skipped} left out)" if table.skipped else ""
-    lines = [titled("Data", f"{', '.join(short_names(options.csv))}: {len(table.label):,} rows{skipped}")]
-    lines += [titled("", f"note: {note}") for note in table.notes]
-    lines.append(titled("Label", f"{options.label}: {percent(share)} are 1, {percent(1 - share)} are 0"))
+    lines = [f"Data       {', '.join(short_names(options.csv))}: {len(table.label):,} rows{skipped}"]
+    lines += [f"           note: {note}" for note in table.notes]
+    lines.append(f"Label      {options.label}: {percent(share)} are 1, {percent(1 - share)} are 0")
     missing = {column.name: f" ({column.missing} missing)" if column.missing else "" for column in table.columns}
-    numbers = [column.name + missing[column.name] for column in table.of_kind("number")]
-    categories = [
-        f"{column.name} ({column.distinct} values){missing[column.name]}" for column in table.of_kind("category")
-    ]
-    left_out = [f"{column.name} ({column.reason})" for column in table.of_kind("dropped")]
-    for title, parts in (("Numbers", numbers), ("Categories", categories), ("Left out", left_out)):
-        lines += titled_list(title, parts)
-    lines += [titled("", f"hint: {column.name}: {column.hint}") for column in table.columns if column.hint]
+    lines += titled_list("Numbers", [column.name + missing[column.name] for column in table.of_kind("number")])
+    texts = [f"{column.name} ({column.distinct} values){missing[column.name]}" for column in table.of_kind("category")]
+    lines += titled_list("Categories", texts)
+    lines += titled_list("Left out", [f"{column.name} ({column.reason})" for column in table.of_kind("dropped")])
+    lines += [f"           hint: {column.name}: {column.hint}" for column in table.columns if column.hint]
     training, validation, test = (f"{len(part):,}" for part in splits[0])
     if len(splits) > 1:
         each = f"trains on about {training} rows, stops by {validation}, is tested on {test}"
@@ -3375,7 +3298,7 @@ def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) ->
     else:
         ways = {"random": "at random within each class", "time": "by time: the first rows train, the last rows test"}
         words = f"{training} training, {validation} validation, {test} test rows, {ways[options.split]}"
-    return [*lines, titled("Split", words)]
+    return [*lines, f"Split      {words}"]
 
 
 def describe_columns(table: Table) -> list[str]:
@@ -3397,37 +3320,30 @@ def describe_columns(table: Table) -> list[str]:
     return [f"{row[0]:<{width}}  {row[1]:<9}{row[2]:>10}{row[3]:>10}  {row[4]}" for row in rows]
 
 
-def result_row(name: str, *cells: str) -> str:
-    """A row of the table of results: accuracy, its interval, ROC AUC, log-loss, its interval, or the first of these."""
-    widths = (10, 16, 9, 10, 17)
-    return f"  {name:<22}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=False))
-
-
 def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, folds: int) -> list[str]:
     (true_negative, false_positive), (false_negative, true_positive) = test["confusion"]
     productive, others = true_positive + false_negative, true_negative + false_positive
     rows = productive + others
     majority, linear = bases["majority"], bases["logistic_regression"]
     how = "the model never saw" if folds == 1 else f"each tested by the one of {folds} nets that never saw it"
-    header = result_row("", "accuracy", "", "ROC AUC", "log-loss", "")
-    lines = [f"Test, {rows:,} rows {how} (95 % intervals)", header]
+    lines = [f"Test, {rows:,} rows {how} (95 % intervals)", f"{'accuracy':>34}{'ROC AUC':>25}{'log-loss':>10}{'':>17}"]
     for name, result in {"this model": test, "logistic regression": linear, "always the majority": majority}.items():
-        accuracy = percent(result["accuracy"]), interval(result["accuracy_ci95"])
+        accuracy = f"{percent(result['accuracy']):>10}{interval(result['accuracy_ci95']):>16}"
         auc = "-" if result["roc_auc"] is None else f"{result['roc_auc']:.3f}"
-        log_loss = f"{result['log_loss']:.3f}", interval(result["log_loss_ci95"], 1, 3)
-        lines.append(result_row(name, *accuracy, auc, *log_loss))
-    lines += [result_row(name, percent(test[name]), interval(test[f"{name}_ci95"])) for name in ("precision", "recall")]
+        log_loss = f"{result['log_loss']:>10.3f}{interval(result['log_loss_ci95'], 1, 3):>17}"
+        lines.append(f"  {name:<22}{accuracy}{auc:>9}{log_loss}")
+    for name in ("precision", "recall"):
+        lines.append(f"  {name:<22}{percent(test[name]):>10}{interval(test[f'{name}_ci95']):>16}")
     chosen = f"at threshold {threshold.value:.3g} ({threshold.reason})"
     found = f"of {productive:,} rows of 1 {true_positive:,} were found"
     taken = f"of {others:,} rows of 0 {false_positive:,} were taken for 1"
     lines += [f"  F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}, {chosen}", f"  {found}; {taken}"]
     low, high = test["accuracy_ci95"]
+    shown = "is shown: the intervals overlap."
     if low <= majority["accuracy_ci95"][1]:
-        verdict = "No gain over always answering with the majority class is shown: the intervals overlap."
-        lines.append(f"{verdict} More labelled rows would help most.")
+        lines += [f"No gain over always answering with the majority class {shown} More labelled rows would help most."]
     elif low <= linear["accuracy_ci95"][1]:
-        verdict = "no gain over a logistic regression is shown: the intervals overlap."
-        lines.append(f"Better than the majority class; {verdict}")
+        lines += [f"Better than the majority class; no gain over a logistic regression {shown}"]
     if high - low > 0.15:
         wide = f"The interval is {100 * (high - low):.0f} points wide because only {rows} rows could be tested"
         lines.append(f"{wide}: read one run as a hint, not as a measurement.")
@@ -3493,8 +3409,8 @@ test it on new rows with `python predict.py new.csv --evaluate`, and train it ag
 {report}
 ```
 
-Calibrated on validation rows (temperature {temperature:.3g}).
-A probability of {threshold:.6g} or more counts as 1 ({reason}).
+Calibrated on validation rows (temperature {tested.temperature:.3g}).
+A probability of {tested.threshold.value:.6g} or more counts as 1 ({tested.threshold.reason}).
 
 ## Limits
 
@@ -3541,32 +3457,28 @@ probability = model({{
 
 def model_card(run: Run, tested: Tested) -> str:
     """What a user of the model should know, with one of its test rows as an example."""
-    row, metrics = run.folds[0].split.test[:1], tested.metrics
+    row = run.folds[0].split.test[:1]
     types = {"float": ("float64", "NaN"), "int": ("int64", str(MISSING)), "str": ("string", '""')}
     inputs, python = [], []
     for name, cells in raw_inputs(run.table, row).items():
-        cell = cells[:, 0].tolist()[0]
+        cell = cells.item()
         kind, missing = types[type(cell).__name__]
-        text = json.dumps(cell, ensure_ascii=False) if isinstance(cell, str) else str(cell)
-        shown = "float('nan')" if text == "nan" else text
+        text = json.dumps(cell, ensure_ascii=False)
+        shown = "float('nan')" if text == "NaN" else text
         inputs.append(f"| `{name}` | {kind} | {missing} |")
         python.append(f"    {json.dumps(name, ensure_ascii=False)}: tf.constant([[{shown}]], tf.{kind}),")
-    logits = [
-        run.predictor.logits(run.features, fold, weights, row)[0]
-        for fold, weights in zip(run.folds, tested.weights, strict=True)
-    ]
-    settings = {name: value for name, value in metrics["settings"].items() if name not in ("columns", "reasons")}
+    nets = zip(run.folds, tested.weights, strict=True)
+    logits = [run.predictor.logits(run.features, *net, row)[0] for net in nets]
+    settings = {name: value for name, value in tested.metrics["settings"].items() if name not in ("columns", "reasons")}
     return CARD.format(
         label=run.options.label,
+        tested=tested,
         version=VERSION,
         date=time.strftime("%Y-%m-%d"),
         model=MODEL_FILE,
         unseen=UNSEEN,
         data="\n".join(show_data(run.options, run.table, run.splits)),
         report="\n".join(tested.report),
-        temperature=tested.temperature,
-        threshold=tested.threshold.value,
-        reason=tested.threshold.reason,
         settings="\n".join(f"| {name} | {value} |" for name, value in settings.items()),
         inputs="\n".join(inputs),
         probability=float(np.mean(sigmoid(np.array(logits) / tested.temperature))),
@@ -3881,7 +3793,7 @@ def open_events(run: Run) -> EventLog | None:
         done = max(len(fold.history) for fold in run.folds)
         events.drawn = done - done % events.every
     else:
-        events.graphs(run.saved.model, plan, run.folds[0].state)
+        events.graphs(run.saved, plan, run.folds[0].state)
         events.text("data", show_data(options, run.table, run.splits))
     return events
 
