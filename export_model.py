@@ -571,8 +571,8 @@ def update_card(folder: Path, part: str) -> bool:
 def load(path: Path) -> tuple[keras.Model, dict[str, Any]]:
     import predict
 
-    details = predict.read_details(path)
-    model = predict.load_model(path, details)
+    details = predict.read_stored(path)
+    model = predict.load_model(path, predict.details_of(details))
     try:
         keras_probabilities(model, generated_rows(model, details))
     except Exception as error:  # of an earlier version, or with layers that do not fit together
@@ -584,7 +584,7 @@ def export_command(options: argparse.Namespace) -> int:
     import predict
 
     path, folder, output = options.model, options.model.parent, modern.Output(quiet=False)
-    predict.read_details(path)  # refused before anything is written
+    predict.read_stored(path)  # refused before anything is written
     files = [modern.EXPORTS[name][0] for name in options.formats]
     stop = modern.StopRequest()
     stop.signal = signal.SIGINT  # as if one had come, so that the first ends this at once, but for the commit

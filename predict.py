@@ -113,18 +113,31 @@ class Details(NamedTuple):
 
 
 def read_details(path: Path) -> Details:
+    return details_of(read_stored(path))
+
+
+def details_of(stored: dict[str, Any]) -> Details:
+    kinds = {column["name"]: column["kind"] for column in stored["columns"]}
+    missing = {column["name"] for column in stored["columns"] if column.get("missing")}
+    return Details(stored["label"], stored["threshold"], kinds, missing)
+
+
+def read_stored(path: Path) -> dict[str, Any]:
+    """What training stored in a model's archive, checked."""
     if not path.is_file():
         raise UserError(f"{path}: no such model; train one first, or name it with --model")
     try:
         with zipfile.ZipFile(path) as archive:
             check_entries(path, archive.infolist())
             stored = json.loads(archive.read("training.json"))
-        kinds = {column["name"]: column["kind"] for column in stored["columns"]}
-        missing = {column["name"] for column in stored["columns"] if column.get("missing")}
-        texts = [stored["label"], *kinds, *kinds.values()]
-        if not kinds or not 0 < stored["threshold"] < 1 or not all(isinstance(text, str) for text in texts):
+        label, threshold, kinds, _ = details_of(stored)
+        if (
+            not kinds
+            or not 0 < threshold < 1
+            or not all(isinstance(text, str) for text in (label, *kinds, *kinds.values()))
+        ):
             raise ValueError
-        return Details(stored["label"], stored["threshold"], kinds, missing)
+        return stored
     except UserError:
         raise
     except Exception:  # each way of compressing raises kinds of its own
