@@ -28,7 +28,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))  # until main() can say more
@@ -131,11 +131,8 @@ def read_stored(path: Path) -> dict[str, Any]:
             check_entries(path, archive.infolist())
             stored = json.loads(archive.read("training.json"))
         label, threshold, kinds, _ = details_of(stored)
-        if (
-            not kinds
-            or not 0 < threshold < 1
-            or not all(isinstance(text, str) for text in (label, *kinds, *kinds.values()))
-        ):
+        texts = [label, *kinds, *kinds.values()]
+        if not kinds or not 0 < threshold < 1 or not all(isinstance(text, str) for text in texts):
             raise ValueError
         return stored
     except UserError:
