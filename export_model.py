@@ -447,7 +447,7 @@ def export(
     folder: Path,
     names: list[str],
     rows: dict[str, np.ndarray] | None,
-    say: Callable[[str], None],
+    show: Callable[[str], None],
     source: str = modern.MODEL_FILE,
 ) -> Exported:
     """Write formats beside their places in a folder and compare each, run by its own runtime, with the Keras model.
@@ -473,7 +473,7 @@ def export(
             failures.append(f"--export {name} failed ({reason})")
         else:
             written.append(name)
-            say(f"Export     {path}: probabilities of {len(expected):,} {what} agree within {gap:.0e}")
+            show(f"Export     {path}: probabilities of {len(expected):,} {what} agree within {gap:.0e}")
     first = {name: cells[0, 0] for name, cells in rows.items()}
     return Exported(failures, card_part(written, first, float(expected[0]), source) if written else "")
 
@@ -590,11 +590,11 @@ def export_command(options: argparse.Namespace) -> int:
     stop.signal = signal.SIGINT  # as if one had come, so that the first ends this at once, but for the commit
     with modern.lock_folder(folder), modern.stop_on_signals(stop):
         if warning := modern.shared_warning(path) or modern.shared_warning(folder):
-            modern.complain(f"warning: {warning}")
+            modern.print_error(f"warning: {warning}")
         modern.refuse_others(folder, files)
         try:
             model, details = load(path)  # after what the lock has put into place
-            exported = export(model, details, folder, options.formats, None, output.say, path.name)
+            exported = export(model, details, folder, options.formats, None, output.print, path.name)
             carded = bool(exported.card) and update_card(folder, exported.card)
             modern.refuse_others(folder, files)  # what has come meanwhile
             stop.committing = True
@@ -607,16 +607,16 @@ def export_command(options: argparse.Namespace) -> int:
                     modern.remove(modern.beside(folder / name))
             raise
     if carded:
-        output.say(f"Card       {folder / modern.CARD_FILE}")
+        output.print(f"Card       {folder / modern.CARD_FILE}")
     elif exported.card:
-        output.say("", exported.card.partition(CSHARP_START)[0].strip())  # there is no card to say it in
+        output.print("", exported.card.partition(CSHARP_START)[0].strip())  # there is no card to say it in
     for words in exported.failures:
-        modern.complain(f"error: {words}")
+        modern.print_error(f"error: {words}")
     return 1 if exported.failures else 0 if not output.failure else modern.output_failed(output)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return modern.tell_errors(lambda: export_command(parse_options(arguments)))
+    return modern.report_errors(lambda: export_command(parse_options(arguments)))
 
 
 if __name__ == "__main__":

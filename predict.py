@@ -100,7 +100,7 @@ def stream_number(path: Path) -> int | None:
 
 
 def note(text: str) -> None:
-    modern.complain(f"note: {text}")
+    modern.print_error(f"note: {text}")
 
 
 class Details(NamedTuple):
@@ -446,7 +446,7 @@ def show_evaluation(label: np.ndarray, probability: np.ndarray, threshold: float
     for name in ("accuracy", "precision", "recall", "roc_auc", "pr_auc", "log_loss"):
         if test[name] is not None:
             lines.append(f"  {name:<10}{test[name]:7.3f}  {modern.interval(test[f'{name}_ci95'], 1, 3)}")
-    modern.complain("\n".join(lines))
+    modern.print_error("\n".join(lines))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -454,7 +454,7 @@ def run(options: argparse.Namespace) -> int:
 
     details, known = read_details(options.model), []
     if warning := modern.shared_warning(options.model) or modern.shared_warning(options.model.parent):
-        modern.complain(f"warning: {warning}")
+        modern.print_error(f"warning: {warning}")
     with contextlib.suppress(OSError):
         modern.finish_commit(options.model.parent)
     chunks = read_stream(details) if options.csv == "-" else read_rows(options.csv, details)
@@ -494,12 +494,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return run(parse_options(arguments))
     except UserError as error:
-        modern.complain(f"error: {error}")
+        modern.print_error(f"error: {error}")
         return 2
     except KeyboardInterrupt as error:
         return 128 + getattr(error, "signal", signal.SIGINT)
     except ModuleNotFoundError as error:
-        modern.complain(modern.missing_package(error))
+        modern.print_error(modern.missing_package(error))
         return 1
     except BrokenPipeError:  # whoever reads the rows has enough of them
         modern.drop_output()
@@ -507,7 +507,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         place = error.filename or "standard output"
         modern.drop_output()
-        modern.complain(f"error: {place}: {error.strerror or error}")
+        modern.print_error(f"error: {place}: {error.strerror or error}")
         return 1
 
 

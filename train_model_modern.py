@@ -997,15 +997,15 @@ def write_sample(path: str | Path, rows: int, seed: int) -> np.ndarray:
 class Split(NamedTuple):
     """Row numbers, int32, of the rows trained on, stopped by and tested on."""
 
-    training: Any
-    validation: Any
-    test: Any
+    training: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
 
 
-def split_rows(label: Any, method: str, seed: int) -> Split:
+def split_rows(label: np.ndarray, method: str, seed: int) -> Split:
     """Split 70/15/15: at random within each class, or in the order of time, which is that of the rows."""
 
-    def cut(rows: Any) -> list[Any]:
+    def cut(rows: np.ndarray) -> list[np.ndarray]:
         held = max(1, round(0.15 * len(rows)))
         return np.split(rows, [len(rows) - 2 * held, len(rows) - held])
 
@@ -1016,7 +1016,7 @@ def split_rows(label: Any, method: str, seed: int) -> Split:
     return Split(*(np.sort(np.concatenate(parts)) for parts in zip(*classes, strict=True)))
 
 
-def split_folds(label: Any, folds: int, seed: int) -> list[Split]:
+def split_folds(label: np.ndarray, folds: int, seed: int) -> list[Split]:
     """Cut the rows, at random within each class, into K parts: net k tests on part k, stops by part k + 1."""
     generator = np.random.default_rng([seed, 0])
     part = np.empty(len(label), np.int32)
@@ -1636,7 +1636,7 @@ def build_model(
         probabilities.append(output(logits))
         ends.append((encoded, logits))
     probability = layers.Average(name="probability")(probabilities) if len(encoders) > 1 else probabilities[0]
-    give_way(probability, set(inputs))
+    rename_clashing_layers(probability, set(inputs))
     model = keras.Model(inputs, probability, name="productivity")
     networks = [keras.Model(*pair) for pair in ends]
     shown = [layer.output for layer in networks[0].layers if layer.trainable_variables]
@@ -1687,7 +1687,7 @@ def no_value(integers: bool) -> int | str:
     return UNSEEN + 1 if integers else " nothing "
 
 
-def give_way(output: keras.KerasTensor, columns: set[str]) -> None:
+def rename_clashing_layers(output: keras.KerasTensor, columns: set[str]) -> None:
     """Rename layers and operations that lead to an output and are called like a column: its input keeps the name."""
     waiting, seen = [output], set()
     while waiting:
@@ -2291,7 +2291,7 @@ class Output:
     def __init__(self, quiet: bool) -> None:
         self.quiet, self.failure = quiet, ""
 
-    def say(self, *lines: str, end: str = "\n") -> None:
+    def print(self, *lines: str, end: str = "\n") -> None:
         if self.quiet:
             return
         try:
@@ -2303,7 +2303,7 @@ class Output:
             drop_output()
 
 
-def complain(words: str) -> None:
+def print_error(words: str) -> None:
     """Print to standard error; an exit code must not depend on whether anyone can read it."""
     with contextlib.suppress(OSError, ValueError):
         print(words, file=sys.stderr, flush=True)
@@ -2341,16 +2341,16 @@ class Progress:
         losses = f"loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}"
         words = f"epoch {epoch:3d}/{self.epochs}  {losses}  val_accuracy {logs['val_accuracy']:.3f}"
         if not self.live and (epoch in (1, 2, 5) or epoch % 10 == 0):
-            self.output.say(words)
+            self.output.print(words)
         if self.live and (epoch == 1 or now - self.shown >= 0.05):
             self.shown = now
             left = (now - self.started) / epoch * (self.epochs - epoch)
             bar = ("#" * round(20 * epoch / self.epochs)).ljust(20, ".")
-            self.output.say(f"\r[{bar}] {words}  at most {left:.0f} s left ", end="")
+            self.output.print(f"\r[{bar}] {words}  at most {left:.0f} s left ", end="")
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         if self.live:
-            self.output.say("\r" + " " * 110 + "\r", end="")
+            self.output.print("\r" + " " * 110 + "\r", end="")
 
 
 class EventLog:
@@ -3612,8 +3612,8 @@ class Run:
     resumable: bool = False  # a signal stopped training, and its state was saved
     checkpoint: Path | None = None  # the newest
 
-    def say(self, *lines: str) -> None:
-        self.output.say(*lines)
+    def print(self, *lines: str) -> None:
+        self.output.print(*lines)
 
     def model_file(self, weights: list[Weights], threshold: float = 0.5, temperature: float = 1.0) -> bytes:
         """A model file that holds these networks, and what predict.py and export_model.py need beside them."""
@@ -3706,7 +3706,7 @@ def build_and_compile(run: Run, data: Features) -> Callable:
                 raise damaged(run.options.model_dir / RESUME_FILE, " (number of nets)")
             for fold in run.folds:
                 unpack_state(fold, run.options.epochs, *run.interrupted)
-            run.say(f"Resuming   after epoch {max(len(fold.history) for fold in run.folds)}")
+            run.print(f"Resuming   after epoch {max(len(fold.history) for fold in run.folds)}")
         run.events = open_events(run)
         compiled.result()
     run.timing["compile_s"] = time.perf_counter() - started
@@ -3744,11 +3744,11 @@ def train(run: Run, stop: StopRequest) -> None:
     finally:
         driver.on_train_end()
         if state.failure:
-            run.say(f"Resume     the state could not be saved: {state.failure}")
+            run.print(f"Resume     the state could not be saved: {state.failure}")
         if options.checkpoints:
             run.checkpoint = checkpoints.files[-1] if checkpoints.files else None
             if checkpoints.failure:
-                run.say(f"Checkpoints could not be written: {checkpoints.failure}")
+                run.print(f"Checkpoints could not be written: {checkpoints.failure}")
     epochs = sum(len(fold.history) for fold in folds) - before
     run.timing["rows_per_s"] = epochs * plan.rows / run.timing["train_s"]
     run.timing["steps_per_s"] = run.timing["rows_per_s"] / plan.batch_size
@@ -3766,13 +3766,13 @@ def open_events(run: Run) -> EventLog | None:
     if not options.tensorboard:
         return None
     if not metadata_version("tensorboard"):
-        run.say(
+        run.print(
             "TensorBoard: the package tensorboard is not installed (pip install tensorboard); going on without logs"
         )
         return None
     if options.profile and not metadata_version("xprof"):
         why = "TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed"
-        run.say(f"Profile    {why}")
+        run.print(f"Profile    {why}")
 
     shown = [encode(*run.features.take(fold.split.validation[:256]), run.encoding, fold.encoder) for fold in run.folds]
 
@@ -3787,7 +3787,7 @@ def open_events(run: Run) -> EventLog | None:
         events = EventLog(folder, options.epochs, plan.rows, run.folds, values_of)
     except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
         words = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        run.say(f"TensorBoard: {logs}: {words}; going on without logs")
+        run.print(f"TensorBoard: {logs}: {words}; going on without logs")
         return None
     if run.interrupted:
         done = max(len(fold.history) for fold in run.folds)
@@ -3811,7 +3811,7 @@ def stopped(run: Run, number: int) -> int:
         parts.append(f"the best model so far is {run.checkpoint}")
     if (options.model_dir / METRICS_FILE).exists():
         parts.append(f"the last whole run in {options.model_dir} is as it was")
-    complain("; ".join(parts))
+    print_error("; ".join(parts))
     return 128 + number if number else 1
 
 
@@ -3887,7 +3887,7 @@ def log_results(run: Run, tested: Tested) -> None:
     events.text("report", tested.report)
     events.close()
     if events.failure:
-        run.say(f"TensorBoard: the logs are incomplete: {events.failure}")
+        run.print(f"TensorBoard: the logs are incomplete: {events.failure}")
 
 
 def finish(run: Run, stop: StopRequest) -> int:
@@ -3895,9 +3895,9 @@ def finish(run: Run, stop: StopRequest) -> int:
     options, folder = run.options, run.options.model_dir
     if stop.signal or any(fold.failed for fold in run.folds):
         return stopped(run, stop.signal)
-    run.say(show_training(run.folds))
+    run.print(show_training(run.folds))
     tested = evaluate(run)
-    run.say("", *tested.report)
+    run.print("", *tested.report)
     try:
         exported = export(run, tested) if options.export else None
         write_beside(folder / MODEL_FILE, run.model_file(tested.weights, tested.threshold.value, tested.temperature))
@@ -3918,10 +3918,10 @@ def finish(run: Run, stop: StopRequest) -> int:
             remove(beside(folder / name))
         raise
     (folder / RESUME_FILE).unlink(missing_ok=True)
-    say_where(run, card)
+    print_files(run, card)
     failed = exported.failures if exported else []
     for words in failed:
-        complain(f"error: {words}; the model and its metrics are saved")
+        print_error(f"error: {words}; the model and its metrics are saved")
     return 1 if failed else 0
 
 
@@ -3932,7 +3932,9 @@ def export(run: Run, tested: Tested) -> Any:
     details = model_details(run, tested.threshold.value)
     exporter = import_beside("export_model")
     names = list(dict.fromkeys(run.options.export))
-    return exporter.export(run.saved.model, details, run.options.model_dir, names, raw_inputs(run.table, rows), run.say)
+    return exporter.export(
+        run.saved.model, details, run.options.model_dir, names, raw_inputs(run.table, rows), run.print
+    )
 
 
 def import_beside(name: str) -> Any:
@@ -3965,29 +3967,29 @@ def prediction_rows(run: Run, tested: Tested) -> bytes:
     return b"".join(written)
 
 
-def say_where(run: Run, card: bool) -> None:
+def print_files(run: Run, card: bool) -> None:
     """Name what the run has left, and what would be worth trying."""
     options, folder, rows, timing = run.options, run.options.model_dir, len(run.table.label), run.timing
     own = "" if card else " is a file of your own and was left as it is"
-    run.say("", f"Model      {folder / MODEL_FILE}", f"Metrics    {folder / METRICS_FILE}")
-    run.say(f"Tested     {folder / PREDICTIONS_FILE}", f"Card       {folder / CARD_FILE}{own}")
+    run.print("", f"Model      {folder / MODEL_FILE}", f"Metrics    {folder / METRICS_FILE}")
+    run.print(f"Tested     {folder / PREDICTIONS_FILE}", f"Card       {folder / CARD_FILE}{own}")
     for name, (file, _) in EXPORTS.items():
         if name not in options.export and os.path.lexists(folder / file):
-            run.say(f"Export     {folder / file} is of an earlier run; --export {name} writes it anew")
+            run.print(f"Export     {folder / file} is of an earlier run; --export {name} writes it anew")
     if run.events:
-        run.say(f"Logs       tensorboard --logdir {folder / 'logs'}")
+        run.print(f"Logs       tensorboard --logdir {folder / 'logs'}")
     if options.split == "time":
         why = "the same model tested on rows drawn at random would look better than it is"
-        run.say(f"Split      by time: neighbouring rows are alike, so that {why}")
+        run.print(f"Split      by time: neighbouring rows are alike, so that {why}")
     if len(run.folds) == 1 and options.split == "random" and rows < 2_000:
         steps = 10 * (0.8 / 0.7) * timing["steps_per_s"] * timing["train_s"]
         seconds = min(steps * STEP_SECONDS_WITHOUT_XLA, XLA_COMPILE_SECONDS + steps * STEP_SECONDS_WITH_XLA)
         cost = f"cost about {seconds:.1f} s of training"
-        run.say(
+        run.print(
             f"Hint       --folds 10 would test on all {rows:,} rows, {cost}, and usually gains accuracy at this size"
         )
     speed = f"{timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)"
-    run.say(f"Time       {timing['total_s']:.1f} s, of which training {speed}")
+    run.print(f"Time       {timing['total_s']:.1f} s, of which training {speed}")
 
 
 def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
@@ -4011,7 +4013,7 @@ def train_command(arguments: list[str] | None) -> int:
     splits = split_table(options, table)
     output = Output(options.quiet and not options.describe)
     if options.describe:
-        output.say(*show_data(options, table, splits), "", *describe_columns(table))
+        output.print(*show_data(options, table, splits), "", *describe_columns(table))
         return 0 if not output.failure else output_failed(output)
     if interrupted and interrupted[0]["fingerprint"] != fingerprint(table):
         what = f"{data_name(options)} is not, or no longer, the data of the interrupted run"
@@ -4022,17 +4024,17 @@ def train_command(arguments: list[str] | None) -> int:
     run = Run(options, arguments, table, splits, decide(options, splits), timing, output, interrupted)
     stop = StopRequest()
     with lock_folder(options.model_dir), stop_on_signals(stop):
-        run.say(*show_data(options, table, splits))
+        run.print(*show_data(options, table, splits))
         if warning := shared_warning(options.model_dir):
-            run.say(f"Warning    {warning}")
+            run.print(f"Warning    {warning}")
         if not interrupted and (options.model_dir / RESUME_FILE).exists():
             words = "an interrupted run was in the model directory; this one starts anew (--resume would have gone on)"
-            run.say(f"           note: {words}")
+            run.print(f"           note: {words}")
             (options.model_dir / RESUME_FILE).unlink()
         try:
             prepare(run)
             plan_training(run)
-            run.say(*show_plan(run))
+            run.print(*show_plan(run))
             train(run, stop)
             code = finish(run, stop)
         finally:
@@ -4042,7 +4044,7 @@ def train_command(arguments: list[str] | None) -> int:
 
 
 def output_failed(output: Output) -> int:
-    complain(f"error: standard output: {output.failure}; all else is done")
+    print_error(f"error: standard output: {output.failure}; all else is done")
     return 1
 
 
@@ -4051,33 +4053,35 @@ def missing_package(error: ModuleNotFoundError) -> str:
     return f"error: {what}; use .venv/bin/python, or pip install -r requirements-cpu.txt"
 
 
-def tell_errors(command: Callable[[], int]) -> int:
+def report_errors(command: Callable[[], int]) -> int:
     """The exit code of a command; what goes wrong in it is told in one line."""
     prepare_streams()
     try:
         return command()
     except UserError as error:
-        complain(f"error: {error}")
+        print_error(f"error: {error}")
         return 2
     except KeyboardInterrupt as error:
         number = getattr(error, "signal", signal.SIGINT)
-        complain(f"stopped: {signal.Signals(number).name}; what whole runs have left is as it was")
+        print_error(f"stopped: {signal.Signals(number).name}; what whole runs have left is as it was")
         return 128 + number
     except MemoryError as error:
         why = f" ({error})" if str(error) else ""
-        complain(f"error: not enough memory{why}; end other programs, raise the limit (ulimit -v), or give fewer rows")
+        print_error(
+            f"error: not enough memory{why}; end other programs, raise the limit (ulimit -v), or give fewer rows"
+        )
         return 1
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        complain(f"error: {place}{error.strerror or error}; what whole runs have left is as it was")
+        print_error(f"error: {place}{error.strerror or error}; what whole runs have left is as it was")
         return 1
     except ModuleNotFoundError as error:
-        complain(missing_package(error))
+        print_error(missing_package(error))
         return 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return tell_errors(lambda: train_command(arguments))
+    return report_errors(lambda: train_command(arguments))
 
 
 def run_command(command: Callable[[], int]) -> None:
