@@ -1287,11 +1287,8 @@ def choose_patience(steps: int) -> Choice:
 
 
 def choose_momentum(steps: int) -> Choice:
-    slow = steps >= 10_000
-    return Choice(
-        0.99 if slow else 0.9,
-        f"{steps:,} steps to run: running means {'have time to settle' if slow else 'must settle soon'}",
-    )
+    momentum, why = (0.99, "have time to settle") if steps >= 10_000 else (0.9, "must settle soon")
+    return Choice(momentum, f"{steps:,} steps to run: running means {why}")
 
 
 def choose_xla(asked: bool | None, steps: int) -> Choice:
@@ -1368,9 +1365,7 @@ def metadata_version(package: str) -> str:
     return ""
 
 
-ADDRESS_SPACE = (
-    2_200_000_000  # bytes TensorFlow was seen to need on two cores; with less it aborts without a word to the user
-)
+ADDRESS_SPACE = 2_200_000_000  # bytes TensorFlow was seen to need on two cores; with less it aborts without a word
 
 
 def check_address_space() -> None:
@@ -1379,9 +1374,8 @@ def check_address_space() -> None:
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         if 0 <= limit < ADDRESS_SPACE:
-            raise MemoryError(
-                f"the address space is limited to {limit >> 20:,} MB, TensorFlow needs {ADDRESS_SPACE >> 20:,} MB"
-            )
+            needed = f"TensorFlow needs {ADDRESS_SPACE >> 20:,} MB"
+            raise MemoryError(f"the address space is limited to {limit >> 20:,} MB, {needed}")
 
 
 def import_tensorflow() -> Any:
@@ -1676,9 +1670,7 @@ def with_missing(cells: keras.KerasTensor) -> keras.KerasTensor:
 
     if cells.dtype != "int64":
         return cells
-    sign = ops.where(
-        ops.equal(cells, np.array(MISSING)), -1.0, 1.0
-    )  # its root is NaN, a constant that JSON cannot hold
+    sign = ops.where(ops.equal(cells, np.array(MISSING)), -1.0, 1.0)  # the root is NaN, which JSON cannot hold
     return ops.cast(cells, "float64") * ops.cast(ops.sqrt(sign), "float64")
 
 
@@ -3674,9 +3666,8 @@ def show_plan(run: Run) -> list[str]:
         f"Precision  {plan.precision}: {decisions['precision'].reason}",
     ]
     if options.class_weight == "balanced":
-        lines.append(
-            "Weights    balanced: probabilities are those of a world in which both classes are equally frequent"
-        )
+        what = "probabilities are those of a world in which both are equally frequent"
+        lines.append(f"Weights    classes are balanced: {what}")
     return lines
 
 
@@ -3766,9 +3757,8 @@ def open_events(run: Run) -> EventLog | None:
     if not options.tensorboard:
         return None
     if not metadata_version("tensorboard"):
-        run.print(
-            "TensorBoard: the package tensorboard is not installed (pip install tensorboard); going on without logs"
-        )
+        absent = "the package tensorboard is not installed (pip install tensorboard)"
+        run.print(f"TensorBoard: {absent}; going on without logs")
         return None
     if options.profile and not metadata_version("xprof"):
         why = "TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed"
