@@ -1518,7 +1518,7 @@ def training_network(
         return dropout(layer.rate, first, name=layer.name)([values, random_bytes])
 
     def adapt(layer: keras.Layer) -> Callable:
-        if type(layer) is layers.Dense:
+        if type(layer) is layers.Dense and is_elementwise(layer.activation):
             return dense.from_config(layer.get_config())
         if type(layer) is layers.BatchNormalization and layer.center and layer.scale:
             return normalization.from_config(layer.get_config())
@@ -1529,6 +1529,12 @@ def training_network(
     hidden_type = "float32" if precision == "float32" else f"mixed_{precision}"
     logits = build_network(inputs, architecture, momentum, adapt, hidden_type)
     return keras.Model([inputs, random_bytes], logits, name="training_network"), used
+
+
+def is_elementwise(activation: Callable) -> bool:
+    """Whether an activation takes each number alone, as softmax does not."""
+    values = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
+    return bool(np.allclose(activation(values), np.transpose(activation(values.T))))
 
 
 class Weights(NamedTuple):
