@@ -88,6 +88,7 @@ def known_values(lookup: keras.Layer) -> list[int] | list[str]:
     return [kind(value) for value in lookup.get_vocabulary(include_special_tokens=False)]
 
 
+@np.errstate(all="ignore")  # what overflows is cut
 def generated_rows(model: keras.Model, details: dict[str, Any]) -> dict[str, np.ndarray]:
     """Raw rows that a model may meet: known, unseen and missing cells. The first is a typical one."""
     generator, largest = np.random.default_rng(0), modern.LARGEST_NUMBER
@@ -184,16 +185,25 @@ def scale_without_doubles(cells: tf.Tensor, offset: float, gain: float, logarith
         missing, below = tf.equal(cells, MISSING), math.floor(offset)
         scaled = (tf.cast(cells - below, tf.float32) - (offset - below)) * gain
     else:
-        missing = tf.math.is_nan(tf.cast(cells, tf.float32))
-        scaled = scaled_distance(tf.bitcast(cells, tf.int64), offset, gain, logarithmic)
+        missing, bits = tf.math.is_nan(tf.cast(cells, tf.float32)), tf.bitcast(cells, tf.int64)
+        scaled = scaled_distance(bits, offset, gain, logarithmic)
     if logarithmic:  # LiteRT's log1p loses digits near 0, where the first terms of its series are exact
         size = tf.abs(scaled)
         near = size * (1 - size * (1 / 2 - size * (1 / 3 - size / 4)))
-        far = tf.math.log(tf.abs(tf.cast(cells, tf.float32))) + math.log(gain)
+        far = logarithm_of_bits(bits) + math.log(gain)
         size = tf.where(size < 0.03, near, tf.where(size < 1e20, tf.math.log1p(size), far))
         scaled = tf.sign(scaled) * size
     scaled = tf.minimum(tf.maximum(scaled, -modern.FARTHEST), modern.FARTHEST)
     return tf.where(missing, modern.ABSENT, scaled)
+
+
+def logarithm_of_bits(bits: tf.Tensor) -> tf.Tensor:
+    """log |x| of doubles given as their bits, whose exponent may be beyond that of 32 bits."""
+    import tensorflow as tf
+
+    size = tf.cast(tf.where(bits < 0, bits - MISSING, bits), tf.float32) * 2.0**-52 - 1023
+    exponent = tf.floor(size)
+    return exponent * math.log(2) + tf.math.log1p(size - exponent)
 
 
 def scaled_distance(bits: tf.Tensor, offset: float, gain: float, logarithmic: bool) -> tf.Tensor:
@@ -302,7 +312,9 @@ def logarithm(graph: Graph, _: Any, kind: str, name: str) -> str:
     unity = graph.constant(1, kind)
     above = graph.add("Add", name, unity)
     exact = graph.add("Mul", graph.add("Log", above), graph.add("Div", name, graph.add("Sub", above, unity)))
-    return graph.add("Where", graph.add("Equal", above, unity), name, exact)
+    exact = graph.add("Where", graph.add("Equal", above, unity), name, exact)
+    large = graph.add("Greater", name, graph.constant(1e15, kind))  # where both are equal, and x may be infinite
+    return graph.add("Where", large, graph.add("Log", name), exact)
 
 
 def one_hot(graph: Graph, operation: Any, kind: str, name: str) -> str:
@@ -452,12 +464,14 @@ def export(
 ) -> Exported:
     """Write formats beside their places in a folder and compare each, run by its own runtime, with the Keras model.
 
-    They are compared on raw rows, or on generated ones. What fails is not kept.
+    They are compared on raw rows, if there are some, and on generated ones. What fails is not kept.
     """
-    failures, written, what = [], [], "test rows"
-    if rows is None:
-        rows, what = generated_rows(model, details), "generated rows"
-    expected = keras_probabilities(model, rows)
+    failures, written, what = [], [], f"{GENERATED_ROWS:,} generated rows"
+    made = generated_rows(model, details)
+    if rows is not None:
+        what = f"{len(next(iter(rows.values()))):,} test rows and {what}"
+        made = {name: np.concatenate([rows[name], cells]) for name, cells in made.items()}
+    rows, expected = made, keras_probabilities(model, made)
     for name in names:
         path = folder / modern.EXPORTS[name][0]
         try:
@@ -473,7 +487,7 @@ def export(
             failures.append(f"--export {name} failed ({reason})")
         else:
             written.append(name)
-            show(f"Export     {path}: probabilities of {len(expected):,} {what} agree within {gap:.0e}")
+            show(f"Export     {path}: probabilities of {what} agree within {gap:.0e}")
     first = {name: cells[0, 0] for name, cells in rows.items()}
     return Exported(failures, card_part(written, first, float(expected[0]), source) if written else "")
 
@@ -574,9 +588,17 @@ def load(path: Path) -> tuple[keras.Model, dict[str, Any]]:
     details = predict.read_stored(path)
     model = predict.load_model(path, predict.details_of(details))
     try:
-        keras_probabilities(model, generated_rows(model, details))
+        whole = [model.input[name].dtype == "int64" for name in columns_of(details, ("number",))]
+        offset, gain, logarithmic = (np.array(details["scales"][part]) for part in Scales._fields[:3])
+        sound = details["scales"]["whole"] == whole and logarithmic.dtype == bool and len(offset) == len(gain)
+        sound = sound and np.isfinite([offset, gain]).all() and (gain > 1e-300).all() and (gain < 1e301).all()
+        probability = keras_probabilities(model, generated_rows(model, details)) if sound or not whole else None
     except Exception as error:  # of an earlier version, or with layers that do not fit together
         raise UserError(f"{path}: cannot be run ({type(error).__name__}); train the model again") from None
+    if probability is None:
+        raise UserError(f"{path}: holds scales that are not numbers of its columns; train the model again")
+    if not np.isfinite(probability).all():
+        raise UserError(f"{path}: holds weights that are not numbers; train the model again")
     return model, details
 
 

@@ -163,17 +163,17 @@ def positive_integer(text: str) -> int:
 
 
 def positive_number(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)) and value > 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
 
 
 def seed_number(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**31:
-        raise argparse.ArgumentTypeError(f"{text} is not in 0 to 2147483647")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := int(text)) < 2**31:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2147483647")
 
 
 def build_parser() -> Parser:
@@ -1066,7 +1066,8 @@ def fit_scales(numbers: np.ndarray) -> Scales:
         size = np.abs(known[known != 0])
         low, high = np.percentile(size, [5, 95]) if len(size) else (1.0, 1.0)
         first, middle, third = np.percentile(known, [25, 50, 75])
-        scales.logarithmic[place] = high > WIDE * low
+        narrow = 0 < third - first < 0.001 * max(abs(first), abs(third))  # logarithms would be equal in 32 bits
+        scales.logarithmic[place] = high > WIDE * low and not narrow
         if scales.logarithmic[place]:
             scales.gain[place] = 1 / max(min(1.0, low), size.max() * 1e-30)
         else:
@@ -1338,7 +1339,7 @@ def prepare_environment(cpu_only: bool, xla: bool, batch_size: int) -> None:
     """Set what TensorFlow reads once, at its import."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its kernels gain nothing at these widths and print a notice
-    own_settings()
+    ignore_user_settings()
     if cpu_only:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     # An unknown XLA flag ends the process, so they are set only for the version they were measured with.
@@ -1350,7 +1351,7 @@ def prepare_environment(cpu_only: bool, xla: bool, batch_size: int) -> None:
         os.environ["XLA_FLAGS"] = flags
 
 
-def own_settings() -> None:
+def ignore_user_settings() -> None:
     """Keep Keras from the user's own settings: ~/.keras/keras.json is neither read nor written."""
     for name in [name for name in os.environ if name.startswith("KERAS_") or name == "TF_USE_LEGACY_KERAS"]:
         del os.environ[name]
@@ -1421,8 +1422,9 @@ def build_network(
 ) -> keras.KerasTensor:
     """The network, from encoded inputs [B, E] to logits [B, 1]: hidden layers beside a linear model of the inputs.
 
-    Everything else (training, the saved model, logs, exports) follows from what is written here. adapt() may replace
-    a layer by one that does the same for rows that come last.
+    Everything else (training, the saved model, logs, exports) follows from what is written here. To edit it: wrap every
+    layer that is not elementwise in adapt(), which in training gives the layer for rows that come last; start every
+    name with prefix; training starts from the logistic regression in the layers called from_inputs and from_hidden.
     """
     from keras import layers
 
@@ -1502,7 +1504,7 @@ def training_network(
 ) -> tuple[keras.Model, int]:
     """The network for rows that come last: inputs [E, B] and random bytes [S, B] to logits [1, B]; and S.
 
-    Layers without a form for rows that come last are run as they are, between two transpositions.
+    Layers without a form for rows that come last are run as they are, between transpositions.
     """
     import keras
     from keras import layers, ops
@@ -1518,13 +1520,15 @@ def training_network(
         return dropout(layer.rate, first, name=layer.name)([values, random_bytes])
 
     def adapt(layer: keras.Layer) -> Callable:
-        if type(layer) is layers.Dense and is_elementwise(layer.activation):
-            return dense.from_config(layer.get_config())
+        if type(layer) is layers.Dense and is_elementwise(layer.activation) and not layer.activity_regularizer:
+            kept = ("use_bias", "activation", "kernel_regularizer", "bias_regularizer", "name")
+            options = {name: getattr(layer, name) for name in kept}
+            return dense(layer.units, dtype=layer.dtype_policy, **options)
         if type(layer) is layers.BatchNormalization and layer.center and layer.scale:
             return normalization.from_config(layer.get_config())
         if type(layer) is layers.Dropout and layer.noise_shape is None:
             return lambda values: with_bytes(layer, values)
-        return lambda values: ops.transpose(layer(ops.transpose(values)))
+        return lambda values: ops.transpose(layer(keras.tree.map_structure(ops.transpose, values)))
 
     hidden_type = "float32" if precision == "float32" else f"mixed_{precision}"
     logits = build_network(inputs, architecture, momentum, adapt, hidden_type)
@@ -1640,7 +1644,7 @@ def build_model(
     model = keras.Model(inputs, probability, name="productivity")
     networks = [keras.Model(*pair) for pair in ends]
     shown = [layer.output for layer in networks[0].layers if layer.trainable_variables]
-    probe = keras.Model(ends[0][0], [*shown, ends[0][1]])
+    probe = keras.Model(ends[0][0], [*shown, layers.Identity()(ends[0][1])])  # Keras takes no output twice
     first = keras.Model(inputs, probabilities[0]) if len(encoders) > 1 else model
     return SavedModel(model, networks, probe, first)
 
@@ -1654,7 +1658,7 @@ def read_cells(table: Table, encoding: Encoding) -> tuple[dict, keras.KerasTenso
     for column, whole in zip(table.of_kind("number"), encoding.scales.whole, strict=True):
         inputs[column.name] = keras.Input((1,), name=column.name, dtype="int64" if whole else "float64")
     if inputs:
-        raw = [with_missing(cells) for cells in inputs.values()]
+        raw = [missing_to_nan(cells) for cells in inputs.values()]
         raw = layers.Concatenate(name="numbers", dtype="float64")(raw) if len(raw) > 1 else raw[0]
         scaled = layers.Identity(name="scaled")(scale_numbers(raw, encoding.scales))
     for place, (column, codes) in enumerate(zip(table.of_kind("category"), encoding.known, strict=True)):
@@ -1670,7 +1674,7 @@ def read_cells(table: Table, encoding: Encoding) -> tuple[dict, keras.KerasTenso
     return inputs, scaled, indices
 
 
-def with_missing(cells: keras.KerasTensor) -> keras.KerasTensor:
+def missing_to_nan(cells: keras.KerasTensor) -> keras.KerasTensor:
     """Numbers as float64, NaN where an int64 is MISSING."""
     from keras import ops
 
@@ -1923,7 +1927,7 @@ def row_losses(plan: Plan, logits: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
     return losses if zero == one == 1 else losses * (zero + (one - zero) * label)
 
 
-def count(plan: Plan, logits: tf.Tensor, label: tf.Tensor, valid: tf.Tensor | float = 1.0) -> tf.Tensor:
+def batch_counts(plan: Plan, logits: tf.Tensor, label: tf.Tensor, valid: tf.Tensor | float = 1.0) -> tf.Tensor:
     """Sum of log-losses, true positives, predicted positives and positives: [4]."""
     import tensorflow as tf
 
@@ -1969,7 +1973,7 @@ def train_step(
     if half:
         after = guard_overflow(state, after, tf.reduce_all(tf.math.is_finite(gradient)))
     with tf.name_scope("metrics"):
-        return after, count(plan, logits, label)
+        return after, batch_counts(plan, logits, label)
 
 
 def guard_overflow(before: State, after: State, finite: tf.Tensor) -> State:
@@ -2060,7 +2064,7 @@ def validate(
         encoded = encode_rows(encoding, encoder, features, chosen)
         unused = tf.zeros([plan.byte_rows, size], tf.uint8)
         logits, _, _ = run_network(plan, state, encoded, unused, training=False)
-        return (total + count(plan, logits, tf.gather(features.label, chosen), valid),)
+        return (total + batch_counts(plan, logits, tf.gather(features.label, chosen), valid),)
 
     return loop(math.ceil(plan.validation_rows / size), segment, (tf.zeros(len(COUNTS)),))[0]
 
@@ -2122,10 +2126,7 @@ class Fold:
     best_loss: float = math.inf
     best_epoch: int = 0
     reason: str = ""  # why training ended; empty while it goes on
-
-    @property
-    def failed(self) -> bool:
-        return "not a number" in self.reason
+    failed: bool = False  # the loss is not a number
 
 
 def start_fold(plan: Plan, fold: Fold) -> None:
@@ -2182,7 +2183,7 @@ def train_folds(
         orders = drawn.pop(number).result() if number in drawn else draw_orders(fold, epoch)
         if epoch + plan.epochs_per_call < epochs:
             drawn[number] = drawing.submit(draw_orders, fold, epoch + plan.epochs_per_call)
-        with tf.profiler.experimental.Trace("train", step_num=epoch, _r=1):
+        with tf.profiler.experimental.Trace("train", step_num=epoch, _r=1):  # a root: TensorBoard takes it for a step
             arguments = (features, fold.encoder, fold.validation, orders, fold.state, fold.seed, last)
             fold.state, *records = program(*arguments)
             done = int(fold.state.epoch) - epoch
@@ -2197,29 +2198,30 @@ def train_folds(
                 for fold, (history, trained, moving) in zip(active, results, strict=True):
                     if ahead < len(history) and not fold.failed:
                         record_epoch(plan, fold, history[ahead], Weights(trained[ahead], moving[ahead]))
+                    if ahead == len(history) - 1:  # before the state is saved
+                        fold.reason = fold.reason or end_reason(plan, fold, epochs)
                 if ahead:
                     callbacks.on_epoch_begin(epoch + ahead)
                 callbacks.on_epoch_end(epoch + ahead, mean_logs(folds, epoch + ahead + 1))
                 if callbacks.model.stop_training:
                     break
             for fold in active:
-                fold.reason = fold.reason or end_reason(plan, fold, epochs, callbacks.model.stop_training)
+                asked = "a callback asked for it" if callbacks.model.stop_training else ""
+                fold.reason = fold.reason or end_reason(plan, fold, epochs) or asked
 
 
-def end_reason(plan: Plan, fold: Fold, epochs: int, asked: bool) -> str:
+def end_reason(plan: Plan, fold: Fold, epochs: int) -> str:
     """Why a fold's training is over; empty when it is not."""
     if plan.patience and int(fold.state.wait) >= plan.patience:
         return f"no better validation loss for {plan.patience} epochs"
-    if len(fold.history) >= epochs:
-        return f"{epochs} epochs are over"
-    return "a callback asked for it" if asked else ""
+    return f"{epochs} epochs are over" if len(fold.history) >= epochs else ""
 
 
 def record_epoch(plan: Plan, fold: Fold, row: np.ndarray, weights: Weights) -> None:
     logs = epoch_logs(row, plan.rows, len(fold.split.validation))
     fold.history.append(logs)
     if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
-        fold.reason = f"the loss is not a number in epoch {len(fold.history)}"
+        fold.failed, fold.reason = True, f"the loss is not a number in epoch {len(fold.history)}"
         return
     fold.now = weights
     if logs["val_loss"] < fold.best_loss:
@@ -2367,14 +2369,14 @@ class EventLog:
         self.rows, self.failure = 0.0, ""
         self.report_thread, threading.excepthook = threading.excepthook, self.thread_failed
 
-    def failed(self, error: BaseException | None) -> None:
+    def note_failure(self, error: BaseException | None) -> None:
         """Logs are not worth a model: after the first failure, in whatever thread it was, nothing more is written."""
         self.failure = self.failure or (str(error) or type(error).__name__).splitlines()[0]
 
     def thread_failed(self, details: threading.ExceptHookArgs) -> None:
         """The writers write in threads of their own, whose errors would otherwise be printed with a traceback."""
         if type(details.thread).__module__.startswith("tensorboard."):
-            self.failed(details.exc_value)
+            self.note_failure(details.exc_value)
         else:
             self.report_thread(details)
 
@@ -2386,7 +2388,7 @@ class EventLog:
             if not self.failure:
                 self.writers[writer].add_event(Event(wall_time=time.time(), **content))
         except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
-            self.failed(error)
+            self.note_failure(error)
 
     def write(self, writer: str, step: int, *summaries: Any) -> None:
         """Add summaries of TensorFlow's classes or of TensorBoard's, which have the same bytes."""
@@ -2489,7 +2491,7 @@ class EventLog:
             try:
                 writer.close()
             except Exception as error:
-                self.failed(error)
+                self.note_failure(error)
         threading.excepthook = self.report_thread
 
 
@@ -2852,7 +2854,9 @@ def write_beside(path: Path, content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)  # a full disk does not say where
         with contextlib.suppress(OSError):
             new.unlink()
         raise
@@ -3046,7 +3050,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
     path, no_lock = folder / LOCK_FILE, f"not a lock of this program; {MOVE_AWAY}"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-    except OSError:
+    except OSError as error:
+        if not os.path.lexists(path):
+            raise UserError(f"{folder}: {error.strerror}; name a directory that can be written to") from None
         raise UserError(f"{path}: is a link, a directory or closed to you, {no_lock}") from None
     with open(descriptor, "r+b", buffering=0) as lock:
         status = os.fstat(descriptor)
@@ -3077,10 +3083,12 @@ def lock_folder(folder: Path) -> Iterator[None]:
 class Checkpoints:
     """Writes a model file at each new best epoch, in a thread of its own, and keeps the newest ones."""
 
-    def __init__(self, folder: Path, keep: int, folds: list[Fold], archive: Callable[[list[Weights]], bytes]) -> None:
+    def __init__(
+        self, folder: Path, keep: int, folds: list[Fold], archive: Callable[[list[Weights]], bytes], earlier: list[str]
+    ) -> None:
         self.folder, self.keep, self.folds, self.archive = folder, keep, folds, archive
         self.waiting: list[tuple[str, list[Weights]]] = []
-        self.files: list[Path] = []
+        self.files = [folder / name for name in earlier]  # of the interrupted run
         self.failure = ""
         self.changed = threading.Condition()
         self.closed = False
@@ -3129,6 +3137,7 @@ class Checkpoints:
 
 SAVE_SECONDS = 2.0
 NOT_COMPARED = {"resume", "quiet", "model_dir", "csv"}  # flags that may differ from those of the interrupted run
+CHECKPOINT_NAME = re.compile(r"model_\d{2,9}_[01]\.\d{4}\.keras")
 RUN_NAME = re.compile(r"\d{8}-\d{6}_[a-z]+(_\d+)?")  # a run's folder in logs/
 
 
@@ -3144,8 +3153,8 @@ def fingerprint(table: Table) -> str:
 class StateFile:
     """Keeps what --resume needs: written at each new best and every two seconds, between two calls of the program."""
 
-    def __init__(self, path: Path, folds: list[Fold], description: dict[str, Any]) -> None:
-        self.path, self.folds, self.description = path, folds, description
+    def __init__(self, path: Path, folds: list[Fold], description: dict[str, Any], checkpoints: list[Path]) -> None:
+        self.path, self.folds, self.description, self.checkpoints = path, folds, description, checkpoints
         self.saved, self.best, self.failure = -math.inf, 0.0, ""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
@@ -3157,7 +3166,8 @@ class StateFile:
         if now or best != self.best or time.perf_counter() - self.saved > SAVE_SECONDS:
             self.best, self.saved = best, time.perf_counter()
             try:
-                write_atomically(self.path, pack_state(self.folds, self.description))
+                names = {"checkpoints": [path.name for path in self.checkpoints]}
+                write_atomically(self.path, pack_state(self.folds, self.description | names))
                 self.failure = ""
             except OSError as error:
                 self.failure = f"{self.path}: {error.strerror}"
@@ -3192,7 +3202,8 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         for number, fold in enumerate(folds):
             best, epochs = fold["best_epoch"], len(arrays[f"{number}/history"])
             sound = sound and type(best) is int and 0 <= best <= epochs and type(fold["best_loss"]) in (int, float)
-        if not sound or (logs and not RUN_NAME.fullmatch(logs)):
+        names = all(CHECKPOINT_NAME.fullmatch(name) for name in description["checkpoints"])
+        if not sound or not names or (logs and not RUN_NAME.fullmatch(logs)):
             raise ValueError
     except Exception:  # each way of compressing raises kinds of its own
         raise damaged(path) from None
@@ -3207,13 +3218,13 @@ def unpack_state(fold: Fold, epochs: int, description: dict[str, Any], arrays: d
     """Put a fold where it was. Raises UserError when the arrays are not those of such a fold."""
     import tensorflow as tf
 
-    def refuse(name: str) -> UserError:
+    def fault(name: str) -> UserError:
         return damaged(Path(RESUME_FILE), f" (net {fold.number + 1}, {name})")
 
     def take(name: str, like: np.ndarray) -> np.ndarray:
         value = arrays.get(f"{fold.number}/{name}")
         if value is None or value.dtype != like.dtype or value.shape != like.shape:
-            raise refuse(name)
+            raise fault(name)
         return value
 
     facts = description["folds"][fold.number]
@@ -3222,9 +3233,9 @@ def unpack_state(fold: Fold, epochs: int, description: dict[str, Any], arrays: d
     names, history = list(epoch_logs([0.0] * len(HISTORY), 1, 1)), arrays[f"{fold.number}/history"]
     shapes = ((len(history), len(names)), (0,))
     if history.dtype != np.float64 or history.shape not in shapes:
-        raise refuse("history")
+        raise fault("history")
     if not len(history) == int(fold.state.epoch) <= epochs:
-        raise refuse("history")
+        raise fault("history")
     fold.history = [dict(zip(names, map(float, row), strict=True)) for row in history]
     for name in ("now", "best"):
         if f"{fold.number}/{name}/trained" in arrays:
@@ -3232,7 +3243,7 @@ def unpack_state(fold: Fold, epochs: int, description: dict[str, Any], arrays: d
             setattr(fold, name, Weights(*weights))
     fold.reason, fold.best_loss, fold.best_epoch = facts["reason"], float(facts["best_loss"]), facts["best_epoch"]
     if (fold.best is None) != (fold.best_epoch == 0) or (fold.now is None) != (not fold.history):
-        raise refuse("best")
+        raise fault("best")
 
 
 def resumed_options(given: dict[str, Any], folder: Path) -> tuple[argparse.Namespace, dict[str, Any], dict[str, Any]]:
@@ -3510,7 +3521,8 @@ def make_plan(
     segments, steps = segment_steps(max(len(split.training) for split in splits), batch_size, width)
     share = float(label.mean())
     network, byte_rows = training_network(ARCHITECTURES[options.architecture], width, momentum, precision)
-    several = max(1, min(25, 100_000 // (segments * steps * batch_size)))
+    rows = segments * steps * batch_size
+    several = max(1, min(25, 100_000 // rows, 20_000_000 // (rows * width)))  # a call can be stopped after it only
     return Plan(
         network=network,
         byte_rows=byte_rows,
@@ -3688,6 +3700,19 @@ def build(run: Run) -> None:
     for fold, network in zip(run.folds, run.saved.networks, strict=True):
         start_from_linear_model(network, np.append(fold.linear[:-1], fold.linear[-1] + math.log(one / zero)))
         fold.state = first_state(current_weights(network), options.learning_rate)
+    check_training_network(run.plan, run.saved.networks[0])
+
+
+def check_training_network(plan: Plan, network: keras.Model) -> None:
+    """See that the network that is trained is the one that is saved. Raises ValueError when an edit has parted them."""
+    if constrained := [variable.path for variable in network.trainable_variables if variable.constraint]:
+        raise ValueError(f"build_network: {constrained[0]} has a constraint, which training does not apply")
+    weights = current_weights(network)
+    rows = np.random.default_rng(0).normal(size=(5, plan.width)).astype(np.float32)
+    state, unused = first_state(weights, 0.0), np.zeros((plan.byte_rows, len(rows)), np.uint8)
+    expected, found = network(rows)[:, 0], run_network(plan, state, rows.T, unused, training=False)[0]
+    if not np.allclose(expected, found, atol=1e-3 if plan.precision == "float32" else 0.1):
+        raise ValueError("build_network: the network that is trained differs: wrap every layer in adapt()")
 
 
 def build_and_compile(run: Run, data: Features) -> Callable:
@@ -3711,7 +3736,8 @@ def build_and_compile(run: Run, data: Features) -> Callable:
 
 
 def train(run: Run, stop: StopRequest) -> None:
-    """Train all folds, with the callbacks that the flags switch on. Any callback of Keras may be added to the list."""
+    """Train all folds, with the callbacks that the flags switch on; keras.callbacks may be added to the list."""
+    import keras  # noqa: F401
     import tensorflow as tf
 
     options, plan, folds = run.options, run.plan, run.folds
@@ -3722,30 +3748,33 @@ def train(run: Run, stop: StopRequest) -> None:
     callbacks = [Progress(options.epochs, run.output)]
     if options.checkpoints:
         folder = options.model_dir / "checkpoints"
-        callbacks.append(checkpoints := Checkpoints(folder, options.keep_checkpoints, folds, run.model_file))
+        earlier = run.interrupted[0]["checkpoints"] if run.interrupted else []
+        checkpoints = Checkpoints(folder, options.keep_checkpoints, folds, run.model_file, earlier)
+        callbacks.append(checkpoints)
     if run.events:
         callbacks.append(run.events)
     if run.events and options.profile:
         callbacks.append(Profile(run.events.folder / "train"))
-    callbacks.append(state := StateFile(options.model_dir / RESUME_FILE, folds, state_description(run)))
+    files = checkpoints.files if options.checkpoints else []
+    callbacks.append(state := StateFile(options.model_dir / RESUME_FILE, folds, state_description(run), files))
 
     driver = callback_list(callbacks, run.saved, folds, options.epochs, plan.steps * plan.segments)
     started = time.perf_counter()
     try:
         driver.on_train_begin()
         train_folds(plan, program, data, folds, options.epochs, driver, stop)
-        if stop.signal:
-            state.offer(now=True)
-            run.resumable = not state.failure
         run.timing["train_s"] = time.perf_counter() - started
     finally:
         driver.on_train_end()
-        if state.failure:
-            run.print(f"Resume     the state could not be saved: {state.failure}")
         if options.checkpoints:
             run.checkpoint = checkpoints.files[-1] if checkpoints.files else None
             if checkpoints.failure:
                 run.print(f"Checkpoints could not be written: {checkpoints.failure}")
+    if stop.signal:
+        state.offer(now=True)
+        run.resumable = not state.failure
+    if state.failure:
+        run.print(f"Resume     the state could not be saved: {state.failure}")
     epochs = sum(len(fold.history) for fold in folds) - before
     run.timing["rows_per_s"] = epochs * plan.rows / run.timing["train_s"]
     run.timing["steps_per_s"] = run.timing["rows_per_s"] / plan.batch_size

@@ -290,3 +290,32 @@ def test_a_signal_leaves_nothing_half_written(sample, tmp_path, number):
     process.send_signal(number)
     assert "stopped: " in process.communicate(timeout=120)[1] and process.returncode == 128 + number
     assert sorted(folder.iterdir()) == there
+
+
+@pytest.mark.parametrize("kind", ["a narrow cluster among decades", "tiny numbers", "times in seconds"])
+def test_exports_agree_on_columns_that_32_bits_hold_badly(tf, tmp_path, kind):
+    generator, lines = np.random.default_rng(0), []
+    for _ in range(200):
+        if kind == "tiny numbers":
+            x = 10.0 ** generator.uniform(-300, -290)
+            label = x > 1e-295
+        else:
+            x = 1_700_000_000 + generator.integers(0, 86_400) + (0.5 if kind != "times in seconds" else 0)
+            label = x % 86_400 > 43_200
+            x = x if generator.random() < 0.9 or kind == "times in seconds" else generator.integers(1, 100)
+        lines.append(f"{x!r},{int(label)}".replace("np.float64(", "").replace("np.int64(", "").replace(")", ""))
+    path, folder = tmp_path / "a.csv", tmp_path / "model"
+    path.write_text("x,productive\n" + "\n".join(lines) + "\n")
+    assert train(path, folder, "--export", *FORMATS, "--learning-rate", "0.01") == 0
+    model = export_model.load(folder / modern.MODEL_FILE)[0]
+    cells = (
+        10.0 ** generator.uniform(-320, 38, 2_000)
+        if kind == "tiny numbers"
+        else 1.7e9 + generator.uniform(0, 9e4, 2_000)
+    )
+    rows = {"x": cells.astype(model.input["x"].dtype)[:, None]}
+    expected = export_model.keras_probabilities(model, rows)
+    assert len(np.unique(expected)) > 500 or kind == "tiny numbers"
+    for name in FORMATS:
+        found = export_model.exported_probabilities(name, folder / modern.EXPORTS[name][0], rows)
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)

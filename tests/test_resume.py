@@ -36,6 +36,16 @@ def same(one, other):
         np.testing.assert_array_equal(left, right)
 
 
+def steps_of(folder):
+    """The epochs that TensorBoard has losses of, in the order they were written."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    events = []
+    for path in sorted(folder.glob("logs/*/train/events*"), key=os.path.getmtime):
+        events += EventFileLoader(str(path)).Load()
+    return [event.step for event in events if any(value.tag == "epoch/loss" for value in event.summary.value)]
+
+
 def stop_after(monkeypatch, calls):
     """Ask each coming run to stop after so many calls of the program, as a signal would."""
     offer = modern.StateFile.offer
@@ -80,6 +90,9 @@ def test_interrupted_several_times_it_ends_with_the_same_bits(sample, tmp_path, 
     assert codes[-1] == 0 and len(codes) > 2
     same(tmp_path / "whole", tmp_path / "parts")
     assert os.listdir(tmp_path / "parts" / "logs") == logs and not (tmp_path / "parts" / modern.RESUME_FILE).exists()
+    assert steps_of(tmp_path / "parts") == steps_of(tmp_path / "whole")
+    kept = [{path.name for path in (tmp_path / name / "checkpoints").iterdir()} for name in ("parts", "whole")]
+    assert kept[0] == kept[1]
 
 
 def test_killed_at_random_moments(sample, tmp_path):
