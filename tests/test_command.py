@@ -172,17 +172,17 @@ def test_same_seed_same_file_in_separate_processes(run, sample, tmp_path):
 def test_checkpoints_load_and_the_newest_are_kept(sample, tmp_path, keep, most):
     import keras
 
-    assert train(sample(100), tmp_path / "model", "--epochs", 30, "--keep-checkpoints", keep) == 0
+    assert train(sample(100, 4), tmp_path / "model", "--epochs", 30, "--keep-checkpoints", keep) == 0
     files = sorted((tmp_path / "model" / "checkpoints").iterdir())
     assert 1 <= len(files) <= most and (keep or len(files) > 5)
     best = keras.models.load_model(files[-1])
     final = keras.models.load_model(tmp_path / "model" / modern.MODEL_FILE)
     assert int(files[-1].name.split("_")[1]) == metrics_of(tmp_path / "model")["best_epoch"]
-    for one, other in zip(best.get_weights()[:-2], final.get_weights()[:-2], strict=True):
-        np.testing.assert_array_equal(one, other)
-    temperature = metrics_of(tmp_path / "model")["temperature"]
-    for one, other in zip(best.get_weights()[-2:], final.get_weights()[-2:], strict=True):
-        np.testing.assert_allclose(one / temperature, other, rtol=1e-5)
+    *one, before = best.get_weights()
+    *other, after = final.get_weights()
+    for left, right in zip(one, other, strict=True):
+        np.testing.assert_array_equal(left, right)
+    np.testing.assert_allclose(before / metrics_of(tmp_path / "model")["temperature"], after, rtol=1e-5)
 
 
 REFUSED = {
