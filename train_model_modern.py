@@ -27,12 +27,12 @@ The sections, in the order in which things happen:
     Data: lines                        the structure of a file, line by line, before anything is read from it
     Data: columns                      what each column is; the rows as one Table
     Data: split and encoding           training, validation and test rows; how a row becomes inputs of the network
-    Decisions taken for the user       batch size, patience, XLA, precision, each with its reason
+    Decisions taken for the user, ...  batch size, patience, XLA, precision, each with its reason
     Model                              build_network; the saved Keras model made of it
     Training                           the same network as one compiled program of whole epochs
     Logging                            what is printed, TensorBoard
     Evaluation                         measures, intervals, calibration, a logistic regression to compare with
-    Files                              put into place together or not at all; nobody else's are touched
+    Files: whole or not at all         put into place together or not at all; nobody else's are touched
     Checkpoints and resuming           what an interrupted run leaves
     What the user reads                the report, the model card
     Main                               all of it in order
@@ -3700,18 +3700,21 @@ def build(run: Run) -> None:
     for fold, network in zip(run.folds, run.saved.networks, strict=True):
         start_from_linear_model(network, np.append(fold.linear[:-1], fold.linear[-1] + math.log(one / zero)))
         fold.state = first_state(current_weights(network), options.learning_rate)
-    check_training_network(run.plan, run.saved.networks[0])
+    check_training_network(run.plan, run.predictor, run.saved.networks[0])
 
 
-def check_training_network(plan: Plan, network: keras.Model) -> None:
+def check_training_network(plan: Plan, predictor: Predictor, network: keras.Model) -> None:
     """See that the network that is trained is the one that is saved. Raises ValueError when an edit has parted them."""
     if constrained := [variable.path for variable in network.trainable_variables if variable.constraint]:
         raise ValueError(f"build_network: {constrained[0]} has a constraint, which training does not apply")
-    weights = current_weights(network)
-    rows = np.random.default_rng(0).normal(size=(5, plan.width)).astype(np.float32)
+    generator, start = np.random.default_rng(0), current_weights(network)
+    weights = start._replace(trained=generator.normal(0, 0.5, start.trained.shape).astype(np.float32))
+    rows = generator.normal(size=(5, plan.width)).astype(np.float32)
     state, unused = first_state(weights, 0.0), np.zeros((plan.byte_rows, len(rows)), np.uint8)
-    expected, found = network(rows)[:, 0], run_network(plan, state, rows.T, unused, training=False)[0]
-    if not np.allclose(expected, found, atol=1e-3 if plan.precision == "float32" else 0.1):
+    expected = predictor.outputs(weights, rows)[-1][:, 0]
+    found, _, _ = run_network(plan, state, rows.T, unused, training=False)
+    exactness = 1e-3 if plan.precision == "float32" else 0.1
+    if not np.allclose(expected, found, rtol=exactness, atol=exactness):
         raise ValueError("build_network: the network that is trained differs: wrap every layer in adapt()")
 
 

