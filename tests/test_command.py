@@ -549,6 +549,8 @@ def test_copied_alone_into_an_empty_folder_it_trains(sample, tmp_path, command):
     environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "XLA_FLAGS")}
     arguments = [*command, "train_model_modern.py", str(sample(60)), "--epochs", "3", "--architecture", "deep"]
     done = subprocess.run(arguments, cwd=alone, env=environment, capture_output=True, text=True, timeout=900)
+    if command[0] == UV and re.search(r"Failed to (fetch|download)|error sending request", done.stderr):
+        pytest.skip("uv could not download the packages")
     assert done.returncode == 0, done.stderr
     written = {path.name for path in (alone / "model").iterdir()}
     assert written >= {modern.MODEL_FILE, modern.METRICS_FILE, modern.PREDICTIONS_FILE, modern.CARD_FILE, "logs"}
