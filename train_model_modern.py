@@ -1563,14 +1563,14 @@ def flat_vector(values: Iterable[ArrayLike]) -> np.ndarray:
 
 def split_vector(vector: ArrayLike, variables: list[keras.Variable]) -> list[ArrayLike]:
     """A flat vector as the values of variables."""
-    import tensorflow as tf
-
     sizes = [math.prod(variable.shape) for variable in variables]
     if not sizes:
         return []
     if isinstance(vector, np.ndarray):
         parts = np.split(vector, np.cumsum(sizes[:-1]))
         return [part.reshape(variable.shape) for part, variable in zip(parts, variables, strict=True)]
+    import tensorflow as tf
+
     parts = tf.split(vector, sizes)  # whose gradient is one concatenation
     return [tf.reshape(part, variable.shape) for part, variable in zip(parts, variables, strict=True)]
 
@@ -2767,9 +2767,8 @@ class Predictor:
             trained = [values[id(variable)] for variable in network.trainable_variables]
             return network.stateless_call(trained, fixed, encoded, training=False)[0]
 
-        like = Weights(*(tf.TensorSpec(part.shape) for part in current_weights(network)))
-        rows = tf.TensorSpec([None, encoding.width])
-        self.outputs = tf.function(outputs, input_signature=[like, rows], autograph=False)
+        vector, rows = tf.TensorSpec([None]), tf.TensorSpec([None, encoding.width])
+        self.outputs = tf.function(outputs, input_signature=[Weights(vector, vector), rows], autograph=False)
 
     def logits(self, features: Features, fold: Fold, weights: Weights, rows: np.ndarray) -> np.ndarray:
         """What a fold's network gives for rows of the table: float64 [B]."""
@@ -3478,7 +3477,6 @@ def model_card(run: Run, tested: Tested) -> str:
         python.append(f"    {json.dumps(name, ensure_ascii=False)}: tf.constant([[{shown}]], tf.{kind}),")
     nets = zip(run.folds, tested.weights, strict=True)
     logits = [run.predictor.logits(run.features, *net, row)[0] for net in nets]
-    settings = {name: value for name, value in tested.metrics["settings"].items() if name not in ("columns", "reasons")}
     return CARD.format(
         label=run.options.label,
         tested=tested,
@@ -3488,7 +3486,7 @@ def model_card(run: Run, tested: Tested) -> str:
         unseen=UNSEEN,
         data="\n".join(show_data(run.options, run.table, run.splits)),
         report="\n".join(tested.report),
-        settings="\n".join(f"| {name} | {value} |" for name, value in settings.items()),
+        settings="\n".join(f"| {name} | {value} |" for name, value in tested.settings.items()),
         inputs="\n".join(inputs),
         probability=float(np.mean(sigmoid(np.array(logits) / tested.temperature))),
         python="\n".join(python),
@@ -3854,6 +3852,11 @@ class Tested(NamedTuple):
     metrics: dict[str, Any]
     report: list[str]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that are one value each."""
+        return {name: value for name, value in self.metrics["settings"].items() if name not in ("columns", "reasons")}
+
 
 def evaluate(run: Run) -> Tested:
     """Calibrate the networks on their validation rows, and test them on their test rows."""
@@ -3908,7 +3911,7 @@ def log_results(run: Run, tested: Tested) -> None:
     events.text("calibration", show_calibration(*tested.test, metrics["test"]["confusion"]))
     names = ("accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc", "log_loss", "brier", "ece")
     results = {f"test/{name}": metrics["test"][name] for name in names if metrics["test"][name] is not None}
-    settings = {name: value for name, value in metrics["settings"].items() if name not in ("columns", "reasons")}
+    settings = tested.settings
     events.trial(settings, results, step)
     width = max(map(len, settings))
     events.text("settings", [f"{name:<{width}}  {value}" for name, value in settings.items()])
