@@ -47,7 +47,7 @@ def make_case(
     run.data = modern.Features(*map(tf.constant, run.features))
     run.program = modern.build_program(run.plan, run.encoding)
     started = time.perf_counter()
-    modern.compile_program(run.plan, run.program, run.data, run.folds[0])
+    modern.trace_program(run.plan, run.program, run.data, run.folds[0])()
     run.compile_s = time.perf_counter() - started
     return run
 
