@@ -1770,7 +1770,7 @@ class Archive:
             variable.assign(value)
         with zipfile.ZipFile(io.BytesIO(template)) as archive:
             self.entries = {name: archive.read(name) for name in archive.namelist()}
-        self.places: dict[int, slice] = {}  # of each variable, by its id: where its bytes are among those of the weights
+        self.places: dict[int, slice] = {}  # by the id of a variable: where its bytes are
 
         def learn(_: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset) and item.dtype == np.float32:
