@@ -287,7 +287,7 @@ def argument_types(kind: str, output: str, parts: list[Any]) -> list[str]:
         return [part.dtype for part in parts]
     if kind in ("Equal", "Greater", "Less"):
         return [backend.result_type(*(getattr(part, "dtype", type(part)) for part in parts))] * 2
-    first = {"Isnan": ["float32"], "OneHot": ["int64"], "Take": [output, "int64"], "Where": ["bool"]}.get(kind, [])
+    first = {"Isnan": ["float32"], "Take": [output, "int64"], "Where": ["bool"]}.get(kind, [])
     return first + [output] * (len(parts) - len(first))
 
 
@@ -315,13 +315,6 @@ def logarithm(graph: Graph, _: Any, kind: str, name: str) -> str:
     exact = graph.add("Where", graph.add("Equal", above, unity), name, exact)
     large = graph.add("Greater", name, graph.constant(1e15, kind))  # where both are equal, and x may be infinite
     return graph.add("Where", large, graph.add("Log", name), exact)
-
-
-def one_hot(graph: Graph, operation: Any, kind: str, name: str) -> str:
-    """By comparisons: ONNX's OneHot counts negative indices from the end."""
-    index = graph.add("Unsqueeze", name, graph.constant([-1], "int64"))
-    same = graph.add("Equal", index, graph.constant(np.arange(operation.num_classes), "int64"))
-    return graph.add("Cast", same, to=onnx_type(kind))
 
 
 def clip(graph: Graph, operation: Any, kind: str, name: str) -> str:
@@ -396,12 +389,8 @@ RULES: dict[str, Callable[..., str]] = {  # by the class of a Keras layer or ope
     "Minimum": pairs("Min"),
     "Multiply": pairs("Mul"),
     "Negative": one("Neg"),
-    "OneHot": one_hot,
     "Rsqrt": lambda graph, layer, kind, name: graph.add("Reciprocal", graph.add("Sqrt", name)),
     "Square": lambda graph, layer, kind, name: graph.add("Mul", name, name),
-    "Squeeze": lambda graph, layer, kind, name: graph.add(
-        "Squeeze", name, graph.constant(np.ravel(layer.axis), "int64")
-    ),
     "StringLookup": look_up,
     "Subtract": pairs("Sub"),
     "Take": lambda graph, layer, kind, *names: graph.add("Gather", *names, axis=layer.axis),

@@ -64,7 +64,7 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -1100,8 +1100,13 @@ class Encoding(NamedTuple):
 
     scales: Scales
     gaps: list[int]  # the numbers that have an indicator
-    known: list[np.ndarray]  # for each category: the codes that some fold learns; their indices count from 1, 0: others
+    known: list[np.ndarray]  # for each category: the codes that some fold learns; index 1 and up, 0 for all others
     depths: list[int]  # for each category: its number of places
+
+    @property
+    def first_indices(self) -> np.ndarray:
+        """Where the indices of each category [C] start, so that those of all are numbered in one row: int32."""
+        return np.cumsum([0, *(1 + len(codes) for codes in self.known)][:-1] or [], dtype=np.int32)
 
     @property
     def width(self) -> int:
@@ -1124,19 +1129,19 @@ class Encoder(NamedTuple):
     center: np.ndarray  # [D] float32
     scale: np.ndarray  # [D] float32
     gap_known: np.ndarray  # [M] float32: 1 where a training row has the gap
-    places: list[np.ndarray]  # for each category: int32 [1 + known], from an index to its place, -1 for none
+    places: np.ndarray  # int32: from an index to its place in its category, -1 for none
 
 
 class Features(NamedTuple):
     """The rows of a table as all folds take them. Rows come last, so that vector units work along them."""
 
     scaled: np.ndarray  # [D, N] float32, ABSENT where missing
-    indices: np.ndarray  # [C, N] int32: 1 + the place among the known values of the category, 0 for any other
+    indices: np.ndarray  # [C, N] int32, counted through all categories
     label: np.ndarray  # [N] float32
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The scaled numbers [B, D] and the indices [C, B] of some rows."""
-        return self.scaled[:, rows].T, self.indices[:, rows]
+        """The scaled numbers [B, D] and the indices [B, C] of some rows."""
+        return self.scaled[:, rows].T, self.indices[:, rows].T
 
 
 def fit_encoding(table: Table, splits: list[Split]) -> tuple[Encoding, list[Encoder], Features]:
@@ -1154,27 +1159,29 @@ def fit_encoding(table: Table, splits: list[Split]) -> tuple[Encoding, list[Enco
             found = np.searchsorted(known[-1], learned)
             of_index[1 + found] = found
             places[fold].append(of_index)
-    features = make_features(table, table.scales, known)
+    encoding = Encoding(table.scales, [], known, depths)
+    features = make_features(table, encoding)
     missing = features.scaled > FARTHEST
-    gaps = np.flatnonzero(missing.any(axis=1)).tolist()
+    encoding.gaps.extend(np.flatnonzero(missing.any(axis=1)).tolist())
     encoders = []
-    for split, of_index in zip(splits, places, strict=True):
-        gap_known = missing[gaps][:, split.training].any(axis=1).astype(np.float32)
-        encoders.append(Encoder(*fit_scaling(features.scaled, split.training), gap_known, of_index))
-    return Encoding(table.scales, gaps, known, depths), encoders, features
+    for split, own in zip(splits, places, strict=True):
+        gap_known = missing[encoding.gaps][:, split.training].any(axis=1).astype(np.float32)
+        scaling = fit_scaling(features.scaled, split.training)
+        encoders.append(Encoder(*scaling, gap_known, np.concatenate([np.empty(0, np.int32), *own])))
+    return encoding, encoders, features
 
 
-def make_features(table: Table, scales: Scales, known: list[np.ndarray]) -> Features:
+def make_features(table: Table, encoding: Encoding) -> Features:
     """Scale the numbers of a table, and find its categories among the known."""
     scaled = np.empty(table.numbers.shape[::-1], np.float32)
     for start in range(0, scaled.shape[1] if len(scaled) else 0, PIECE_ROWS):  # so that what is in 64 bits stays small
         piece = slice(start, start + PIECE_ROWS)
-        scaled[:, piece] = np.transpose(scale_numbers(table.numbers[piece], scales))
+        scaled[:, piece] = np.transpose(scale_numbers(table.numbers[piece], encoding.scales))
     indices = np.empty(table.codes.shape[::-1], np.int32)
-    for number, (column, codes) in enumerate(zip(table.of_kind("category"), known, strict=True)):
-        index_of_code = np.zeros(len(column.vocabulary), np.int32)
+    for number, column in enumerate(table.of_kind("category")):
+        index_of_code, codes = np.zeros(len(column.vocabulary), np.int32), encoding.known[number]
         index_of_code[codes] = np.arange(1, len(codes) + 1)
-        indices[number] = index_of_code[table.codes[:, number]]
+        indices[number] = (index_of_code + encoding.first_indices[number])[table.codes[:, number]]
     return Features(scaled, indices, table.label)
 
 
@@ -1202,30 +1209,35 @@ def encode_numbers(scaled: ArrayLike, encoding: Encoding, encoder: Encoder, axis
     """Numbers as scale_numbers() gives them and the indicators of their gaps: [B, D] to [B, D + M]."""
     from keras import ops
 
-    def by_column(values: ArrayLike) -> ArrayLike:
-        return values if axis == -1 else values[:, None]
-
     missing = ops.greater(scaled, FARTHEST)
-    values = (scaled - by_column(encoder.center)) * by_column(encoder.scale)
+    values = (scaled - by_column(encoder.center, axis)) * by_column(encoder.scale, axis)
     values = ops.where(missing, 0.0, values * ops.rsqrt(1.0 + ops.square(values / 3.0)))
     if not encoding.gaps:
         return values
     gaps = ops.take(ops.cast(missing, "float32"), np.array(encoding.gaps, np.int32), axis=axis)
-    return ops.concatenate([values, gaps * by_column(encoder.gap_known)], axis)
+    return ops.concatenate([values, gaps * by_column(encoder.gap_known, axis)], axis)
+
+
+def by_column(values: ArrayLike, axis: int) -> ArrayLike:
+    """Values [columns] for an array whose columns lie along an axis, -1 or 0."""
+    return values if axis == -1 else values[:, None]
 
 
 def encode(
-    scaled: ArrayLike | None, indices: Sequence[ArrayLike], encoding: Encoding, encoder: Encoder, axis: int = -1
+    scaled: ArrayLike | None, indices: ArrayLike | None, encoding: Encoding, encoder: Encoder, axis: int = -1
 ) -> tf.Tensor:
-    """The inputs of the network: [B, E] from scaled numbers [B, D] and the indices [B] of each category.
+    """The inputs of the network: [B, E] from scaled numbers [B, D] and the indices of categories [B, C].
 
-    With axis=0, rows come last: [E, B] from [D, B]. The saved model, training and evaluation all encode here.
+    With axis=0, rows come last: [E, B] from [D, B] and [C, B]. Saved model, training and evaluation all encode here.
     """
     from keras import ops
 
     parts = [encode_numbers(scaled, encoding, encoder, axis)] if len(encoding.scales.gain) else []
-    for index, of_index, depth in zip(indices, encoder.places, encoding.depths, strict=True):
-        parts.append(ops.one_hot(ops.take(of_index, index, axis=0), depth, axis=axis))
+    if encoding.depths:
+        category = np.repeat(np.arange(len(encoding.depths), dtype=np.int32), encoding.depths)  # of each input
+        place = np.concatenate([np.arange(depth, dtype=np.int32) for depth in encoding.depths])
+        chosen = ops.take(ops.take(encoder.places, indices, axis=0), category, axis=axis)
+        parts.append(ops.cast(ops.equal(chosen, by_column(place, axis)), "float32"))
     return ops.concatenate(parts, axis) if len(parts) > 1 else parts[0]
 
 
@@ -1251,13 +1263,9 @@ class SparseRows(NamedTuple):
 def encode_sparse(features: Features, rows: np.ndarray, encoding: Encoding, encoder: Encoder) -> SparseRows:
     """The same as encode() for a linear model."""
     dense = np.asarray(encode_numbers(features.scaled[:, rows].T, encoding, encoder), float)
-    places = np.empty((len(rows), len(encoding.depths)), np.int32)
-    start = dense.shape[1]
-    for number, (of_index, depth) in enumerate(zip(encoder.places, encoding.depths, strict=True)):
-        place = of_index[features.indices[number, rows]]
-        places[:, number] = np.where(place < 0, encoding.width, start + place)
-        start += depth
-    return SparseRows(dense, places)
+    starts = np.cumsum([dense.shape[1], *encoding.depths], dtype=np.int32)[:-1]
+    places = encoder.places[features.indices[:, rows].T]
+    return SparseRows(dense, np.where(places < 0, encoding.width, starts + places))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1656,12 +1664,12 @@ def build_model(
     return SavedModel(model, networks, probe, first)
 
 
-def read_cells(table: Table, encoding: Encoding) -> tuple[dict, keras.KerasTensor | None, list[keras.KerasTensor]]:
-    """The model's inputs by column, and what follows from them: scaled numbers [B, D], indices [B] of categories."""
+def read_cells(table: Table, encoding: Encoding) -> tuple[dict, keras.KerasTensor | None, keras.KerasTensor | None]:
+    """The model's inputs by column, and what follows from them: scaled numbers [B, D], indices of categories [B, C]."""
     import keras
     from keras import layers, ops
 
-    inputs, scaled, indices = {}, None, []
+    inputs, scaled, found = {}, None, []
     for column, whole in zip(table.of_kind("number"), encoding.scales.whole, strict=True):
         inputs[column.name] = keras.Input((1,), name=column.name, dtype="int64" if whole else "float64")
     if inputs:
@@ -1676,9 +1684,11 @@ def read_cells(table: Table, encoding: Encoding) -> tuple[dict, keras.KerasTenso
         lookup = layers.IntegerLookup if integers else layers.StringLookup
         unseen = {"oov_token": UNSEEN if integers else " unseen "}
         name = graph_name(column.name, f"place_{place}")
-        index = lookup(vocabulary=np.array(known, np.int64) if integers else known, name=name, **unseen)(cells)
-        indices.append(ops.squeeze(index, -1))
-    return inputs, scaled, indices
+        found.append(lookup(vocabulary=np.array(known, np.int64) if integers else known, name=name, **unseen)(cells))
+    if not found:
+        return inputs, scaled, None
+    indices = layers.Concatenate(name="indices", dtype="int64")(found) if len(found) > 1 else found[0]
+    return inputs, scaled, ops.add(encoding.first_indices, indices)  # the other way round Keras adds a bias
 
 
 def missing_to_nan(cells: keras.KerasTensor) -> keras.KerasTensor:
@@ -1875,8 +1885,7 @@ def encode_rows(encoding: Encoding, encoder: Encoder, features: Features, rows: 
     import tensorflow as tf
 
     scaled = tf.gather(features.scaled, rows, axis=1)
-    indices = [tf.gather(features.indices[place], rows) for place in range(len(encoding.depths))]
-    return encode(scaled, indices, encoding, encoder, axis=0)
+    return encode(scaled, tf.gather(features.indices, rows, axis=1), encoding, encoder, axis=0)
 
 
 def draw_bytes(plan: Plan, seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:

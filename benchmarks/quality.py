@@ -107,7 +107,7 @@ def train_ours(table: modern.Table, rows: np.ndarray, test: np.ndarray, folds: i
     modern.train_folds(run.plan, program, data, run.folds, options.epochs, driver, modern.StopRequest())
     weights = [fold.best for fold in run.folds]
     temperature = modern.fit_temperature(*run.logits(weights, "validation"))
-    features = modern.make_features(table, part.scales, run.encoding.known)
+    features = modern.make_features(table, run.encoding)
     logits = [run.predictor.logits(features, fold, own, test) for fold, own in zip(run.folds, weights, strict=True)]
     return modern.sigmoid(np.array(logits) / temperature).mean(axis=0)
 

@@ -358,7 +358,7 @@ def test_encoder_learns_from_training_rows_only(tmp_path):
     _, (after,), _ = modern.fit_encoding(table, [split])
     np.testing.assert_array_equal(before.center, after.center)
     np.testing.assert_array_equal(before.scale, after.scale)
-    np.testing.assert_array_equal(before.places[0], after.places[0])
+    np.testing.assert_array_equal(before.places, after.places)
 
 
 def test_unseen_and_rare_categories(tf, tmp_path, monkeypatch):
@@ -405,8 +405,8 @@ def test_folds_share_one_layout(tf, tmp_path):
     lines = [f"{index // 4},{index},{index},{index % 5},{index % 2}" for index in range(80)]
     table = read(write(tmp_path / "a.csv", lines))
     encoding, encoders, features = modern.fit_encoding(table, modern.split_folds(table.label, 5, 1))
-    assert {len(encoder.places[0]) for encoder in encoders} == {1 + len(encoding.known[0])}
-    together = np.stack([encoder.places[0] for encoder in encoders])
+    assert {len(encoder.places) for encoder in encoders} == {1 + len(encoding.known[0])}
+    together = np.stack([encoder.places for encoder in encoders])
     assert all(len(set(column[column >= 0])) <= 1 for column in together.T)
     widths = {modern.encode(*features.take(np.arange(3)), encoding, encoder).shape[1] for encoder in encoders}
     assert widths == {encoding.width}
