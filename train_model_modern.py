@@ -2370,60 +2370,53 @@ class EventLog:
     """TensorBoard's event files of a run: logs/<run>/train, validation and training_step."""
 
     def __init__(self, folder: Path, epochs: int, rows: int, folds: list[Fold], values_of: Callable) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        import tensorflow as tf
+        from tensorboard.compat.proto.event_pb2 import Event
 
-        self.folder, self.folds = folder, folds
-        kinds = ("train", "validation", "training_step")
-        self.writers = {name: EventFileWriter(str(folder / name), flush_secs=1) for name in kinds}
+        self.folder, self.folds, self.writers, self.failure = folder, folds, {}, ""
+        for name in ("train", "validation", "training_step"):
+            (folder / name).mkdir(exist_ok=True)
+            self.writers[name] = tf.io.TFRecordWriter(str(folder / name / f"events.out.tfevents.{time.time():.6f}"))
+            self.write(name, Event(wall_time=time.time(), file_version="brain.Event:2"))
         self.epoch_rows, self.every = rows, max(1, epochs // 10)
         self.values_of = values_of  # values_of(fold, weights): what the histograms show, by tag
         self.drawn = 0  # the last epoch with histograms
-        self.clock = (time.perf_counter(), time.process_time())
-        self.rows, self.failure = 0.0, ""
-        self.report_thread, threading.excepthook = threading.excepthook, self.thread_failed
+        self.clock, self.rows = (time.perf_counter(), time.process_time()), 0.0
 
-    def note_failure(self, error: BaseException | None) -> None:
-        """Logs are not worth a model: after the first failure, in whatever thread it was, nothing more is written."""
-        self.failure = self.failure or (str(error) or type(error).__name__).splitlines()[0]
+    def write(self, writer: str, event: Any) -> None:
+        self.writers[writer].write(event.SerializeToString())
+        self.writers[writer].flush()
 
-    def thread_failed(self, details: threading.ExceptHookArgs) -> None:
-        """The writers write in threads of their own, whose errors would otherwise be printed with a traceback."""
-        if type(details.thread).__module__.startswith("tensorboard."):
-            self.note_failure(details.exc_value)
-        else:
-            self.report_thread(details)
+    def add(self, writer: str, step: int = 0, summary: Any = None, **content: Any) -> None:
+        """Add a summary, of TensorFlow's class or of TensorBoard's, which have the same bytes, or a graph.
 
-    def add(self, writer: str, **content: Any) -> None:
-        """Add an event: a summary and its step, or a graph."""
+        Logs are not worth a model: after the first failure nothing more is written.
+        """
         from tensorboard.compat.proto.event_pb2 import Event
 
+        event = Event(wall_time=time.time(), step=step, **content)
+        if summary:
+            event.summary.MergeFromString(summary.SerializeToString())
         try:
             if not self.failure:
-                self.writers[writer].add_event(Event(wall_time=time.time(), **content))
-        except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
-            self.note_failure(error)
-
-    def write(self, writer: str, step: int, *summaries: Any) -> None:
-        """Add summaries of TensorFlow's classes or of TensorBoard's, which have the same bytes."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        for summary in summaries:
-            self.add(writer, step=step, summary=Summary.FromString(summary.SerializeToString()))
+                self.write(writer, event)
+        except Exception as error:  # of TensorFlow's kinds
+            self.failure = (str(error) or type(error).__name__).splitlines()[0]
 
     def scalars(self, writer: str, step: int, values: dict[str, float]) -> None:
-        parts = [{"tag": tag, "simple_value": value} for tag, value in values.items()]
-        self.add(writer, step=step, summary={"value": parts})
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self.add(writer, step, Summary(value=[{"tag": tag, "simple_value": value} for tag, value in values.items()]))
 
     def text(self, tag: str, lines: list[str]) -> None:
         from tensorboard.plugins.text.summary_v2 import text_pb
 
         indented = "\n".join("    " + line for line in lines)  # so that it is shown as it stands
-        self.write("train", 0, text_pb(tag, [indented]))
+        self.add("train", 0, text_pb(tag, [indented]))
 
     def graphs(self, first: keras.Model, layers: dict[str, Any], plan: Plan, state: State) -> None:
         """The first network from raw columns on and a training step as operations; the whole model as Keras layers."""
         import tensorflow as tf
-        from tensorboard.util.tensor_util import make_tensor_proto
 
         names, size = input_names(list(first.input)), plan.batch_size
         inputs = {key: tf.TensorSpec([None, 1], part.dtype, names[key]) for key, part in first.input.items()}
@@ -2438,8 +2431,8 @@ class EventLog:
             for node in layer["inbound_nodes"]:  # TensorBoard takes no numbers as arguments of operations
                 node["args"] = [part for part in node["args"] if isinstance(part, dict | list)]
         data = {"plugin_data": {"plugin_name": "graph_keras_model", "content": b"1"}}
-        value = {"tag": "keras", "tensor": make_tensor_proto(json.dumps(layers)), "metadata": data}
-        self.add("train", summary={"value": [value]})
+        value = {"tag": "keras", "tensor": tf.make_tensor_proto(json.dumps(layers)), "metadata": data}
+        self.add("train", 0, tf.compat.v1.Summary(value=[value]))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Add an epoch: means over folds, and the spread of their validation losses when they are many."""
@@ -2477,7 +2470,7 @@ class EventLog:
                 values = [self.values_of(fold, weights) for fold, weights in zip(self.folds, chosen, strict=True)]
                 for tag in values[0]:
                     pooled = np.concatenate([np.ravel(part[tag]) for part in values])
-                    self.write("train", number, histogram_pb(tag, pooled))
+                    self.add("train", number, histogram_pb(tag, pooled))
 
     def curve(self, tag: str, step: int, label: np.ndarray, probability: np.ndarray) -> None:
         """A precision-recall curve."""
@@ -2485,7 +2478,7 @@ class EventLog:
 
         curve = summary.pb(tag, label, probability, num_thresholds=101, display_name="")
         curve.value[0].tag = tag  # without the name of the plugin behind it
-        self.write("validation", step, curve)
+        self.add("validation", step, curve)
 
     def trial(self, settings: dict[str, Any], results: dict[str, float], step: int) -> None:
         """This run as a row of the HParams tab: settings and final test metrics."""
@@ -2494,17 +2487,16 @@ class EventLog:
         self.scalars("validation", step, results)
         values = {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
         columns = [summary_v2.HParam(name) for name in values]
-        config = summary_v2.hparams_config_pb(columns, [summary_v2.Metric(tag) for tag in results])
-        end = summary.session_end_pb(api_pb2.STATUS_SUCCESS)
-        self.write("validation", 0, config, summary_v2.hparams_pb(values), end)
+        self.add("validation", 0, summary_v2.hparams_config_pb(columns, [summary_v2.Metric(tag) for tag in results]))
+        self.add("validation", 0, summary_v2.hparams_pb(values))
+        self.add("validation", 0, summary.session_end_pb(api_pb2.STATUS_SUCCESS))
 
     def close(self) -> None:
-        for writer in self.writers.values():
-            try:
+        try:
+            for writer in self.writers.values():
                 writer.close()
-            except Exception as error:
-                self.note_failure(error)
-        threading.excepthook = self.report_thread
+        except Exception as error:
+            self.failure = self.failure or str(error)
 
 
 def layer_values(predictor: Predictor, weights: Weights, encoded: tf.Tensor) -> dict[str, ArrayLike]:
