@@ -2371,35 +2371,30 @@ class EventLog:
 
     def __init__(self, folder: Path, epochs: int, rows: int, folds: list[Fold], values_of: Callable) -> None:
         import tensorflow as tf
-        from tensorboard.compat.proto.event_pb2 import Event
 
         self.folder, self.folds, self.writers, self.failure = folder, folds, {}, ""
         for name in ("train", "validation", "training_step"):
             (folder / name).mkdir(exist_ok=True)
             self.writers[name] = tf.io.TFRecordWriter(str(folder / name / f"events.out.tfevents.{time.time():.6f}"))
-            self.write(name, Event(wall_time=time.time(), file_version="brain.Event:2"))
+            self.add(name, file_version="brain.Event:2")
+        if self.failure:
+            raise OSError(self.failure)
         self.epoch_rows, self.every = rows, max(1, epochs // 10)
         self.values_of = values_of  # values_of(fold, weights): what the histograms show, by tag
         self.drawn = 0  # the last epoch with histograms
         self.clock, self.rows = (time.perf_counter(), time.process_time()), 0.0
 
-    def write(self, writer: str, event: Any) -> None:
-        self.writers[writer].write(event.SerializeToString())
-        self.writers[writer].flush()
-
     def add(self, writer: str, step: int = 0, summary: Any = None, **content: Any) -> None:
-        """Add a summary, of TensorFlow's class or of TensorBoard's, which have the same bytes, or a graph.
-
-        Logs are not worth a model: after the first failure nothing more is written.
-        """
+        """Add a summary or a graph. Logs are not worth a model: after the first failure nothing more is written."""
         from tensorboard.compat.proto.event_pb2 import Event
 
         event = Event(wall_time=time.time(), step=step, **content)
-        if summary:
+        if summary:  # of a class of TensorFlow's or of TensorBoard's, which have the same bytes
             event.summary.MergeFromString(summary.SerializeToString())
         try:
             if not self.failure:
-                self.write(writer, event)
+                self.writers[writer].write(event.SerializeToString())
+                self.writers[writer].flush()
         except Exception as error:  # of TensorFlow's kinds
             self.failure = (str(error) or type(error).__name__).splitlines()[0]
 
@@ -2439,16 +2434,16 @@ class EventLog:
         epoch, names = epoch + 1, ("loss", "accuracy", "precision", "recall")
         trained = [fold for fold in self.folds if len(fold.history) >= epoch]
         self.rows += self.epoch_rows * len(trained)
-        wall, used = time.perf_counter(), time.process_time()
-        seconds = wall - self.clock[0]
+        now = (time.perf_counter(), time.process_time())
+        seconds, used = np.subtract(now, self.clock)
         values = {f"epoch/{name}": logs[name] for name in (*names, "learning_rate")}
         if seconds > 0.1 or epoch == 1:  # epochs of one call end together: their speed is that of the call
             values["speed/rows_per_second"] = self.rows / seconds
-            values["speed/cpu_share"] = (used - self.clock[1]) / seconds / (os.cpu_count() or 1)
+            values["speed/cpu_share"] = used / seconds / (os.cpu_count() or 1)
             with contextlib.suppress(OSError, ValueError):  # of systems that have no /proc
                 pages = int(Path("/proc/self/statm").read_text().split()[1])
                 values["speed/resident_megabytes"] = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-            self.clock, self.rows = (wall, used), 0.0
+            self.clock, self.rows = now, 0.0
         self.scalars("train", epoch, values)
         values = {f"epoch/{name}": logs[f"val_{name}"] for name in names}
         if len(self.folds) > 1:
@@ -2546,6 +2541,10 @@ def run_folder(logs: Path, architecture: str) -> Path:
 
 RESAMPLES = 1_000
 BOOTSTRAP_ROWS = 5_000  # more rows than this are resampled in part, and the interval narrowed accordingly
+LINEAR_ROWS = 50_000  # a linear model learns nothing more from more rows
+IMPORTANCE_ROWS = 5_000
+IMPORTANCE_CELLS = 1 << 29  # shuffled in all; of a table with a thousand columns, fewer rows are looked at
+IMPORTANCE_PIECE = 1 << 22  # shuffled at a time
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -2564,11 +2563,9 @@ def wilson(successes: float, trials: float) -> list[float]:
 
 def ranking(label: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ROC AUC and PR AUC (average precision) of weighted rows: label, probability [N], weights [R, N] give [R], [R]."""
-    values, place = np.unique(probability, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    starts = np.searchsorted(place[order], np.arange(len(values)))
-    positive = np.add.reduceat((weights * label)[:, order], starts, axis=1)
-    negative = np.add.reduceat((weights * (1 - label))[:, order], starts, axis=1)
+    order = np.argsort(probability, kind="stable")
+    _, starts = np.unique(probability[order], return_index=True)
+    positive, negative = (np.add.reduceat((weights * part)[:, order], starts, axis=1) for part in (label, 1 - label))
     below = np.cumsum(negative, axis=1) - negative
     positives, negatives = positive.sum(axis=1), negative.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -2613,12 +2610,6 @@ def tenths(probability: np.ndarray) -> np.ndarray:
     return np.minimum((probability * 10).astype(int), 9)
 
 
-def calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
-    """Expected calibration error over ten bins of equal width (Naeini et al., 2015)."""
-    gaps = np.bincount(tenths(probability), probability - label, minlength=10)
-    return float(np.abs(gaps).sum() / len(label))
-
-
 def measure(label: np.ndarray, probability: np.ndarray, threshold: float, seed: int) -> dict[str, Any]:
     """Everything metrics.json says of predictions [N] against labels [N]."""
     cells = np.bincount(2 * (label > 0.5) + (probability >= threshold), minlength=4).reshape(2, 2).tolist()
@@ -2627,12 +2618,10 @@ def measure(label: np.ndarray, probability: np.ndarray, threshold: float, seed: 
     shares = {"accuracy": (correct, rows), "precision": (hits, hits + false), "recall": (hits, hits + missed)}
     result = {}
     for name, (successes, trials) in shares.items():
-        result[name] = successes / trials if trials else 0.0
-        result[f"{name}_ci95"] = wilson(successes, trials)
-    result["f1"] = 2 * hits / (2 * hits + false + missed) if hits else 0.0
-    result |= whole_scores(label, probability)
-    result["brier"] = float(np.mean(np.square(probability - label)))
-    result["ece"] = calibration_error(label, probability)
+        result |= {name: successes / max(1, trials), f"{name}_ci95": wilson(successes, trials)}
+    gaps = np.bincount(tenths(probability), probability - label, minlength=10)  # of calibration (Naeini et al., 2015)
+    result |= {"f1": 2 * hits / max(1, 2 * hits + false + missed), **whole_scores(label, probability)}
+    result |= {"brier": float(np.mean(np.square(probability - label))), "ece": float(np.abs(gaps).sum() / rows)}
     result["confusion"] = cells
     for name, (low, high) in bootstrap(label, probability, seed).items():
         result[f"{name}_ci95"] = [result[name] + low, result[name] + high]
@@ -2650,14 +2639,13 @@ def choose_threshold(rule: tuple[str, float | None], label: np.ndarray, probabil
     probability, hits = probability[order], np.cumsum(label[order])
     predicted, positives = np.arange(1, len(label) + 1), label.sum()
     precision, recall = hits / predicted, hits / positives
-    if name == "f1":
-        score = 2 * hits / (predicted + positives)
-    elif name == "balanced":
-        score = recall + 1 - (predicted - hits) / max(1, len(label) - positives)
-    elif name == "precision":
-        score = np.where(precision >= number, 1 + recall, precision)
-    else:
-        score = np.where(recall >= number, 1 + precision, recall)
+    least = number or 0.0
+    score = {
+        "f1": 2 * hits / (predicted + positives),
+        "balanced": recall + 1 - (predicted - hits) / max(1, len(label) - positives),
+        "precision": np.where(precision >= least, 1 + recall, precision),
+        "recall": np.where(recall >= least, 1 + precision, recall),
+    }[name]
     last = np.append(np.diff(probability) != 0, True)  # between equal probabilities there is no threshold
     best = int(np.argmax(np.where(last, score, -1)))
     following = probability[best + 1] if best + 1 < len(label) else 0.0
@@ -2676,20 +2664,20 @@ def fit_temperature(label: np.ndarray, logits: np.ndarray) -> float:
     return math.exp(logarithms[int(np.argmin(losses))])
 
 
-def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int, penalty: float = 1.0) -> np.ndarray:
+def linear_logits(rows: SparseRows, weights: np.ndarray) -> np.ndarray:
+    return rows.times(weights[:-1]) + weights[-1]
+
+
+def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int) -> np.ndarray:
     """Weights [E + 1], the intercept last, of an L2-penalised logistic regression.
 
     Newton's method whose steps are solved by conjugate gradients (Komarek and Moore, 2005): what an iteration costs
     follows the cells of the rows, not the square of the inputs.
     """
-    ridge = np.full(width + 1, penalty)
-    ridge[-1] = 1e-6
+    ridge = np.append(np.ones(width), 1e-6)
 
-    def logits_of(weights: np.ndarray) -> np.ndarray:
-        return rows.times(weights[:-1]) + weights[-1]
-
-    def back(values: np.ndarray) -> np.ndarray:
-        return np.append(rows.transposed_times(values, width), values.sum())
+    def back(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return np.append(rows.transposed_times(values, width), values.sum()) + ridge * weights
 
     def objective(weights: np.ndarray, logits: np.ndarray) -> float:
         return float(np.sum(np.logaddexp(0, logits) - label * logits) + ridge @ weights**2 / 2)
@@ -2699,11 +2687,9 @@ def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int, pen
     for _ in range(50):
         probability = sigmoid(logits)
         curvature = probability * (1 - probability)
-        gradient = back(probability - label) + ridge * weights
-        change = conjugate_gradients(
-            lambda vector, by=curvature: back(by * logits_of(vector)) + ridge * vector, gradient
-        )
-        along, size = logits_of(change), 1.0
+        gradient = back(probability - label, weights)
+        change = conjugate_gradients(lambda part, by=curvature: back(by * linear_logits(rows, part), part), gradient)
+        along, size = linear_logits(rows, change), 1.0
         while (now := objective(weights - size * change, logits - size * along)) > value and size > 1e-4:
             size /= 2
         weights, logits, gain, value = weights - size * change, logits - size * along, value - now, now
@@ -2712,14 +2698,12 @@ def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int, pen
     return weights
 
 
-def conjugate_gradients(
-    multiply: Callable[[np.ndarray], np.ndarray], target: np.ndarray, tolerance: float = 1e-4, most: int = 200
-) -> np.ndarray:
+def conjugate_gradients(multiply: Callable[[np.ndarray], np.ndarray], target: np.ndarray) -> np.ndarray:
     """Solve multiply(x) = target for a symmetric positive matrix (Hestenes and Stiefel, 1952)."""
-    solution, rest = np.zeros_like(target), target.copy()
+    solution, rest = np.zeros_like(target), target
     direction, size = rest, rest @ rest
-    for _ in range(most):
-        if size <= tolerance**2 * (target @ target):
+    for _ in range(200):
+        if size <= 1e-4**2 * (target @ target):
             break
         image = multiply(direction)
         step = size / (direction @ image)
@@ -2727,9 +2711,6 @@ def conjugate_gradients(
         size, before = rest @ rest, size
         direction = rest + size / before * direction
     return solution
-
-
-LINEAR_ROWS = 50_000  # a linear model learns nothing more from more rows
 
 
 def fit_linear(features: Features, split: Split, encoding: Encoding, encoder: Encoder, folds: int) -> np.ndarray:
@@ -2745,13 +2726,12 @@ def row_pieces(rows: np.ndarray, size: int = PIECE_ROWS) -> list[np.ndarray]:
 
 def baselines(features: Features, encoding: Encoding, folds: list[Fold]) -> dict[str, np.ndarray]:
     """Probabilities of the test rows by what anyone could do without a network: always the majority, a linear model."""
-    majority, linear = [], []
+    linear, majority = [], []
     for fold in folds:
         for piece in row_pieces(fold.split.test):
             sparse = encode_sparse(features, piece, encoding, fold.encoder)
-            linear.append(sigmoid(sparse.times(fold.linear[:-1]) + fold.linear[-1]))
-        share = float(features.label[fold.split.training].mean())
-        majority.append(np.full(len(fold.split.test), share))
+            linear.append(sigmoid(linear_logits(sparse, fold.linear)))
+        majority.append(np.full(len(fold.split.test), float(features.label[fold.split.training].mean())))
     return {"majority": np.concatenate(majority), "logistic_regression": np.concatenate(linear)}
 
 
@@ -2759,6 +2739,7 @@ class Predictor:
     """Runs the networks of the saved model with any weights, in one function for all folds."""
 
     def __init__(self, saved: SavedModel, encoding: Encoding) -> None:
+        import keras
         import tensorflow as tf
 
         self.network = network = saved.probe
@@ -2766,10 +2747,8 @@ class Predictor:
         self.layers = [layer.name.removeprefix("fold_1_") for layer in network.layers if layer.trainable_variables]
 
         def outputs(weights: Weights, encoded: tf.Tensor) -> list[tf.Tensor]:
-            values = {id(variable): value for variable, value in named_weights(network, weights)}
-            fixed = [values.get(id(variable), variable) for variable in network.non_trainable_variables]
-            trained = [values[id(variable)] for variable in network.trainable_variables]
-            return network.stateless_call(trained, fixed, encoded, training=False)[0]
+            with keras.StatelessScope(named_weights(network, weights)):
+                return network(encoded, training=False)
 
         vector, rows = tf.TensorSpec([None]), tf.TensorSpec([None, encoding.width])
         self.outputs = tf.function(outputs, input_signature=[Weights(vector, vector), rows], autograph=False)
@@ -2780,11 +2759,6 @@ class Predictor:
         encoded = (encode(*features.take(piece), self.encoding, fold.encoder) for piece in pieces)
         parts = [self.outputs(weights, inputs)[-1] for inputs in encoded]
         return np.concatenate(parts).astype(float)[:, 0]
-
-
-IMPORTANCE_ROWS = 5_000
-IMPORTANCE_CELLS = 1 << 29  # shuffled in all; of a table with a thousand columns, fewer rows are looked at
-IMPORTANCE_PIECE = 1 << 22  # shuffled at a time
 
 
 def importance(run: Run, weights: list[Weights], temperature: float) -> dict[str, float]:
@@ -2803,9 +2777,7 @@ def importance(run: Run, weights: list[Weights], temperature: float) -> dict[str
         rows = fold.split.test[:: max(1, len(fold.split.test) * len(run.folds) // most)]
         encoded = np.asarray(encode(*run.features.take(rows), run.encoding, fold.encoder))
         before = losses(own, encoded)
-        together = max(1, IMPORTANCE_PIECE // encoded.size)  # columns whose shuffled rows are predicted at once
-        for start in range(0, len(names), together):
-            columns = range(start, min(start + together, len(names)))
+        for columns in row_pieces(np.arange(len(names)), max(1, IMPORTANCE_PIECE // encoded.size)):
             shuffled = np.tile(encoded, (len(columns), 1, 1))
             for block, column in zip(shuffled, columns, strict=True):
                 block[:, inputs[column]] = encoded[np.ix_(generator.permutation(len(rows)), inputs[column])]
@@ -2992,7 +2964,7 @@ def is_ours(path: Path) -> bool:
     if path.name == PREDICTIONS_FILE:
         return start.splitlines()[:1] in ([b",".join(names)] for names in (PREDICTION_COLUMNS[1:], PREDICTION_COLUMNS))
     if path.name == CARD_FILE:
-        return start.startswith(CARD[:14].encode()) and b"\n\nWritten by train_model_modern.py" in start
+        return start.startswith(b"# Model card: ") and b"\n\nWritten by train_model_modern.py" in start
     if path.suffix == ".onnx":
         return b"train_model_modern" in start  # its producer
     return start[4:8] == b"TFL3" and b"probability" in path.read_bytes()
@@ -3315,28 +3287,26 @@ def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) ->
 
 def describe_columns(table: Table) -> list[str]:
     """A line for each column: what it is read as, how many values it has, how many cells are empty."""
-    values = {column.name: column.reason for column in table.of_kind("dropped")}
-    for column, cells in zip(table.of_kind("number"), table.numbers.T, strict=True):
-        values[column.name] = "{:.6g} to {:.6g}, median {:.6g}".format(*np.nanpercentile(cells, [0, 100, 50]))
-    for column, codes in zip(table.of_kind("category"), table.codes.T, strict=True):
-        counts = np.bincount(codes, minlength=len(column.vocabulary))
-        most = column.vocabulary[int(np.argmax(counts))]
-        shown, share = "(missing)" if most in ("", MISSING) else most, percent(counts.max() / len(codes))
-        values[column.name] = f"most often {shown}, in {share} of rows"
+    numbers, codes = iter(table.numbers.T), iter(table.codes.T)
     rows = [("column", "read as", "distinct", "missing", "values")]
     for column in table.columns:
+        values = column.reason
+        if column.kind == "number":
+            values = "{:.6g} to {:.6g}, median {:.6g}".format(*np.nanpercentile(next(numbers), [0, 100, 50]))
+        elif column.kind == "category":
+            counts = np.bincount(next(codes))
+            most = column.vocabulary[np.argmax(counts)]
+            shown = "(missing)" if most in ("", MISSING) else most
+            values = f"most often {shown}, in {percent(counts.max() / len(table.label))} of rows"
         counts = (f"{column.distinct:,}", f"{column.missing:,}") if column.missing >= 0 else ("", "")
-        hint = f"; {column.hint}" if column.hint else ""
-        rows.append((column.name, column.kind, *counts, values[column.name] + hint))
+        rows.append((column.name, column.kind, *counts, f"{values}; {column.hint}" if column.hint else values))
     width = max(len(column.name) for column in table.columns)
     return [f"{row[0]:<{width}}  {row[1]:<9}{row[2]:>10}{row[3]:>10}  {row[4]}" for row in rows]
 
 
 def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, folds: int) -> list[str]:
-    (true_negative, false_positive), (false_negative, true_positive) = test["confusion"]
-    productive, others = true_positive + false_negative, true_negative + false_positive
-    rows = productive + others
-    majority, linear = bases["majority"], bases["logistic_regression"]
+    (right, false), (missed, hits) = test["confusion"]
+    rows, majority, linear = right + false + missed + hits, bases["majority"], bases["logistic_regression"]
     how = "the model never saw" if folds == 1 else f"each tested by the one of {folds} nets that never saw it"
     lines = [f"Test, {rows:,} rows {how} (95 % intervals)", f"{'accuracy':>34}{'ROC AUC':>25}{'log-loss':>10}{'':>17}"]
     for name, result in {"this model": test, "logistic regression": linear, "always the majority": majority}.items():
@@ -3347,9 +3317,9 @@ def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, 
     for name in ("precision", "recall"):
         lines.append(f"  {name:<22}{percent(test[name]):>10}{interval(test[f'{name}_ci95']):>16}")
     chosen = f"at threshold {threshold.value:.3g} ({threshold.reason})"
-    found = f"of {productive:,} rows of 1 {true_positive:,} were found"
-    taken = f"of {others:,} rows of 0 {false_positive:,} were taken for 1"
-    lines += [f"  F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}, {chosen}", f"  {found}; {taken}"]
+    lines.append(f"  F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}, {chosen}")
+    found = f"of {hits + missed:,} rows of 1 {hits:,} were found"
+    lines.append(f"  {found}; of {right + false:,} rows of 0 {false:,} were taken for 1")
     low, high = test["accuracy_ci95"]
     shown = "is shown: the intervals overlap."
     if low <= majority["accuracy_ci95"][1]:
@@ -3399,9 +3369,14 @@ def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
     return lines
 
 
-CARD = """# Model card: {label}
+def model_card(run: Run, tested: Tested) -> str:
+    """What a user of the model should know."""
+    label, date = run.options.label, time.strftime("%Y-%m-%d")
+    data, report = "\n".join(show_data(run.options, run.table, run.splits)), "\n".join(tested.report)
+    settings = "\n".join(f"| {name} | {value} |" for name, value in tested.settings.items())
+    return f"""# Model card: {label}
 
-Written by train_model_modern.py {version} on {date} beside `{model}`; a later run replaces it.
+Written by train_model_modern.py {VERSION} on {date} beside `{MODEL_FILE}`; a later run replaces it.
 
 ## What it is for
 
@@ -3438,7 +3413,24 @@ A probability of {tested.threshold.value:.6g} or more counts as 1 ({tested.thres
 |-|-|
 {settings}
 
-## Inputs and output
+{card_inputs(run, tested)}"""
+
+
+def card_inputs(run: Run, tested: Tested) -> str:
+    """How to use the model, with one of its test rows as an example."""
+    row = run.folds[0].split.test[:1]
+    nets = zip(run.folds, tested.weights, strict=True)
+    logits = [run.predictor.logits(run.features, *net, row)[0] for net in nets]
+    probability = float(np.mean(sigmoid(np.array(logits) / tested.temperature)))
+    types = {float: ("float64", "NaN"), int: ("int64", MISSING), str: ("string", '""')}
+    inputs = python = ""
+    for name, cells in raw_inputs(run.table, row).items():
+        kind, missing = types[type(cells.item())]
+        text = json.dumps(cells.item(), ensure_ascii=False)
+        cell = "float('nan')" if text == "NaN" else text
+        inputs += f"| `{name}` | {kind} | {missing} |\n"
+        python += f"    {json.dumps(name, ensure_ascii=False)}: tf.constant([[{cell}]], tf.{kind}),\n"
+    return f"""## Inputs and output
 
 Every input is one column of the table with shape [rows, 1]. The output is `probability`, [rows, 1], 32-bit floating
 point.
@@ -3446,9 +3438,8 @@ point.
 | input | type | a missing cell |
 |-|-|-|
 {inputs}
-
 From the text of a cell, white space at both ends left out: a number is its value (in an int64, rounded to a whole
-number); the int64 of an id is its integer (5.0 is 5), and {unseen} for any other text; a string is the text, letter for
+number); the int64 of an id is its integer (5.0 is 5), and {UNSEEN} for any other text; a string is the text, letter for
 letter (TRUE is not True, 1.10 is not 1.1).
 
 From Python, with nothing of this project; these values give {probability:.4f}:
@@ -3456,45 +3447,14 @@ From Python, with nothing of this project; these values give {probability:.4f}:
 ```python
 import keras, tensorflow as tf
 
-model = keras.models.load_model("{model}")
+model = keras.models.load_model("{MODEL_FILE}")
 probability = model({{
-{python}
-}})
+{python}}})
 ```
 
 `model.predict` gives the same, but for numbers that take more than 32 bits, which it rounds first.
 
 """
-
-
-def model_card(run: Run, tested: Tested) -> str:
-    """What a user of the model should know, with one of its test rows as an example."""
-    row = run.folds[0].split.test[:1]
-    types = {"float": ("float64", "NaN"), "int": ("int64", str(MISSING)), "str": ("string", '""')}
-    inputs, python = [], []
-    for name, cells in raw_inputs(run.table, row).items():
-        cell = cells.item()
-        kind, missing = types[type(cell).__name__]
-        text = json.dumps(cell, ensure_ascii=False)
-        shown = "float('nan')" if text == "NaN" else text
-        inputs.append(f"| `{name}` | {kind} | {missing} |")
-        python.append(f"    {json.dumps(name, ensure_ascii=False)}: tf.constant([[{shown}]], tf.{kind}),")
-    nets = zip(run.folds, tested.weights, strict=True)
-    logits = [run.predictor.logits(run.features, *net, row)[0] for net in nets]
-    return CARD.format(
-        label=run.options.label,
-        tested=tested,
-        version=VERSION,
-        date=time.strftime("%Y-%m-%d"),
-        model=MODEL_FILE,
-        unseen=UNSEEN,
-        data="\n".join(show_data(run.options, run.table, run.splits)),
-        report="\n".join(tested.report),
-        settings="\n".join(f"| {name} | {value} |" for name, value in tested.settings.items()),
-        inputs="\n".join(inputs),
-        probability=float(np.mean(sigmoid(np.array(logits) / tested.temperature))),
-        python="\n".join(python),
-    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
