@@ -2384,13 +2384,13 @@ class EventLog:
         self.drawn = 0  # the last epoch with histograms
         self.clock, self.rows = (time.perf_counter(), time.process_time()), 0.0
 
-    def add(self, writer: str, step: int = 0, summary: Any = None, **content: Any) -> None:
+    def add(self, writer: str, step: int = 0, built: Any = None, **content: Any) -> None:
         """Add a summary or a graph. Logs are not worth a model: after the first failure nothing more is written."""
         from tensorboard.compat.proto.event_pb2 import Event
 
         event = Event(wall_time=time.time(), step=step, **content)
-        if summary:  # of a class of TensorFlow's or of TensorBoard's, which have the same bytes
-            event.summary.MergeFromString(summary.SerializeToString())
+        if built:  # a summary of TensorFlow's class or of TensorBoard's, which have the same bytes
+            event.summary.MergeFromString(built.SerializeToString())
         try:
             if not self.failure:
                 self.writers[writer].write(event.SerializeToString())
@@ -2399,9 +2399,8 @@ class EventLog:
             self.failure = (str(error) or type(error).__name__).splitlines()[0]
 
     def scalars(self, writer: str, step: int, values: dict[str, float]) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        self.add(writer, step, Summary(value=[{"tag": tag, "simple_value": value} for tag, value in values.items()]))
+        parts = [{"tag": tag, "simple_value": value} for tag, value in values.items()]
+        self.add(writer, step, summary={"value": parts})
 
     def text(self, tag: str, lines: list[str]) -> None:
         from tensorboard.plugins.text.summary_v2 import text_pb
@@ -2462,7 +2461,7 @@ class EventLog:
             chosen = [getattr(fold, name) for fold in self.folds]
             if number > self.drawn and None not in chosen:
                 self.drawn = number
-                values = [self.values_of(fold, weights) for fold, weights in zip(self.folds, chosen, strict=True)]
+                values = list(map(self.values_of, self.folds, chosen))
                 for tag in values[0]:
                     pooled = np.concatenate([np.ravel(part[tag]) for part in values])
                     self.add("train", number, histogram_pb(tag, pooled))
@@ -2494,42 +2493,28 @@ class EventLog:
             self.failure = self.failure or str(error)
 
 
-def layer_values(predictor: Predictor, weights: Weights, encoded: tf.Tensor) -> dict[str, ArrayLike]:
-    """All weights of a fold, and what each layer that has some gives for encoded rows, by TensorBoard's tag."""
-    values, kinds = {}, {"kernel": "weights", "moving_mean": "mean", "moving_variance": "variance"}
-    for variable, value in named_weights(predictor.network, weights):
-        layer, _, name = variable.path.removeprefix("fold_1_").rpartition("/")
-        values[f"{kinds.get(name, name)}/{layer}"] = value
-    *outputs, _ = predictor.outputs(weights, encoded)
-    return values | {f"activations/{layer}": output for layer, output in zip(predictor.layers, outputs, strict=True)}
-
-
 class Profile:
     """Profiles ten epochs after the first, each marked as a step; TensorBoard shows them when xprof is installed."""
 
     def __init__(self, folder: Path) -> None:
-        import tensorflow as tf
-
-        self.profiler, self.folder, self.running = tf.profiler.experimental, str(folder), False
+        self.folder, self.running = str(folder), contextlib.ExitStack()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        import tensorflow as tf
+
         if epoch == 1:
-            self.profiler.start(self.folder)
-            self.running = True
+            self.running.enter_context(tf.profiler.experimental.Profile(self.folder))
         if epoch == 11:
-            self.on_train_end()
+            self.running.close()
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        if self.running:
-            self.running = False
-            self.profiler.stop()
+        self.running.close()
 
 
 def run_folder(logs: Path, architecture: str) -> Path:
     """A folder of its own for this run, also when two start in one second."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}_{architecture}"
-    for number in range(1, 1_000):
-        folder = logs / (name if number == 1 else f"{name}_{number}")
+    for folder in (logs / name, *(logs / f"{name}_{number}" for number in range(2, 1_000))):
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
@@ -2587,7 +2572,7 @@ def whole_scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]
     return {"roc_auc": float(roc[0]), "pr_auc": float(pr[0]), "log_loss": float(log_losses(label, probability).mean())}
 
 
-def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str, tuple[float, float]]:
+def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str, list[float]]:
     """How far the ends of 95 % intervals are from scores, by percentiles over resampled rows (Efron, 1979)."""
     generator = np.random.default_rng([seed, 2])
     narrower = math.sqrt(min(1, BOOTSTRAP_ROWS / len(label)))
@@ -2601,7 +2586,7 @@ def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str
     for (name, whole), values in zip(whole_scores(label, probability).items(), resampled, strict=True):
         values = values[np.isfinite(values)]
         low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (whole, whole)
-        ends[name] = float((low - whole) * narrower), float((high - whole) * narrower)
+        ends[name] = [float((end - whole) * narrower) for end in (low, high)]
     return ends
 
 
@@ -2623,8 +2608,8 @@ def measure(label: np.ndarray, probability: np.ndarray, threshold: float, seed: 
     result |= {"f1": 2 * hits / max(1, 2 * hits + false + missed), **whole_scores(label, probability)}
     result |= {"brier": float(np.mean(np.square(probability - label))), "ece": float(np.abs(gaps).sum() / rows)}
     result["confusion"] = cells
-    for name, (low, high) in bootstrap(label, probability, seed).items():
-        result[f"{name}_ci95"] = [result[name] + low, result[name] + high]
+    for name, ends in bootstrap(label, probability, seed).items():
+        result[f"{name}_ci95"] = [result[name] + end for end in ends]
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in result.items()}
 
 
@@ -2671,8 +2656,8 @@ def linear_logits(rows: SparseRows, weights: np.ndarray) -> np.ndarray:
 def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int) -> np.ndarray:
     """Weights [E + 1], the intercept last, of an L2-penalised logistic regression.
 
-    Newton's method whose steps are solved by conjugate gradients (Komarek and Moore, 2005): what an iteration costs
-    follows the cells of the rows, not the square of the inputs.
+    Newton's method whose steps are solved by conjugate gradients (Hestenes and Stiefel, 1952; Komarek and Moore, 2005):
+    what an iteration costs follows the cells of the rows, not the square of the inputs.
     """
     ridge = np.append(np.ones(width), 1e-6)
 
@@ -2687,8 +2672,16 @@ def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int) -> 
     for _ in range(50):
         probability = sigmoid(logits)
         curvature = probability * (1 - probability)
-        gradient = back(probability - label, weights)
-        change = conjugate_gradients(lambda part, by=curvature: back(by * linear_logits(rows, part), part), gradient)
+        gradient = rest = direction = back(probability - label, weights)
+        change, size = np.zeros(width + 1), rest @ rest
+        for _ in range(200):
+            if size <= 1e-8 * (gradient @ gradient):
+                break
+            image = back(curvature * linear_logits(rows, direction), direction)
+            step = size / (direction @ image)
+            change, rest = change + step * direction, rest - step * image
+            size, before = rest @ rest, size
+            direction = rest + size / before * direction
         along, size = linear_logits(rows, change), 1.0
         while (now := objective(weights - size * change, logits - size * along)) > value and size > 1e-4:
             size /= 2
@@ -2696,21 +2689,6 @@ def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int) -> 
         if gain < 1e-7 * max(1, abs(value)):
             break
     return weights
-
-
-def conjugate_gradients(multiply: Callable[[np.ndarray], np.ndarray], target: np.ndarray) -> np.ndarray:
-    """Solve multiply(x) = target for a symmetric positive matrix (Hestenes and Stiefel, 1952)."""
-    solution, rest = np.zeros_like(target), target
-    direction, size = rest, rest @ rest
-    for _ in range(200):
-        if size <= 1e-4**2 * (target @ target):
-            break
-        image = multiply(direction)
-        step = size / (direction @ image)
-        solution, rest = solution + step * direction, rest - step * image
-        size, before = rest @ rest, size
-        direction = rest + size / before * direction
-    return solution
 
 
 def fit_linear(features: Features, split: Split, encoding: Encoding, encoder: Encoder, folds: int) -> np.ndarray:
@@ -2728,9 +2706,8 @@ def baselines(features: Features, encoding: Encoding, folds: list[Fold]) -> dict
     """Probabilities of the test rows by what anyone could do without a network: always the majority, a linear model."""
     linear, majority = [], []
     for fold in folds:
-        for piece in row_pieces(fold.split.test):
-            sparse = encode_sparse(features, piece, encoding, fold.encoder)
-            linear.append(sigmoid(linear_logits(sparse, fold.linear)))
+        pieces = (encode_sparse(features, piece, encoding, fold.encoder) for piece in row_pieces(fold.split.test))
+        linear += [sigmoid(linear_logits(rows, fold.linear)) for rows in pieces]
         majority.append(np.full(len(fold.split.test), float(features.label[fold.split.training].mean())))
     return {"majority": np.concatenate(majority), "logistic_regression": np.concatenate(linear)}
 
@@ -2742,13 +2719,11 @@ class Predictor:
         import keras
         import tensorflow as tf
 
-        self.network = network = saved.probe
-        self.encoding = encoding
-        self.layers = [layer.name.removeprefix("fold_1_") for layer in network.layers if layer.trainable_variables]
+        self.network, self.encoding = saved.probe, encoding
 
         def outputs(weights: Weights, encoded: tf.Tensor) -> list[tf.Tensor]:
-            with keras.StatelessScope(named_weights(network, weights)):
-                return network(encoded, training=False)
+            with keras.StatelessScope(named_weights(self.network, weights)):
+                return self.network(encoded, training=False)
 
         vector, rows = tf.TensorSpec([None]), tf.TensorSpec([None, encoding.width])
         self.outputs = tf.function(outputs, input_signature=[Weights(vector, vector), rows], autograph=False)
@@ -2759,6 +2734,16 @@ class Predictor:
         encoded = (encode(*features.take(piece), self.encoding, fold.encoder) for piece in pieces)
         parts = [self.outputs(weights, inputs)[-1] for inputs in encoded]
         return np.concatenate(parts).astype(float)[:, 0]
+
+    def layer_values(self, weights: Weights, encoded: tf.Tensor) -> dict[str, ArrayLike]:
+        """All weights of a fold, and what each layer that has some gives for encoded rows, by TensorBoard's tag."""
+        values, kinds = {}, {"kernel": "weights", "moving_mean": "mean", "moving_variance": "variance"}
+        for variable, value in named_weights(self.network, weights):
+            layer, _, name = variable.path.removeprefix("fold_1_").rpartition("/")
+            values[f"{kinds.get(name, name)}/{layer}"] = value
+        layers = [layer.name.removeprefix("fold_1_") for layer in self.network.layers if layer.trainable_variables]
+        *outputs, _ = self.outputs(weights, encoded)
+        return values | {f"activations/{layer}": output for layer, output in zip(layers, outputs, strict=True)}
 
 
 def importance(run: Run, weights: list[Weights], temperature: float) -> dict[str, float]:
@@ -3768,7 +3753,7 @@ def open_events(run: Run) -> EventLog | None:
     shown = [encode(*run.features.take(fold.split.validation[:256]), run.encoding, fold.encoder) for fold in run.folds]
 
     def values_of(fold: Fold, weights: Weights) -> dict[str, ArrayLike]:
-        return layer_values(run.predictor, weights, shown[fold.number])
+        return run.predictor.layer_values(weights, shown[fold.number])
 
     logs, earlier = options.model_dir / "logs", run.interrupted[0]["logs"] if run.interrupted else ""
     try:
