@@ -2388,14 +2388,14 @@ class EventLog:
         """Add a summary or a graph. Logs are not worth a model: after the first failure nothing more is written."""
         from tensorboard.compat.proto.event_pb2 import Event
 
-        event = Event(wall_time=time.time(), step=step, **content)
-        if built:  # a summary of TensorFlow's class or of TensorBoard's, which have the same bytes
-            event.summary.MergeFromString(built.SerializeToString())
         try:
             if not self.failure:
+                event = Event(wall_time=time.time(), step=step, **content)
+                if built:  # a summary of TensorFlow's class or of TensorBoard's, which have the same bytes
+                    event.summary.MergeFromString(built.SerializeToString())
                 self.writers[writer].write(event.SerializeToString())
                 self.writers[writer].flush()
-        except Exception as error:  # of TensorFlow's kinds
+        except Exception as error:  # of TensorFlow's kinds or the system's
             self.failure = (str(error) or type(error).__name__).splitlines()[0]
 
     def scalars(self, writer: str, step: int, values: dict[str, float]) -> None:
