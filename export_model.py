@@ -596,24 +596,22 @@ def export_command(options: argparse.Namespace) -> int:
 
     path, folder, output = options.model, options.model.parent, modern.Output(quiet=False)
     predict.read_stored(path)  # refused before anything is written
-    files = [modern.EXPORTS[name][0] for name in options.formats]
+    files = [*(modern.EXPORTS[name][0] for name in options.formats), modern.CARD_FILE]
     stop = modern.StopRequest()
     stop.signal = signal.SIGINT  # as if one had come, so that the first ends this at once, but for the commit
     with modern.lock_folder(folder), modern.stop_on_signals(stop):
         if warning := modern.shared_warning(path) or modern.shared_warning(folder):
             modern.print_error(f"warning: {warning}")
-        modern.refuse_others(folder, files)
+        modern.refuse_foreign(folder, options.formats, training=False)
         try:
             model, details = load(path)  # after what the lock has put into place
             exported = export(model, details, folder, options.formats, None, output.print, path.name)
             carded = bool(exported.card) and update_card(folder, exported.card)
-            modern.refuse_others(folder, files)  # what has come meanwhile
+            modern.refuse_foreign(folder, options.formats, training=False)  # what has come meanwhile
             stop.committing = True
-            written = [name for name in [*files, modern.CARD_FILE] if os.path.lexists(modern.beside(folder / name))]
-            if written:
-                modern.commit(folder, written)
+            modern.commit(folder, files)
         except BaseException:
-            for name in [*files, modern.CARD_FILE]:
+            for name in files:
                 with contextlib.suppress(OSError):
                     modern.remove(modern.beside(folder / name))
             raise

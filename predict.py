@@ -398,10 +398,8 @@ def open_output(path: Path | None, endless: bool) -> Iterator[TextIO]:
             yield out
         return
     new = modern.beside(path)
-    new.unlink(missing_ok=True)
     try:
-        with modern.open_new(new) as raw, open(raw.fileno(), "w", encoding="utf-8", newline="", closefd=False) as out:
-            modern.keep_mode(raw, path)
+        with modern.open_beside(path) as raw, open(raw.fileno(), "w", -1, "utf-8", newline="", closefd=False) as out:
             if endless:
                 os.replace(new, path)
             yield out

@@ -2828,10 +2828,7 @@ def importance(run: Run, weights: list[Weights], temperature: float) -> dict[str
 MARK = "train_model_modern"  # an empty file of this name marks a directory that this program wrote
 TEMPORARY = ".train_model_modern-"  # how the names begin of what is not yet, or no longer, in its place
 COMMIT_FILE = TEMPORARY + "commit.json"
-ARCHIVE_MARKS = {  # entries of archives that only this program writes
-    MODEL_FILE: "training.json",
-    RESUME_FILE: "description.npy",
-}
+ARCHIVE_MARKS = {MODEL_FILE: "training.json", RESUME_FILE: "description.npy"}  # entries that only this program writes
 MOVE_AWAY = "move it away or name another directory"
 
 
@@ -2843,25 +2840,25 @@ def beside(path: Path, process: int | None = None) -> Path:
     return path.with_name(f"{TEMPORARY}{process or os.getpid()}-{name}.tmp")
 
 
-def open_new(path: Path) -> io.BufferedWriter:
-    """A new file for bytes, never one that exists or that a link leads to."""
+def open_beside(path: Path) -> io.BufferedWriter:
+    """A new file for what will be moved to a path, no more open to others than what is there.
+
+    It is never one that exists or that a link leads to.
+    """
+    new = beside(path)
+    new.unlink(missing_ok=True)  # of a process that had the same number
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
-
-
-def keep_mode(file: io.BufferedWriter, path: Path) -> None:
-    """Let a new file be no more open to others than the one it will replace."""
+    file = os.fdopen(os.open(new, flags, 0o666), "wb")
     if hasattr(os, "fchmod") and path.is_file() and not path.is_symlink():
         os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+    return file
 
 
 def write_beside(path: Path, content: bytes) -> Path:
     """Write what will be moved to a path, and see that it is on the disk; nothing is left after a failure."""
     new = beside(path)
-    new.unlink(missing_ok=True)  # of a process that had the same number
     try:
-        with open_new(new) as file:
-            keep_mode(file, path)
+        with open_beside(path) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -2895,12 +2892,13 @@ def remove(path: Path) -> None:
 
 
 def commit(folder: Path, names: list[str]) -> None:
-    """Put the files of a run, each written beside its place, into their places: all of them or none.
+    """Put those of the files of a run that are written beside their places into them: all or none.
 
     A list of them is written first. Whoever is killed between two of the moves is finished by the next run.
     """
-    write_atomically(folder / COMMIT_FILE, json.dumps({"process": os.getpid(), "names": names}).encode())
-    finish_commit(folder)
+    if written := [name for name in names if os.path.lexists(beside(folder / name))]:
+        write_atomically(folder / COMMIT_FILE, json.dumps({"process": os.getpid(), "names": written}).encode())
+        finish_commit(folder)
 
 
 def finish_commit(folder: Path) -> None:
@@ -2911,10 +2909,9 @@ def finish_commit(folder: Path) -> None:
     path = folder / COMMIT_FILE
     try:
         listed = json.loads(path.read_bytes()) if path.is_file() else {}
-        process, names = int(listed["process"]), [name for name in listed["names"] if name in RESULT_FILES]
+        process, places = int(listed["process"]), [folder / name for name in listed["names"] if name in RESULT_FILES]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return
-    places = [folder / name for name in names]
     moves = [(beside(place, process), place, beside(Path(f"{place}-before"), process)) for place in places]
     try:
         for new, place, before in moves:
@@ -2956,7 +2953,7 @@ def undo_move(new: Path, place: Path, before: Path) -> None:
 
 def remove_litter(folder: Path) -> None:
     """Delete what processes of this program that are no more have left half-written."""
-    for path in folder.glob(TEMPORARY + "*.tmp"):
+    for path in (*folder.glob(f"{TEMPORARY}*.tmp"), *folder.glob(f"checkpoints/{TEMPORARY}*.tmp")):
         found = re.match(r"(\d+)-", path.name.removeprefix(TEMPORARY))
         if found and not is_alive(int(found.group(1))):
             remove(path)
@@ -2991,10 +2988,10 @@ def is_ours(path: Path) -> bool:
         return (path / MARK).is_file() and {part.name for part in path.rglob("*")} <= own
     if not path.is_file():
         return False
-    with open(path, "rb") as file:
-        start = file.read(1_000)
     if path.name in ARCHIVE_MARKS:
         return holds(path, ARCHIVE_MARKS[path.name])
+    with open(path, "rb") as file:
+        start = file.read(1_000)
     if path.name == METRICS_FILE:
         return start.startswith(b'{\n  "rows":')
     if path.name == PREDICTIONS_FILE:
@@ -3006,19 +3003,15 @@ def is_ours(path: Path) -> bool:
     return start[4:8] == b"TFL3" and b"probability" in path.read_bytes()
 
 
-def refuse_others(folder: Path, names: list[str]) -> None:
-    for place in (folder / name for name in names):
+def refuse_foreign(folder: Path, exports: list[str], training: bool = True) -> None:
+    """Refuse a directory where what this program did not write has the name of what it will write."""
+    trained = [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE] if training else []
+    for place in (folder / name for name in [*trained, *(EXPORTS[name][0] for name in exports)]):
         if os.path.lexists(place) and not is_ours(place):
             raise UserError(f"{place}: was not written by this program; {MOVE_AWAY} with --model-dir")
-
-
-def refuse_foreign(folder: Path, exports: list[str]) -> None:
-    """Refuse a model directory where a file that this program did not write has the name of one it will write."""
-    written = [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE, *(EXPORTS[name][0] for name in exports)]
-    refuse_others(folder, written)
-    checkpoints, logs = folder / "checkpoints", folder / "logs"  # a run can do without logs
-    for place in (checkpoints, logs):
-        if place.is_symlink() or (place == checkpoints and place.exists() and not place.is_dir()):
+    for place in (folder / "checkpoints", folder / "logs") if training else ():
+        file = place.name == "checkpoints" and place.exists() and not place.is_dir()  # a run can do without logs
+        if place.is_symlink() or file:
             raise UserError(f"{place}: is a link or no directory; {MOVE_AWAY} with --model-dir")
 
 
@@ -3080,7 +3073,6 @@ def lock_folder(folder: Path) -> Iterator[None]:
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         finish_commit(folder)
         remove_litter(folder)
-        remove_litter(folder / "checkpoints")
         try:
             yield
         finally:
@@ -3957,7 +3949,7 @@ def finish(run: Run, stop: StopRequest) -> int:
         write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
         refuse_foreign(folder, options.export)  # what has come meanwhile
         stop.committing = True
-        commit(folder, [name for name in RESULT_FILES if os.path.lexists(beside(folder / name))])
+        commit(folder, RESULT_FILES)
     except BaseException:
         for name in RESULT_FILES:
             remove(beside(folder / name))
