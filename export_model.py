@@ -621,7 +621,7 @@ def export_command(options: argparse.Namespace) -> int:
         output.print("", exported.card.partition(CSHARP_START)[0].strip())  # there is no card to say it in
     for words in exported.failures:
         modern.print_error(f"error: {words}")
-    return 1 if exported.failures else 0 if not output.failure else modern.output_failed(output)
+    return 1 if exported.failures else modern.output_failed(output)
 
 
 def main(arguments: list[str] | None = None) -> int:

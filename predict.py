@@ -482,7 +482,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def stop(number: int, _: FrameType | None) -> NoReturn:
-    raise modern.Stopped(number)
+    raise KeyboardInterrupt(number)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -495,7 +495,7 @@ def main(arguments: list[str] | None = None) -> int:
         modern.print_error(f"error: {error}")
         return 2
     except KeyboardInterrupt as error:
-        return 128 + getattr(error, "signal", signal.SIGINT)
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
     except ModuleNotFoundError as error:
         modern.print_error(modern.missing_package(error))
         return 1
