@@ -11,7 +11,6 @@ model, and what a program must know to call them into the model card, README.md.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
 import math
@@ -597,24 +596,16 @@ def export_command(options: argparse.Namespace) -> int:
     path, folder, output = options.model, options.model.parent, modern.Output(quiet=False)
     predict.read_stored(path)  # refused before anything is written
     files = [*(modern.EXPORTS[name][0] for name in options.formats), modern.CARD_FILE]
-    stop = modern.StopRequest()
-    stop.signal = signal.SIGINT  # as if one had come, so that the first ends this at once, but for the commit
-    with modern.lock_folder(folder), modern.stop_on_signals(stop):
+    with modern.lock_folder(folder), modern.stop_on_signals(at_once=True) as stop:
         if warning := modern.shared_warning(path) or modern.shared_warning(folder):
             modern.print_error(f"warning: {warning}")
         modern.refuse_foreign(folder, options.formats, training=False)
-        try:
-            model, details = load(path)  # after what the lock has put into place
-            exported = export(model, details, folder, options.formats, None, output.print, path.name)
-            carded = bool(exported.card) and update_card(folder, exported.card)
-            modern.refuse_foreign(folder, options.formats, training=False)  # what has come meanwhile
-            stop.committing = True
-            modern.commit(folder, files)
-        except BaseException:
-            for name in files:
-                with contextlib.suppress(OSError):
-                    modern.remove(modern.beside(folder / name))
-            raise
+        model, details = load(path)  # after what the lock has put into place
+        exported = export(model, details, folder, options.formats, None, output.print, path.name)
+        carded = bool(exported.card) and update_card(folder, exported.card)
+        modern.refuse_foreign(folder, options.formats, training=False)  # what has come meanwhile
+        stop.committing = True
+        modern.commit(folder, files)
     if carded:
         output.print(f"Card       {folder / modern.CARD_FILE}")
     elif exported.card:

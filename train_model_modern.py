@@ -2875,12 +2875,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write beside the place, then move over it: a failure leaves the previous file as it was."""
     if path.is_symlink():
         raise OSError(errno.ELOOP, "is a link, which is not followed; move it away", str(path))
-    new = write_beside(path, content)
-    try:
-        os.replace(new, path)
-    finally:
-        with contextlib.suppress(OSError):  # it is still there only if it could not be moved
-            new.unlink()
+    os.replace(write_beside(path, content), path)
 
 
 def remove(path: Path) -> None:
@@ -2951,16 +2946,18 @@ def undo_move(new: Path, place: Path, before: Path) -> None:
     remove(new)
 
 
-def remove_litter(folder: Path) -> None:
-    """Delete what processes of this program that are no more have left half-written."""
+def clear_up(folder: Path) -> None:
+    """Finish or remove what this process, or one of this program that is no more, has left half-done."""
+    finish_commit(folder)
     for path in (*folder.glob(f"{TEMPORARY}*.tmp"), *folder.glob(f"checkpoints/{TEMPORARY}*.tmp")):
         found = re.match(r"(\d+)-", path.name.removeprefix(TEMPORARY))
         if found and not is_alive(int(found.group(1))):
-            remove(path)
+            with contextlib.suppress(OSError):
+                remove(path)
 
 
 def is_alive(process: int) -> bool:
-    """Whether there is another process of this number; one that had the number of this process is no more."""
+    """Whether there is another process of this number."""
     try:
         if os.name == "posix":  # elsewhere os.kill would end it
             os.kill(process, 0)
@@ -3038,13 +3035,16 @@ def prepare_folder(folder: Path) -> None:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold the model directory for this process; the lock of a process that died is free.
 
-    What such a process has left is finished or removed. The lock holds the number of the process.
+    What such a process has left half-done is cleared up, and at the end what this one has. The lock holds its number.
     """
     try:
         import fcntl
     except ImportError:  # Windows
-        finish_commit(folder)
-        yield
+        try:
+            clear_up(folder)
+            yield
+        finally:
+            clear_up(folder)
         return
     path, no_lock = folder / LOCK_FILE, f"not a lock of this program; {MOVE_AWAY}"
     try:
@@ -3066,11 +3066,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
             raise UserError(f"--model-dir {folder}: {told}") from None
         lock.truncate(0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        finish_commit(folder)
-        remove_litter(folder)
         try:
+            clear_up(folder)
             yield
         finally:
+            clear_up(folder)
             lock.truncate(0)
 
 
@@ -3526,8 +3526,7 @@ def load_data(options: argparse.Namespace) -> Table:
     if not options.sample:
         return read_table(options)
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "HARVEST.CSV")
-        options.csv = [path]
+        options.csv = [path := os.path.join(folder, "HARVEST.CSV")]
         write_sample(path, options.sample, options.seed)
         try:
             table = read_table(options)
@@ -3555,8 +3554,13 @@ def split_table(options: argparse.Namespace, table: Table) -> list[Split]:
 
 
 @contextlib.contextmanager
-def stop_on_signals(stop: StopRequest) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks training to stop after the epoch; the second stops at once, but for a commit."""
+def stop_on_signals(at_once: bool = False) -> Iterator[StopRequest]:
+    """The first Ctrl-C or SIGTERM asks training to stop after the epoch; the second stops at once, but for a commit.
+
+    With at_once the first one does.
+    """
+    stop = StopRequest()
+    stop.signal = signal.SIGINT if at_once else 0
 
     def handle(number: int, _: Any) -> None:
         if stop.signal and not stop.committing:
@@ -3565,7 +3569,7 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -3720,9 +3724,9 @@ def train(run: Run, stop: StopRequest) -> int:
     checkpoints = Checkpoints(run) if options.checkpoints else None
     profile = Profile(run.events.folder / "train") if run.events and options.profile else None
     state = StateFile(run)
-    parts = (Progress(options.epochs, run.output), checkpoints, run.events, profile, state)
-    callbacks = [part for part in parts if part]
+    callbacks = [Progress(options.epochs, run.output), checkpoints, run.events, profile, state]
 
+    callbacks = [part for part in callbacks if part]  # those that are switched on
     driver = callback_list(callbacks, run.saved, folds, options.epochs, plan.steps * plan.segments)
     started = time.perf_counter()
     try:
@@ -3881,24 +3885,19 @@ def finish(run: Run, stop: StopRequest) -> int:
     run.print(show_training(run.folds))
     tested = evaluate(run)
     run.print("", *tested.report)
-    try:
-        failures, exported = export(run, tested) if options.export else ([], "")
-        write_beside(folder / MODEL_FILE, run.model_file(tested.weights, tested.threshold.value, tested.temperature))
-        write_beside(folder / PREDICTIONS_FILE, prediction_rows(run, tested))
-        if run.events:
-            log_results(run, tested)
-        card = not os.path.lexists(folder / CARD_FILE) or is_ours(folder / CARD_FILE)  # a README.md of the user's stays
-        if card:
-            write_beside(folder / CARD_FILE, (model_card(run, tested) + exported).encode())
-        run.timing["total_s"] = time.perf_counter() - STARTED
-        write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
-        refuse_foreign(folder, options.export)  # what has come meanwhile
-        stop.committing = True
-        commit(folder, RESULT_FILES)
-    except BaseException:
-        for name in RESULT_FILES:
-            remove(beside(folder / name))
-        raise
+    failures, exported = export(run, tested) if options.export else ([], "")
+    write_beside(folder / MODEL_FILE, run.model_file(tested.weights, tested.threshold.value, tested.temperature))
+    write_beside(folder / PREDICTIONS_FILE, prediction_rows(run, tested))
+    if run.events:
+        log_results(run, tested)
+    card = not os.path.lexists(folder / CARD_FILE) or is_ours(folder / CARD_FILE)  # a README.md of the user's stays
+    if card:
+        write_beside(folder / CARD_FILE, (model_card(run, tested) + exported).encode())
+    run.timing["total_s"] = time.perf_counter() - STARTED
+    write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
+    refuse_foreign(folder, options.export)  # what has come meanwhile
+    stop.committing = True
+    commit(folder, RESULT_FILES)
     (folder / RESUME_FILE).unlink(missing_ok=True)
     print_files(run, card)
     for words in failures:
@@ -3997,8 +3996,7 @@ def train_command(arguments: list[str] | None) -> int:
     refuse_foreign(options.model_dir, options.export)
     timing = {"load_s": time.perf_counter() - started}
     run = Run(options, table, splits, decide(options, splits), output, timing, description | earlier, arrays)
-    stop = StopRequest()
-    with lock_folder(options.model_dir), stop_on_signals(stop):
+    with lock_folder(options.model_dir), stop_on_signals() as stop:
         run.print(*show_data(options, table, splits))
         if warning := shared_warning(options.model_dir):
             run.print(f"Warning    {warning}")
