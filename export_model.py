@@ -11,7 +11,6 @@ model, and what a program must know to call them into the model card, README.md.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
 import math
@@ -596,34 +595,24 @@ def export_command(options: argparse.Namespace) -> int:
 
     path, folder, output = options.model, options.model.parent, modern.Output(quiet=False)
     predict.read_stored(path)  # refused before anything is written
-    files = [modern.EXPORTS[name][0] for name in options.formats]
-    stop = modern.StopRequest()
-    stop.signal = signal.SIGINT  # as if one had come, so that the first ends this at once, but for the commit
-    with modern.lock_folder(folder), modern.stop_on_signals(stop):
+    files = [*(modern.EXPORTS[name][0] for name in options.formats), modern.CARD_FILE]
+    with modern.lock_folder(folder), modern.stop_on_signals(at_once=True) as stop:
         if warning := modern.shared_warning(path) or modern.shared_warning(folder):
             modern.print_error(f"warning: {warning}")
-        modern.refuse_others(folder, files)
-        try:
-            model, details = load(path)  # after what the lock has put into place
-            exported = export(model, details, folder, options.formats, None, output.print, path.name)
-            carded = bool(exported.card) and update_card(folder, exported.card)
-            modern.refuse_others(folder, files)  # what has come meanwhile
-            stop.committing = True
-            written = [name for name in [*files, modern.CARD_FILE] if os.path.lexists(modern.beside(folder / name))]
-            if written:
-                modern.commit(folder, written)
-        except BaseException:
-            for name in [*files, modern.CARD_FILE]:
-                with contextlib.suppress(OSError):
-                    modern.remove(modern.beside(folder / name))
-            raise
+        modern.refuse_foreign(folder, options.formats, training=False)
+        model, details = load(path)  # after what the lock has put into place
+        exported = export(model, details, folder, options.formats, None, output.print, path.name)
+        carded = bool(exported.card) and update_card(folder, exported.card)
+        modern.refuse_foreign(folder, options.formats, training=False)  # what has come meanwhile
+        stop.committing = True
+        modern.commit(folder, files)
     if carded:
         output.print(f"Card       {folder / modern.CARD_FILE}")
     elif exported.card:
         output.print("", exported.card.partition(CSHARP_START)[0].strip())  # there is no card to say it in
     for words in exported.failures:
         modern.print_error(f"error: {words}")
-    return 1 if exported.failures else 0 if not output.failure else modern.output_failed(output)
+    return 1 if exported.failures else modern.output_failed(output)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -398,10 +398,8 @@ def open_output(path: Path | None, endless: bool) -> Iterator[TextIO]:
             yield out
         return
     new = modern.beside(path)
-    new.unlink(missing_ok=True)
     try:
-        with modern.open_new(new) as raw, open(raw.fileno(), "w", encoding="utf-8", newline="", closefd=False) as out:
-            modern.keep_mode(raw, path)
+        with modern.open_beside(path) as raw, open(raw.fileno(), "w", -1, "utf-8", newline="", closefd=False) as out:
             if endless:
                 os.replace(new, path)
             yield out
@@ -484,7 +482,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def stop(number: int, _: FrameType | None) -> NoReturn:
-    raise modern.Stopped(number)
+    raise KeyboardInterrupt(number)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -497,7 +495,7 @@ def main(arguments: list[str] | None = None) -> int:
         modern.print_error(f"error: {error}")
         return 2
     except KeyboardInterrupt as error:
-        return 128 + getattr(error, "signal", signal.SIGINT)
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
     except ModuleNotFoundError as error:
         modern.print_error(modern.missing_package(error))
         return 1

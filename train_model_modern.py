@@ -63,7 +63,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -2777,10 +2777,7 @@ def importance(run: Run, weights: list[Weights], temperature: float) -> dict[str
 MARK = "train_model_modern"  # an empty file of this name marks a directory that this program wrote
 TEMPORARY = ".train_model_modern-"  # how the names begin of what is not yet, or no longer, in its place
 COMMIT_FILE = TEMPORARY + "commit.json"
-ARCHIVE_MARKS = {  # entries of archives that only this program writes
-    MODEL_FILE: "training.json",
-    RESUME_FILE: "description.npy",
-}
+ARCHIVE_MARKS = {".keras": "training.json", ".npz": "description.npy"}  # entries that only this program writes
 MOVE_AWAY = "move it away or name another directory"
 
 
@@ -2792,25 +2789,25 @@ def beside(path: Path, process: int | None = None) -> Path:
     return path.with_name(f"{TEMPORARY}{process or os.getpid()}-{name}.tmp")
 
 
-def open_new(path: Path) -> io.BufferedWriter:
-    """A new file for bytes, never one that exists or that a link leads to."""
+def open_beside(path: Path) -> io.BufferedWriter:
+    """A new file for what will be moved to a path, no more open to others than what is there.
+
+    It is never one that exists or that a link leads to.
+    """
+    new = beside(path)
+    new.unlink(missing_ok=True)  # of a process that had the same number
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
-
-
-def keep_mode(file: io.BufferedWriter, path: Path) -> None:
-    """Let a new file be no more open to others than the one it will replace."""
+    file = os.fdopen(os.open(new, flags, 0o666), "wb")
     if hasattr(os, "fchmod") and path.is_file() and not path.is_symlink():
         os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+    return file
 
 
 def write_beside(path: Path, content: bytes) -> Path:
     """Write what will be moved to a path, and see that it is on the disk; nothing is left after a failure."""
     new = beside(path)
-    new.unlink(missing_ok=True)  # of a process that had the same number
     try:
-        with open_new(new) as file:
-            keep_mode(file, path)
+        with open_beside(path) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -2827,12 +2824,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write beside the place, then move over it: a failure leaves the previous file as it was."""
     if path.is_symlink():
         raise OSError(errno.ELOOP, "is a link, which is not followed; move it away", str(path))
-    new = write_beside(path, content)
-    try:
-        os.replace(new, path)
-    finally:
-        with contextlib.suppress(OSError):  # it is still there only if it could not be moved
-            new.unlink()
+    os.replace(write_beside(path, content), path)
 
 
 def remove(path: Path) -> None:
@@ -2844,12 +2836,13 @@ def remove(path: Path) -> None:
 
 
 def commit(folder: Path, names: list[str]) -> None:
-    """Put the files of a run, each written beside its place, into their places: all of them or none.
+    """Put those of the files of a run that are written beside their places into them: all or none.
 
     A list of them is written first. Whoever is killed between two of the moves is finished by the next run.
     """
-    write_atomically(folder / COMMIT_FILE, json.dumps({"process": os.getpid(), "names": names}).encode())
-    finish_commit(folder)
+    if written := [name for name in names if os.path.lexists(beside(folder / name))]:
+        write_atomically(folder / COMMIT_FILE, json.dumps({"process": os.getpid(), "names": written}).encode())
+        finish_commit(folder)
 
 
 def finish_commit(folder: Path) -> None:
@@ -2860,10 +2853,9 @@ def finish_commit(folder: Path) -> None:
     path = folder / COMMIT_FILE
     try:
         listed = json.loads(path.read_bytes()) if path.is_file() else {}
-        process, names = int(listed["process"]), [name for name in listed["names"] if name in RESULT_FILES]
+        process, places = int(listed["process"]), [folder / name for name in listed["names"] if name in RESULT_FILES]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return
-    places = [folder / name for name in names]
     moves = [(beside(place, process), place, beside(Path(f"{place}-before"), process)) for place in places]
     try:
         for new, place, before in moves:
@@ -2903,31 +2895,24 @@ def undo_move(new: Path, place: Path, before: Path) -> None:
     remove(new)
 
 
-def remove_litter(folder: Path) -> None:
-    """Delete what processes of this program that are no more have left half-written."""
-    for path in folder.glob(TEMPORARY + "*.tmp"):
+def clear_up(folder: Path) -> None:
+    """Finish or remove what this process, or one of this program that is no more, has left half-done."""
+    finish_commit(folder)
+    for path in (*folder.glob(f"{TEMPORARY}*.tmp"), *folder.glob(f"checkpoints/{TEMPORARY}*.tmp")):
         found = re.match(r"(\d+)-", path.name.removeprefix(TEMPORARY))
         if found and not is_alive(int(found.group(1))):
-            remove(path)
+            with contextlib.suppress(OSError):
+                remove(path)
 
 
 def is_alive(process: int) -> bool:
-    """Whether there is another process of this number; one that had the number of this process is no more."""
+    """Whether there is another process of this number."""
     try:
         if os.name == "posix":  # elsewhere os.kill would end it
             os.kill(process, 0)
     except (OSError, OverflowError) as error:
         return isinstance(error, PermissionError)  # it is there, but another user's
     return process != os.getpid()
-
-
-def holds(path: Path, name: str) -> bool:
-    """Whether a file is a ZIP archive with an entry of this name."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return name in archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False
 
 
 def is_ours(path: Path) -> bool:
@@ -2942,8 +2927,12 @@ def is_ours(path: Path) -> bool:
         return False
     with open(path, "rb") as file:
         start = file.read(1_000)
-    if path.name in ARCHIVE_MARKS:
-        return holds(path, ARCHIVE_MARKS[path.name])
+    if path.suffix in ARCHIVE_MARKS:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return ARCHIVE_MARKS[path.suffix] in archive.namelist()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            return False
     if path.name == METRICS_FILE:
         return start.startswith(b'{\n  "rows":')
     if path.name == PREDICTIONS_FILE:
@@ -2955,19 +2944,15 @@ def is_ours(path: Path) -> bool:
     return start[4:8] == b"TFL3" and b"probability" in path.read_bytes()
 
 
-def refuse_others(folder: Path, names: list[str]) -> None:
-    for place in (folder / name for name in names):
+def refuse_foreign(folder: Path, exports: list[str], training: bool = True) -> None:
+    """Refuse a directory where what this program did not write has the name of what it will write."""
+    trained = [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE] if training else []
+    for place in (folder / name for name in [*trained, *(EXPORTS[name][0] for name in exports)]):
         if os.path.lexists(place) and not is_ours(place):
             raise UserError(f"{place}: was not written by this program; {MOVE_AWAY} with --model-dir")
-
-
-def refuse_foreign(folder: Path, exports: list[str]) -> None:
-    """Refuse a model directory where a file that this program did not write has the name of one it will write."""
-    written = [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE, *(EXPORTS[name][0] for name in exports)]
-    refuse_others(folder, written)
-    checkpoints, logs = folder / "checkpoints", folder / "logs"  # a run can do without logs
-    for place in (checkpoints, logs):
-        if place.is_symlink() or (place == checkpoints and place.exists() and not place.is_dir()):
+    for place in (folder / "checkpoints", folder / "logs") if training else ():
+        file = place.name == "checkpoints" and place.exists() and not place.is_dir()  # a run can do without logs
+        if place.is_symlink() or file:
             raise UserError(f"{place}: is a link or no directory; {MOVE_AWAY} with --model-dir")
 
 
@@ -2999,13 +2984,16 @@ def prepare_folder(folder: Path) -> None:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold the model directory for this process; the lock of a process that died is free.
 
-    What such a process has left is finished or removed. The lock holds the number of the process.
+    What such a process has left half-done is cleared up, and at the end what this one has. The lock holds its number.
     """
     try:
         import fcntl
     except ImportError:  # Windows
-        finish_commit(folder)
-        yield
+        try:
+            clear_up(folder)
+            yield
+        finally:
+            clear_up(folder)
         return
     path, no_lock = folder / LOCK_FILE, f"not a lock of this program; {MOVE_AWAY}"
     try:
@@ -3027,12 +3015,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
             raise UserError(f"--model-dir {folder}: {told}") from None
         lock.truncate(0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        finish_commit(folder)
-        remove_litter(folder)
-        remove_litter(folder / "checkpoints")
         try:
+            clear_up(folder)
             yield
         finally:
+            clear_up(folder)
             lock.truncate(0)
 
 
@@ -3043,59 +3030,44 @@ def lock_folder(folder: Path) -> Iterator[None]:
 class Checkpoints:
     """Writes a model file at each new best epoch, in a thread of its own, and keeps the newest ones."""
 
-    def __init__(
-        self, folder: Path, keep: int, folds: list[Fold], archive: Callable[[list[Weights]], bytes], earlier: list[str]
-    ) -> None:
-        self.folder, self.keep, self.folds, self.archive = folder, keep, folds, archive
-        self.waiting: list[tuple[str, list[Weights]]] = []
-        self.files = [folder / name for name in earlier]  # of the interrupted run
-        self.failure = ""
-        self.changed = threading.Condition()
-        self.closed = False
-        folder.mkdir(parents=True, exist_ok=True)
-        self.thread = threading.Thread(target=self.work, daemon=True)
-        self.thread.start()
+    def __init__(self, run: Run) -> None:
+        self.run, self.keep, self.folder = run, run.options.keep_checkpoints, run.options.model_dir / "checkpoints"
+        self.names = run.description["checkpoints"]  # of the files that are there, the newest last
+        self.waiting: deque[tuple[str, list[Weights]]] = deque(maxlen=self.keep or None)  # others would be deleted
+        self.failure, self.writer = "", ThreadPoolExecutor(1)
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Ask for a checkpoint when this epoch is the best of some fold, and every fold has one."""
-        epoch, folds = epoch + 1, self.folds
-        if not all(fold.best for fold in folds) or not any(fold.best_epoch == epoch for fold in folds):
-            return
-        accuracy = sum(fold.history[fold.best_epoch - 1]["val_accuracy"] for fold in folds) / len(folds)
-        with self.changed:
+        epoch, folds = epoch + 1, self.run.folds
+        if all(fold.best for fold in folds) and any(fold.best_epoch == epoch for fold in folds):
+            accuracy = sum(fold.history[fold.best_epoch - 1]["val_accuracy"] for fold in folds) / len(folds)
             self.waiting.append((f"model_{epoch:02d}_{accuracy:.4f}.keras", [fold.best for fold in folds]))
-            if self.keep:  # what would be deleted again need not be written
-                del self.waiting[: -self.keep]
-            self.changed.notify()
+            self.writer.submit(self.write)
 
-    def work(self) -> None:
-        while True:
-            with self.changed:
-                while not self.waiting and not self.closed:
-                    self.changed.wait()
-                if not self.waiting:
-                    return
-                name, weights = self.waiting.pop(0)
-            path = self.folder / name
-            try:
-                if os.path.lexists(path) and not holds(path, ARCHIVE_MARKS[MODEL_FILE]):
-                    raise FileExistsError(errno.EEXIST, "a file of your own has the name of a checkpoint", str(path))
-                write_atomically(path, self.archive(weights))
-                if path not in self.files:
-                    self.files.append(path)
-                while self.keep and len(self.files) > self.keep:
-                    self.files.pop(0).unlink(missing_ok=True)
-            except OSError as error:
-                self.failure = str(error)
+    def write(self) -> None:
+        """Write the checkpoint that has waited longest, if it has not been dropped."""
+        if not self.waiting:
+            return
+        name, weights = self.waiting.popleft()
+        path = self.folder / name
+        try:
+            if os.path.lexists(path) and not is_ours(path):
+                raise FileExistsError(errno.EEXIST, "a file of your own has the name of a checkpoint", str(path))
+            write_atomically(path, self.run.model_file(weights))
+            if name not in self.names:
+                self.names.append(name)
+            while self.keep and len(self.names) > self.keep:
+                (self.folder / self.names.pop(0)).unlink(missing_ok=True)
+        except Exception as error:
+            self.failure = str(error) or type(error).__name__
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        with self.changed:
-            self.closed = True
-            self.changed.notify()
-        self.thread.join()
+        self.writer.shutdown()
 
 
 SAVE_SECONDS = 2.0
+FACTS = ("reason", "best_loss", "best_epoch")  # of a fold, kept in the description; the rest are arrays
 NOT_COMPARED = {"resume", "quiet", "model_dir", "csv"}  # flags that may differ from those of the interrupted run
 CHECKPOINT_NAME = re.compile(r"model_\d{2,9}_[01]\.\d{4}\.keras")
 RUN_NAME = re.compile(r"\d{8}-\d{6}_[a-z]+(_\d+)?")  # a run's folder in logs/
@@ -3113,36 +3085,35 @@ def fingerprint(table: Table) -> str:
 class StateFile:
     """Keeps what --resume needs: written at each new best and every two seconds, between two calls of the program."""
 
-    def __init__(self, path: Path, folds: list[Fold], description: dict[str, Any], checkpoints: list[Path]) -> None:
-        self.path, self.folds, self.description, self.checkpoints = path, folds, description, checkpoints
+    def __init__(self, run: Run) -> None:
+        self.run, self.path = run, run.options.model_dir / RESUME_FILE
         self.saved, self.best, self.failure = -math.inf, 0.0, ""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        if all(len(fold.history) == int(fold.state.epoch) for fold in self.folds):  # else a call's later epochs follow
+        if all(len(fold.history) == int(fold.state.epoch) for fold in self.run.folds):  # else more of a call follows
             self.offer()
 
     def offer(self, now: bool = False) -> None:
-        best = sum(fold.best_epoch for fold in self.folds)
+        best = sum(fold.best_epoch for fold in self.run.folds)
         if now or best != self.best or time.perf_counter() - self.saved > SAVE_SECONDS:
             self.best, self.saved = best, time.perf_counter()
             try:
-                names = {"checkpoints": [path.name for path in self.checkpoints]}
-                write_atomically(self.path, pack_state(self.folds, self.description | names))
+                write_atomically(self.path, pack_state(self.run))
                 self.failure = ""
             except OSError as error:
                 self.failure = f"{self.path}: {error.strerror}"
 
 
-def pack_state(folds: list[Fold], description: dict[str, Any]) -> bytes:
+def pack_state(run: Run) -> bytes:
     arrays: dict[str, np.ndarray] = {}
-    facts = [{name: getattr(fold, name) for name in ("reason", "best_loss", "best_epoch")} for fold in folds]
-    for number, fold in enumerate(folds):
-        arrays |= {f"{number}/state/{name}": np.asarray(value) for name, value in fold.state._asdict().items()}
-        arrays[f"{number}/history"] = np.array([list(logs.values()) for logs in fold.history])
-        for name in ("now", "best"):
-            if (weights := getattr(fold, name)) is not None:
-                arrays |= {f"{number}/{name}/{key}": value for key, value in weights._asdict().items()}
-    arrays["description"] = np.frombuffer(json.dumps(description | {"folds": facts}).encode(), np.uint8)
+    for fold in run.folds:
+        for part in ("state", "now", "best"):
+            if values := getattr(fold, part):
+                for name, value in values._asdict().items():
+                    arrays[f"{fold.number}/{part}/{name}"] = np.asarray(value)
+        arrays[f"{fold.number}/history"] = np.array([list(logs.values()) for logs in fold.history])
+    facts = [{name: getattr(fold, name) for name in FACTS} for fold in run.folds]
+    arrays["description"] = np.frombuffer(json.dumps(run.description | {"folds": facts}).encode(), np.uint8)
     out = io.BytesIO()
     np.savez(out, **arrays)
     return out.getvalue()
@@ -3156,14 +3127,15 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         description = json.loads(arrays.pop("description").tobytes())
-        arguments, folds, logs = description["arguments"], description["folds"], description["logs"]
+        arguments, folds, logs = (description[name] for name in ("arguments", "folds", "logs"))
+        sound = all(isinstance(part, list) for part in (arguments, folds, description["checkpoints"]))
         texts = [*arguments, description["fingerprint"], logs, *(fold["reason"] for fold in folds)]
-        sound = isinstance(arguments, list) and isinstance(folds, list) and all(isinstance(text, str) for text in texts)
+        sound = sound and all(isinstance(text, str) for text in texts) and (not logs or RUN_NAME.fullmatch(logs))
+        sound = sound and all(CHECKPOINT_NAME.fullmatch(name) for name in description["checkpoints"])
         for number, fold in enumerate(folds):
             best, epochs = fold["best_epoch"], len(arrays[f"{number}/history"])
             sound = sound and type(best) is int and 0 <= best <= epochs and type(fold["best_loss"]) in (int, float)
-        names = all(CHECKPOINT_NAME.fullmatch(name) for name in description["checkpoints"])
-        if not sound or not names or (logs and not RUN_NAME.fullmatch(logs)):
+        if not sound:
             raise ValueError
     except Exception:  # each way of compressing raises kinds of its own
         raise damaged(path) from None
@@ -3174,36 +3146,37 @@ def damaged(path: Path, what: str = "") -> UserError:
     return UserError(f"--resume: {path} is damaged{what}; delete it and start again")
 
 
-def unpack_state(fold: Fold, epochs: int, description: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Put a fold where it was. Raises UserError when the arrays are not those of such a fold."""
+def unpack_state(run: Run) -> None:
+    """Put the folds where they were. Raises UserError when the state is not that of such folds."""
     import tensorflow as tf
 
     def fault(name: str) -> UserError:
         return damaged(Path(RESUME_FILE), f" (net {fold.number + 1}, {name})")
 
-    def take(name: str, like: np.ndarray) -> np.ndarray:
-        value = arrays.get(f"{fold.number}/{name}")
-        if value is None or value.dtype != like.dtype or value.shape != like.shape:
-            raise fault(name)
-        return value
+    def take(part: str, names: tuple[str, ...]) -> Iterator[np.ndarray]:
+        for name in names:
+            like, value = np.asarray(getattr(fold.state, name)), run.arrays.get(f"{fold.number}/{part}/{name}")
+            if value is None or value.dtype != like.dtype or value.shape != like.shape:
+                raise fault(f"{part}/{name}")
+            yield value
 
-    facts = description["folds"][fold.number]
-    current = {name: np.asarray(value) for name, value in fold.state._asdict().items()}
-    fold.state = State(**{name: tf.constant(take(f"state/{name}", value)) for name, value in current.items()})
-    names, history = list(epoch_logs([0.0] * len(HISTORY), 1, 1)), arrays[f"{fold.number}/history"]
-    shapes = ((len(history), len(names)), (0,))
-    if history.dtype != np.float64 or history.shape not in shapes:
-        raise fault("history")
-    if not len(history) == int(fold.state.epoch) <= epochs:
-        raise fault("history")
-    fold.history = [dict(zip(names, map(float, row), strict=True)) for row in history]
-    for name in ("now", "best"):
-        if f"{fold.number}/{name}/trained" in arrays:
-            weights = (take(f"{name}/{part}", current[part]) for part in Weights._fields)
-            setattr(fold, name, Weights(*weights))
-    fold.reason, fold.best_loss, fold.best_epoch = facts["reason"], float(facts["best_loss"]), facts["best_epoch"]
-    if (fold.best is None) != (fold.best_epoch == 0) or (fold.now is None) != (not fold.history):
-        raise fault("best")
+    if len(run.description["folds"]) != len(run.folds):
+        raise damaged(run.options.model_dir / RESUME_FILE, " (number of nets)")
+    names = list(epoch_logs([0.0] * len(HISTORY), 1, 1))
+    for fold, facts in zip(run.folds, run.description["folds"], strict=True):
+        fold.state = State(*map(tf.constant, take("state", State._fields)))
+        history = run.arrays[f"{fold.number}/history"]
+        sound = history.dtype == np.float64 and history.shape in ((len(history), len(names)), (0,))
+        if not sound or not len(history) == int(fold.state.epoch) <= run.options.epochs:
+            raise fault("history")
+        fold.history = [dict(zip(names, map(float, row), strict=True)) for row in history]
+        for part in ("now", "best"):
+            if f"{fold.number}/{part}/trained" in run.arrays:
+                setattr(fold, part, Weights(*take(part, Weights._fields)))
+        for name in FACTS:
+            setattr(fold, name, facts[name])
+        if (fold.best is None) != (fold.best_epoch == 0) or (fold.now is None) != (not fold.history):
+            raise fault("best")
 
 
 def resumed_options(given: dict[str, Any], folder: Path) -> tuple[argparse.Namespace, dict[str, Any], dict[str, Any]]:
@@ -3211,15 +3184,12 @@ def resumed_options(given: dict[str, Any], folder: Path) -> tuple[argparse.Names
     description, arrays = read_state(folder / RESUME_FILE)
     try:
         options = parse_options(description["arguments"])
-    except UserError as error:
-        raise damaged(folder / RESUME_FILE, f" ({error})") from None
-    except SystemExit:
-        raise damaged(folder / RESUME_FILE, " (arguments)") from None
+    except (UserError, SystemExit) as error:  # the latter of --help
+        what = error if isinstance(error, UserError) else "arguments"
+        raise damaged(folder / RESUME_FILE, f" ({what})") from None
     for name, value in given.items():
-        before = getattr(options, name)
-        if name not in NOT_COMPARED and value != before:
-            flag = "--" + name.replace("_", "-")
-            words = f"{flag} {value} contradicts the interrupted run, which has {before}"
+        if name not in NOT_COMPARED and value != (before := getattr(options, name)):
+            words = f"--{name.replace('_', '-')} {value} contradicts the interrupted run, which has {before}"
             raise UserError(f"--resume: {words}; leave the flag or --resume out")
     options.resume, options.model_dir = True, folder
     options.quiet, options.csv = given.get("quiet", options.quiet), given.get("csv") or options.csv
@@ -3493,8 +3463,7 @@ def load_data(options: argparse.Namespace) -> Table:
     if not options.sample:
         return read_table(options)
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "HARVEST.CSV")
-        options.csv = [path]
+        options.csv = [path := os.path.join(folder, "HARVEST.CSV")]
         write_sample(path, options.sample, options.seed)
         try:
             table = read_table(options)
@@ -3521,25 +3490,23 @@ def split_table(options: argparse.Namespace, table: Table) -> list[Split]:
     return [split]
 
 
-class Stopped(KeyboardInterrupt):
-    """A second signal: stop at once."""
-
-    def __init__(self, number: int) -> None:
-        self.signal = number
-
-
 @contextlib.contextmanager
-def stop_on_signals(stop: StopRequest) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks training to stop after the epoch; the second stops at once, but for a commit."""
+def stop_on_signals(at_once: bool = False) -> Iterator[StopRequest]:
+    """The first Ctrl-C or SIGTERM asks training to stop after the epoch; the second stops at once, but for a commit.
+
+    With at_once the first one does.
+    """
+    stop = StopRequest()
+    stop.signal = signal.SIGINT if at_once else 0
 
     def handle(number: int, _: Any) -> None:
         if stop.signal and not stop.committing:
-            raise Stopped(number)
+            raise KeyboardInterrupt(number)
         stop.signal = number
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -3550,13 +3517,13 @@ class Run:
     """What the parts of main share."""
 
     options: argparse.Namespace
-    arguments: list[str]  # as they were given, for --resume
     table: Table
     splits: list[Split]
     decisions: dict[str, Choice]
-    timing: dict[str, float]
     output: Output
-    interrupted: tuple[dict[str, Any], dict[str, np.ndarray]] | None  # what --resume goes on with
+    timing: dict[str, float] = field(default_factory=dict)
+    description: dict[str, Any] = field(default_factory=dict)  # what --resume must know beside the state of each fold
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)  # the state of the run that --resume goes on with
     device: Device | None = None
     encoding: Encoding | None = None
     features: Features | None = None
@@ -3566,31 +3533,27 @@ class Run:
     archive: Archive | None = None
     predictor: Predictor | None = None
     events: EventLog | None = None
-    resumable: bool = False  # a signal stopped training, and its state was saved
-    checkpoint: Path | None = None  # the newest
 
     def print(self, *lines: str) -> None:
         self.output.print(*lines)
 
+    def details(self, threshold: float) -> dict[str, Any]:
+        """What predict.py and export_model.py need beside the networks."""
+        columns = [asdict(replace(column, vocabulary=[])) for column in self.table.columns if column.kind != "dropped"]
+        scales = {name: values.tolist() for name, values in self.encoding.scales._asdict().items()}
+        return {"threshold": threshold, "label": self.options.label, "columns": columns, "scales": scales}
+
     def model_file(self, weights: list[Weights], threshold: float = 0.5, temperature: float = 1.0) -> bytes:
-        """A model file that holds these networks, and what predict.py and export_model.py need beside them."""
-        details = json.dumps(model_details(self, threshold))
+        """A model file that holds these networks."""
+        details = json.dumps(self.details(threshold))
         return self.archive.write(self.saved.values(weights, temperature), {"training.json": details})
 
     def logits(self, weights: list[Weights], part: str) -> tuple[np.ndarray, np.ndarray]:
         """Labels and logits of the validation or the test rows of all folds."""
         rows = [getattr(fold.split, part) for fold in self.folds]
-        logits = [
-            self.predictor.logits(self.features, fold, own, piece)
-            for fold, own, piece in zip(self.folds, weights, rows, strict=True)
-        ]
+        nets = zip(self.folds, weights, rows, strict=True)
+        logits = [self.predictor.logits(self.features, *net) for net in nets]
         return self.table.label[np.concatenate(rows)], np.concatenate(logits)
-
-
-def model_details(run: Run, threshold: float) -> dict[str, Any]:
-    columns = [asdict(replace(column, vocabulary=[])) for column in run.table.columns if column.kind != "dropped"]
-    scales = {name: values.tolist() for name, values in run.encoding.scales._asdict().items()}
-    return {"threshold": threshold, "label": run.options.label, "columns": columns, "scales": scales}
 
 
 def prepare(run: Run) -> None:
@@ -3608,14 +3571,12 @@ def prepare(run: Run) -> None:
 
 def plan_training(run: Run) -> None:
     """Learn how rows become inputs in each fold, fit its linear model, and plan the training program."""
-    encoding, encoders, features = fit_encoding(run.table, run.splits)
+    run.encoding, encoders, run.features = fit_encoding(run.table, run.splits)
+    run.plan = make_plan(run.options, run.splits, run.table.label, run.encoding.width, run.decisions)
     for number, (split, encoder) in enumerate(zip(run.splits, encoders, strict=True)):
-        linear = fit_linear(features, split, encoding, encoder, len(encoders))
+        linear = fit_linear(run.features, split, run.encoding, encoder, len(encoders))
         run.folds.append(Fold(number, split, encoder, linear))
-    run.encoding, run.features = encoding, features
-    run.plan = make_plan(run.options, run.splits, run.table.label, encoding.width, run.decisions)
-    for fold in run.folds:
-        start_fold(run.plan, fold)
+        start_fold(run.plan, run.folds[-1])
 
 
 def show_plan(run: Run) -> list[str]:
@@ -3674,20 +3635,21 @@ def build_and_compile(run: Run, data: Features) -> Callable:
         compiled = pool.submit(compile_traced)
         build(run)
         run.archive = Archive(run.saved.model)
-        if run.interrupted:
-            if len(run.interrupted[0]["folds"]) != len(run.folds):
-                raise damaged(run.options.model_dir / RESUME_FILE, " (number of nets)")
-            for fold in run.folds:
-                unpack_state(fold, run.options.epochs, *run.interrupted)
+        if run.options.resume:
+            unpack_state(run)
             run.print(f"Resuming   after epoch {max(len(fold.history) for fold in run.folds)}")
         run.events = open_events(run)
+        run.description["logs"] = run.events.folder.name if run.events else ""
         compiled.result()
     run.timing["compile_s"] = time.perf_counter() - started
     return program
 
 
-def train(run: Run, stop: StopRequest) -> None:
-    """Train all folds, with the callbacks that the flags switch on; keras.callbacks may be added to the list."""
+def train(run: Run, stop: StopRequest) -> int:
+    """Train all folds, with the callbacks that the flags switch on; keras.callbacks may be added to the list.
+
+    The exit code, when a signal or a loss that is not a number has ended it; otherwise 0.
+    """
     import keras  # noqa: F401
     import tensorflow as tf
 
@@ -3696,19 +3658,12 @@ def train(run: Run, stop: StopRequest) -> None:
     program = build_and_compile(run, data)
     before = sum(len(fold.history) for fold in folds)
 
-    callbacks = [Progress(options.epochs, run.output)]
-    if options.checkpoints:
-        folder = options.model_dir / "checkpoints"
-        earlier = run.interrupted[0]["checkpoints"] if run.interrupted else []
-        checkpoints = Checkpoints(folder, options.keep_checkpoints, folds, run.model_file, earlier)
-        callbacks.append(checkpoints)
-    if run.events:
-        callbacks.append(run.events)
-    if run.events and options.profile:
-        callbacks.append(Profile(run.events.folder / "train"))
-    files = checkpoints.files if options.checkpoints else []
-    callbacks.append(state := StateFile(options.model_dir / RESUME_FILE, folds, state_description(run), files))
+    checkpoints = Checkpoints(run) if options.checkpoints else None
+    profile = Profile(run.events.folder / "train") if run.events and options.profile else None
+    state = StateFile(run)
+    callbacks = [Progress(options.epochs, run.output), checkpoints, run.events, profile, state]
 
+    callbacks = [part for part in callbacks if part]  # those that are switched on
     driver = callback_list(callbacks, run.saved, folds, options.epochs, plan.steps * plan.segments)
     started = time.perf_counter()
     try:
@@ -3717,25 +3672,33 @@ def train(run: Run, stop: StopRequest) -> None:
         run.timing["train_s"] = time.perf_counter() - started
     finally:
         driver.on_train_end()
-        if options.checkpoints:
-            run.checkpoint = checkpoints.files[-1] if checkpoints.files else None
-            if checkpoints.failure:
-                run.print(f"Checkpoints could not be written: {checkpoints.failure}")
-    if stop.signal:
+        if checkpoints and checkpoints.failure:
+            run.print(f"Checkpoints could not be written: {checkpoints.failure}")
+    if number := stop.signal:
         state.offer(now=True)
-        run.resumable = not state.failure
     if state.failure:
         run.print(f"Resume     the state could not be saved: {state.failure}")
     epochs = sum(len(fold.history) for fold in folds) - before
     run.timing["rows_per_s"] = epochs * plan.rows / run.timing["train_s"]
     run.timing["steps_per_s"] = run.timing["rows_per_s"] / plan.batch_size
+    return end_early(run, number, state) if number or any(fold.failed for fold in folds) else 0
 
 
-def state_description(run: Run) -> dict[str, Any]:
-    """What --resume must know beside the state of each fold."""
-    digest = run.interrupted[0]["fingerprint"] if run.interrupted else fingerprint(run.table)
-    logs = run.events.folder.name if run.events else ""
-    return {"arguments": run.arguments, "fingerprint": digest, "logs": logs}
+def end_early(run: Run, number: int, state: StateFile) -> int:
+    """Say what is left of a run that a signal or its loss ended; the files of the last whole run stay as they are."""
+    options, failed = run.options, next((fold.reason for fold in run.folds if fold.failed), "")
+    parts = [f"error: {failed}; try a smaller --learning-rate" if failed else f"stopped: {signal.Signals(number).name}"]
+    if failed:
+        state.path.unlink(missing_ok=True)
+    elif not state.failure:
+        folder = "" if str(options.model_dir) == "model" else f" --model-dir {options.model_dir}"
+        parts.append(f"go on with --resume{folder}")
+    if names := run.description["checkpoints"]:
+        parts.append(f"the best model so far is {options.model_dir / 'checkpoints' / names[-1]}")
+    if (options.model_dir / METRICS_FILE).exists():
+        parts.append(f"the last whole run in {options.model_dir} is as it was")
+    print_error("; ".join(parts))
+    return 128 + number if number else 1
 
 
 def open_events(run: Run) -> EventLog | None:
@@ -3755,7 +3718,7 @@ def open_events(run: Run) -> EventLog | None:
     def values_of(fold: Fold, weights: Weights) -> dict[str, ArrayLike]:
         return run.predictor.layer_values(weights, shown[fold.number])
 
-    logs, earlier = options.model_dir / "logs", run.interrupted[0]["logs"] if run.interrupted else ""
+    logs, earlier = options.model_dir / "logs", run.description["logs"]
     try:
         if earlier and (logs / earlier).is_symlink():
             raise OSError(errno.ELOOP, "the folder of the run is a link, which is not followed")
@@ -3765,7 +3728,7 @@ def open_events(run: Run) -> EventLog | None:
         words = getattr(error, "strerror", None) or str(error).splitlines()[0]
         run.print(f"TensorBoard: {logs}: {words}; going on without logs")
         return None
-    if run.interrupted:
+    if options.resume:
         done = max(len(fold.history) for fold in run.folds)
         events.drawn = done - done % events.every
     else:
@@ -3773,23 +3736,6 @@ def open_events(run: Run) -> EventLog | None:
         events.graphs(run.saved.first, layers, plan, run.folds[0].state)
         events.text("data", show_data(options, run.table, run.splits))
     return events
-
-
-def stopped(run: Run, number: int) -> int:
-    """Say what is left of a run that a signal or its loss ended; the files of the last whole run stay as they are."""
-    options, failed = run.options, next((fold.reason for fold in run.folds if fold.failed), "")
-    parts = [f"error: {failed}; try a smaller --learning-rate" if failed else f"stopped: {signal.Signals(number).name}"]
-    if failed:
-        (options.model_dir / RESUME_FILE).unlink(missing_ok=True)
-    elif run.resumable:
-        folder = "" if str(options.model_dir) == "model" else f" --model-dir {options.model_dir}"
-        parts.append(f"go on with --resume{folder}")
-    if run.checkpoint:
-        parts.append(f"the best model so far is {run.checkpoint}")
-    if (options.model_dir / METRICS_FILE).exists():
-        parts.append(f"the last whole run in {options.model_dir} is as it was")
-    print_error("; ".join(parts))
-    return 128 + number if number else 1
 
 
 class Tested(NamedTuple):
@@ -3823,11 +3769,11 @@ def evaluate(run: Run) -> Tested:
     guesses = baselines(run.features, run.encoding, folds)
     bases = {name: measure(label, probability, 0.5, seed) for name, probability in guesses.items()}
     columns = importance(run, weights, temperature)
-    rare = show_thresholds(*validation)
-    report = [*show_result(test, bases, threshold, len(folds)), *rare, *show_importance(columns)]
+    result, rare = show_result(test, bases, threshold, len(folds)), show_thresholds(*validation)
+    report = [*result, *rare, *show_importance(columns)]
     longest = max(folds, key=lambda fold: len(fold.history))
     parts = {"train": len(folds[0].split.training), "validation": len(folds[0].split.validation), "test": len(label)}
-    packages = ("tensorflow", "keras", "numpy", "pandas", "tensorboard")
+    packages = {name: metadata_version(name) for name in ("tensorflow", "keras", "numpy", "pandas", "tensorboard")}
     metrics = {
         "rows": {"read": table.read, "used": len(table.label), "skipped": table.skipped, **parts},
         "test": test,
@@ -3839,8 +3785,7 @@ def evaluate(run: Run) -> Tested:
         "best_epoch": longest.best_epoch,
         "settings": resolved_settings(run, threshold),
         "timing": run.timing,
-        "versions": {"python": platform.python_version(), "script": VERSION}
-        | {name: metadata_version(name) for name in packages},
+        "versions": {"python": platform.python_version(), "script": VERSION, **packages},
     }
     return Tested(weights, temperature, threshold, validation, tested, metrics, report)
 
@@ -3860,8 +3805,7 @@ def log_results(run: Run, tested: Tested) -> None:
     events.curve("pr_curve/validation", step, *tested.validation)
     events.curve("pr_curve/test", step, *tested.test)
     events.text("calibration", show_calibration(*tested.test, metrics["test"]["confusion"]))
-    names = ("accuracy", "precision", "recall", "f1", "roc_auc", "pr_auc", "log_loss", "brier", "ece")
-    results = {f"test/{name}": metrics["test"][name] for name in names if metrics["test"][name] is not None}
+    results = {f"test/{name}": value for name, value in metrics["test"].items() if isinstance(value, float)}
     settings = tested.settings
     events.trial(settings, results, step)
     width = max(map(len, settings))
@@ -3875,48 +3819,36 @@ def log_results(run: Run, tested: Tested) -> None:
 def finish(run: Run, stop: StopRequest) -> int:
     """Test the model, say what came of it, and put it and all that belongs to it into their places together."""
     options, folder = run.options, run.options.model_dir
-    if stop.signal or any(fold.failed for fold in run.folds):
-        return stopped(run, stop.signal)
     run.print(show_training(run.folds))
     tested = evaluate(run)
     run.print("", *tested.report)
-    try:
-        exported = export(run, tested) if options.export else None
-        write_beside(folder / MODEL_FILE, run.model_file(tested.weights, tested.threshold.value, tested.temperature))
-        write_beside(folder / PREDICTIONS_FILE, prediction_rows(run, tested))
-        if run.events:
-            log_results(run, tested)
-        card = not os.path.lexists(folder / CARD_FILE) or is_ours(folder / CARD_FILE)  # a README.md of the user's stays
-        if card:
-            text = model_card(run, tested) + (exported.card if exported else "")
-            write_beside(folder / CARD_FILE, text.encode())
-        run.timing["total_s"] = time.perf_counter() - STARTED
-        write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
-        refuse_foreign(folder, options.export)  # what has come meanwhile
-        stop.committing = True
-        commit(folder, [name for name in RESULT_FILES if os.path.lexists(beside(folder / name))])
-    except BaseException:
-        for name in RESULT_FILES:
-            remove(beside(folder / name))
-        raise
+    failures, exported = export(run, tested) if options.export else ([], "")
+    write_beside(folder / MODEL_FILE, run.model_file(tested.weights, tested.threshold.value, tested.temperature))
+    write_beside(folder / PREDICTIONS_FILE, prediction_rows(run, tested))
+    if run.events:
+        log_results(run, tested)
+    card = not os.path.lexists(folder / CARD_FILE) or is_ours(folder / CARD_FILE)  # a README.md of the user's stays
+    if card:
+        write_beside(folder / CARD_FILE, (model_card(run, tested) + exported).encode())
+    run.timing["total_s"] = time.perf_counter() - STARTED
+    write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
+    refuse_foreign(folder, options.export)  # what has come meanwhile
+    stop.committing = True
+    commit(folder, RESULT_FILES)
     (folder / RESUME_FILE).unlink(missing_ok=True)
     print_files(run, card)
-    failed = exported.failures if exported else []
-    for words in failed:
+    for words in failures:
         print_error(f"error: {words}; the model and its metrics are saved")
-    return 1 if failed else 0
+    return 1 if failures else 0
 
 
-def export(run: Run, tested: Tested) -> Any:
-    """Let export_model.py write the formats that are asked for beside their places; Exported of that module."""
+def export(run: Run, tested: Tested) -> tuple[list[str], str]:
+    """Let export_model.py write the formats asked for beside their places: what failed; what the card says of them."""
     rows = np.concatenate([fold.split.test for fold in run.folds])[:1_000]
     run.saved.assign(tested.weights, tested.temperature)
-    details = model_details(run, tested.threshold.value)
-    exporter = import_beside("export_model")
-    names = list(dict.fromkeys(run.options.export))
-    return exporter.export(
-        run.saved.model, details, run.options.model_dir, names, raw_inputs(run.table, rows), run.print
-    )
+    details, inputs = run.details(tested.threshold.value), raw_inputs(run.table, rows)
+    names, exporter = list(dict.fromkeys(run.options.export)), import_beside("export_model")
+    return exporter.export(run.saved.model, details, run.options.model_dir, names, inputs, run.print)
 
 
 def import_beside(name: str) -> Any:
@@ -3935,16 +3867,13 @@ def prediction_rows(run: Run, tested: Tested) -> bytes:
     rows = np.concatenate([fold.split.test for fold in run.folds])
     folds = np.repeat([fold.number + 1 for fold in run.folds], [len(fold.split.test) for fold in run.folds])
     order = np.lexsort([table.lines[rows], table.files[rows]])
-    first = 0 if len(names) > 1 else 1
-    quoted = ['"' + name.replace('"', '""') + '",' if first == 0 else "" for name in names]
+    first = 0 if len(names) > 1 else 1  # column: of a single file the name is left out
+    quoted = ['"' + name.replace('"', '""') + '",' if len(names) > 1 else "" for name in names]
     parts = (table.files[rows], table.lines[rows], folds, *tested.test)
     written = [b",".join(PREDICTION_COLUMNS[first:]) + b"\n"]
     for piece in row_pieces(order):
         cells = zip(*(part[piece].tolist() for part in parts), strict=True)
-        lines = (
-            f"{quoted[file]}{line},{fold},{label:.0f},{probability:.9g}\n"
-            for file, line, fold, label, probability in cells
-        )
+        lines = (f"{quoted[file]}{line},{fold},{label:.0f},{chance:.9g}\n" for file, line, fold, label, chance in cells)
         written.append("".join(lines).encode())
     return b"".join(written)
 
@@ -3987,29 +3916,28 @@ def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
 def train_command(arguments: list[str] | None) -> int:
     started = time.perf_counter()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    options, interrupted = parse_options(arguments), None
+    options, earlier, arrays = parse_options(arguments), {}, {}
     if options.resume:
-        options, *interrupted = resumed_options(given_flags(arguments), options.model_dir)
-        arguments = interrupted[0]["arguments"]
+        options, earlier, arrays = resumed_options(given_flags(arguments), options.model_dir)
     table = load_data(options)
     splits = split_table(options, table)
     output = Output(options.quiet and not options.describe)
     if options.describe:
         output.print(*show_data(options, table, splits), "", *describe_columns(table))
-        return 0 if not output.failure else output_failed(output)
-    if interrupted and interrupted[0]["fingerprint"] != fingerprint(table):
+        return output_failed(output)
+    description = {"arguments": arguments, "fingerprint": fingerprint(table), "logs": "", "checkpoints": []}
+    if options.resume and earlier["fingerprint"] != description["fingerprint"]:
         what = f"{data_name(options)} is not, or no longer, the data of the interrupted run"
         raise UserError(f"--resume: {what}; leave --resume out to train on it")
     prepare_folder(options.model_dir)
     refuse_foreign(options.model_dir, options.export)
     timing = {"load_s": time.perf_counter() - started}
-    run = Run(options, arguments, table, splits, decide(options, splits), timing, output, interrupted)
-    stop = StopRequest()
-    with lock_folder(options.model_dir), stop_on_signals(stop):
+    run = Run(options, table, splits, decide(options, splits), output, timing, description | earlier, arrays)
+    with lock_folder(options.model_dir), stop_on_signals() as stop:
         run.print(*show_data(options, table, splits))
         if warning := shared_warning(options.model_dir):
             run.print(f"Warning    {warning}")
-        if not interrupted and (options.model_dir / RESUME_FILE).exists():
+        if not options.resume and (options.model_dir / RESUME_FILE).exists():
             words = "an interrupted run was in the model directory; this one starts anew (--resume would have gone on)"
             run.print(f"           note: {words}")
             (options.model_dir / RESUME_FILE).unlink()
@@ -4017,17 +3945,18 @@ def train_command(arguments: list[str] | None) -> int:
             prepare(run)
             plan_training(run)
             run.print(*show_plan(run))
-            train(run, stop)
-            code = finish(run, stop)
+            code = train(run, stop) or finish(run, stop)
         finally:
             if run.events:
                 run.events.close()
-    return code if not output.failure else code or output_failed(output)
+    return code or output_failed(output)
 
 
 def output_failed(output: Output) -> int:
-    print_error(f"error: standard output: {output.failure}; all else is done")
-    return 1
+    """The exit code of a command that has done all else: 1, and told, when standard output failed."""
+    if output.failure:
+        print_error(f"error: standard output: {output.failure}; all else is done")
+    return 1 if output.failure else 0
 
 
 def missing_package(error: ModuleNotFoundError) -> str:
@@ -4038,28 +3967,24 @@ def missing_package(error: ModuleNotFoundError) -> str:
 def report_errors(command: Callable[[], int]) -> int:
     """The exit code of a command; what goes wrong in it is told in one line."""
     prepare_streams()
+    code, kept = 1, "what whole runs have left is as it was"
     try:
         return command()
     except UserError as error:
-        print_error(f"error: {error}")
-        return 2
+        code, words = 2, f"error: {error}"
     except KeyboardInterrupt as error:
-        number = getattr(error, "signal", signal.SIGINT)
-        print_error(f"stopped: {signal.Signals(number).name}; what whole runs have left is as it was")
-        return 128 + number
+        number = error.args[0] if error.args else signal.SIGINT
+        code, words = 128 + number, f"stopped: {signal.Signals(number).name}; {kept}"
     except MemoryError as error:
-        why = f" ({error})" if str(error) else ""
-        print_error(
-            f"error: not enough memory{why}; end other programs, raise the limit (ulimit -v), or give fewer rows"
-        )
-        return 1
+        what = "not enough memory" + (f" ({error})" if str(error) else "")
+        words = f"error: {what}; end other programs, raise the limit (ulimit -v), or give fewer rows"
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print_error(f"error: {place}{error.strerror or error}; what whole runs have left is as it was")
-        return 1
+        words = f"error: {place}{error.strerror or error}; {kept}"
     except ModuleNotFoundError as error:
-        print_error(missing_package(error))
-        return 1
+        words = missing_package(error)
+    print_error(words)
+    return code
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -99,7 +99,7 @@ def train_ours(table: modern.Table, rows: np.ndarray, test: np.ndarray, folds: i
     part = subset(table, rows)
     splits = modern.split_table(options, part)
     decisions = modern.decide(options, splits) | {"precision": modern.Choice("float32", "measured")}
-    run = modern.Run(options, [], part, splits, decisions, {}, modern.Output(True), None)
+    run = modern.Run(options, part, splits, decisions, modern.Output(True))
     modern.plan_training(run)
     modern.build(run)
     program, data = modern.build_program(run.plan, run.encoding), modern.Features(*map(tf.constant, run.features))

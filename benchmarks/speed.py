@@ -41,7 +41,7 @@ def make_case(
     table = modern.read_table(options)
     splits = modern.split_table(options, table)
     decisions = modern.decide(options, splits) | {"precision": modern.Choice(precision, "measured")}
-    run = modern.Run(options, [], table, splits, decisions, {}, modern.Output(True), None)
+    run = modern.Run(options, table, splits, decisions, modern.Output(True))
     modern.plan_training(run)
     modern.build(run)
     run.data = modern.Features(*map(tf.constant, run.features))

@@ -138,7 +138,7 @@ def test_model_directories_that_cannot_be_used(sample, tmp_path, capsys, monkeyp
     def denied(place):
         raise PermissionError(13, "Permission denied", str(place))
 
-    monkeypatch.setattr(modern, "open_new", denied)
+    monkeypatch.setattr(modern, "open_beside", denied)
     assert train(path, tmp_path / "denied") == 2
     assert capsys.readouterr().err.endswith("Permission denied; name a directory that can be written to\n")
 

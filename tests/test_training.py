@@ -14,7 +14,7 @@ def make(path, architecture="standard", *flags):
     table = modern.read_table(options)
     splits = modern.split_table(options, table)
     decisions = modern.decide(options, splits) | {"precision": modern.Choice("float32", "")}
-    run = modern.Run(options, [], table, splits, decisions, {}, modern.Output(True), None)
+    run = modern.Run(options, table, splits, decisions, modern.Output(True))
     modern.plan_training(run)
     modern.build(run)
     generator = np.random.default_rng(0)
