@@ -184,15 +184,13 @@ def read_rows(path: str, details: Details) -> Iterator[pd.DataFrame]:
         yield pd.DataFrame(columns=source.names, dtype=object)
         return
     kinds = dict.fromkeys(source.names, object)
-    for chunk in modern.read_chunks(source, kinds, rows, CHUNK_ROWS, keep_spaces=True):
+    for chunk in modern.read_chunks(source, kinds, CHUNK_ROWS, keep_spaces=True):
         chunk = chunk.fillna("").set_axis(source.lines[start : start + len(chunk)])
         start += len(chunk)
         if source.torn and start == rows and is_torn(chunk, details):
             note(f"line {chunk.index[-1]}, the last, is cut off and left out")
             chunk = chunk.iloc[:-1]
         yield chunk
-    if start != rows:
-        raise UserError(modern.CHANGED.format(path))
 
 
 def is_torn(chunk: pd.DataFrame, details: Details) -> bool:

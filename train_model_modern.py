@@ -333,12 +333,10 @@ CHUNK_ROWS = 1_000_000  # rows read at once: bounds the memory on large files
 BLOCK_BYTES = 1 << 24
 LONGEST_LINE = 1 << 26  # bytes
 LONGEST_NAME = 500  # characters
-CHANGED = "{}: changed while it was read; start again when nothing but the harvester writes to it"
 csv.field_size_limit(LONGEST_LINE)
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """What pandas is given, and how its rows map to lines of the file."""
 
     path: str
@@ -585,8 +583,8 @@ class Column:
     name: str
     kind: str  # number, category or dropped
     reason: str = ""
-    missing: int = 0
-    distinct: int = 0
+    missing: int = -1  # below 0: never read, so not counted
+    distinct: int = -1
     vocabulary: list[int] | list[str] = field(default_factory=list)  # of a category, sorted; MISSING or "": no value
     hint: str = ""
 
@@ -620,28 +618,27 @@ class Table:
         return [column for column in self.columns if column.kind == kind]
 
 
-@dataclass
-class Cells:
+class Cells(NamedTuple):
     """All cells of a column: as numbers, or as codes of its texts."""
 
-    values: np.ndarray | None = None  # [N] float64: what cell_number says of each cell
-    codes: np.ndarray | None = None  # [N] int32; the code of an empty cell is 0
-    texts: dict[str, int] = field(default_factory=lambda: {"": 0})  # the code of each text, in the order of the codes
+    values: np.ndarray  # [N]: what cell_number says of each cell, float64, or the code of its text, int32
+    texts: dict[str, int] | None = None  # the code of each text, in the order of the codes; 0 is an empty cell
 
     def numbers(self) -> np.ndarray:
-        if self.values is None:
-            self.values = np.array([cell_number(text) for text in self.texts])[self.codes]
-        return self.values
+        return self.values if self.texts is None else np.array([cell_number(text) for text in self.texts])[self.values]
 
 
 def read_chunks(
-    source: Source, kinds: dict[str, type], rows: int, chunk_rows: int = CHUNK_ROWS, keep_spaces: bool = False
+    source: Source, kinds: dict[str, type], chunk_rows: int = CHUNK_ROWS, keep_spaces: bool = False
 ) -> Iterator[pd.DataFrame]:
-    """Iterate over data frames of columns, of these types, up to a number of rows; UserError for what is no text."""
+    """Iterate over data frames of columns, of these types; UserError for what is no text, or other rows."""
     import pandas as pd
 
+    rows = len(source.lines)
+    words = "changed while it was read; start again when nothing but the harvester writes to it"
+    changed = UserError(f"{source.path}: {words}")
     try:
-        yield from pd.read_csv(
+        for chunk in pd.read_csv(
             io.StringIO(source.content) if source.content is not None else source.path,
             header=0 if source.header else None,
             names=source.names,
@@ -658,11 +655,15 @@ def read_chunks(
             skip_blank_lines=False,  # those that are blank are among the lines to skip
             low_memory=False,  # or a part of a chunk in which every cell is TRUE would be read as ones
             engine="c",
-        )
+        ):
+            yield chunk
+            rows -= len(chunk)
     except UnicodeDecodeError:
         raise undecodable(source.path) from None
     except (FileNotFoundError, pd.errors.EmptyDataError, pd.errors.ParserError):
-        raise UserError(CHANGED.format(source.path)) from None
+        raise changed from None
+    if rows:
+        raise changed
 
 
 def is_doubtful(values: np.ndarray) -> bool:
@@ -677,7 +678,7 @@ def read_columns(sources: list[Source], names: list[str], options: argparse.Name
     A column in which that parser finds anything but numbers is read again, as text: what it is follows from its texts.
     """
     textual = {name for name in names if name == options.label or name in options.categorical or is_id_name(name)}
-    heads = [replace(source, lines=source.lines[: GUESS_ROWS // len(sources) + 1]) for source in sources]
+    heads = [source._replace(lines=source.lines[: GUESS_ROWS // len(sources) + 1]) for source in sources]
     textual |= read_once(heads, names, textual)[1]
     cells, again = read_once(sources, names, textual)
     return cells | read_once(sources, sorted(again), again)[0]
@@ -687,56 +688,48 @@ def read_once(sources: list[Source], names: list[str], textual: set[str]) -> tup
     """The cells of the columns, and the names of those that must be read again, as text."""
     rows = sum(len(source.lines) for source in sources)
     cells = {
-        name: Cells(codes=np.zeros(rows, np.int32)) if name in textual else Cells(values=np.full(rows, math.nan))
+        name: Cells(np.zeros(rows, np.int32), {"": 0}) if name in textual else Cells(np.full(rows, math.nan))
         for name in names
     }
     again: set[str] = set()
-    start = 0
+    first = 0
     for source in sources:
-        end, held = start + len(source.lines), set(source.names)
-        present = [name for name in names if name in held]
-        for chunk in read_typed(source, present, textual, again) if present else ():
-            stop = start + len(chunk)
+        start = first
+        for chunk in read_typed(source, [name for name in source.names if name in cells], textual, again):
+            part = slice(start, start + len(chunk))
             for name in chunk:
-                if name in textual:
-                    cells[name].codes[start:stop] = code_chunk(chunk[name], cells[name].texts)
-                elif name not in again:
-                    values = cells[name].values[start:stop] = chunk[name].to_numpy(float)
-                    if is_doubtful(values):
+                values, texts = cells[name]
+                if texts is None:
+                    values[part] = chunk[name]
+                    if is_doubtful(values[part]):
                         again.add(name)
-            start = stop
-        if present and start != end:
-            raise UserError(CHANGED.format(source.path))
-        start = end
+                else:
+                    codes, found = chunk[name].factorize()
+                    known = [texts.setdefault(cell_text(text), len(texts)) for text in found]
+                    values[part] = np.array([*known, 0], np.int32)[codes]  # -1, an empty cell, is the last
+            start = part.stop
+        first += len(source.lines)
     return {name: part for name, part in cells.items() if name not in again}, again
 
 
 def read_typed(source: Source, names: list[str], textual: set[str], again: set[str]) -> Iterator[pd.DataFrame]:
-    """Iterate over data frames; where numbers cannot be parsed, the columns at fault are added to again."""
+    """Iterate over data frames; columns in which numbers cannot be parsed are added to again, and left out."""
     import pandas as pd
 
-    rows, done = len(source.lines), 0
-    while True:
-        numeric = set(names) - textual - again
+    done = 0
+    while kinds := {name: object if name in textual else float for name in names if name not in again}:
         try:
-            kinds = {name: float if name in numeric else object for name in names}
-            for chunk in islice(read_chunks(source, kinds, rows), done, None):
+            for chunk in islice(read_chunks(source, kinds), done, None):
                 yield chunk
                 done += 1
             return
         except ValueError:
+            numeric = dict.fromkeys((name for name, kind in kinds.items() if kind is float), object)
             if not numeric:
                 raise
-            for chunk in islice(read_chunks(source, dict.fromkeys(names, object), rows), done, done + 1):
-                numbers = {name: pd.to_numeric(chunk[name], errors="coerce").count() for name in numeric}
-                again |= {name for name in numeric if numbers[name] < chunk[name].count()} or numeric
-
-
-def code_chunk(cells: pd.Series, texts: dict[str, int]) -> np.ndarray:
-    """The codes [N] of cells (text, NaN where empty) in a list of texts that grows as new ones are met."""
-    codes, found = cells.factorize()
-    known = [texts.setdefault(cell_text(text), len(texts)) for text in found]
-    return np.array([*known, 0], np.int32)[codes]  # -1, an empty cell, is the last
+            chunk = next(islice(read_chunks(source, numeric), done, None))
+            numbers = {name: pd.to_numeric(chunk[name].dropna(), errors="coerce") for name in chunk}
+            again |= {name for name in chunk if numbers[name].hasnans} or set(numeric)
 
 
 def name_words(name: str) -> set[str]:
@@ -754,24 +747,19 @@ def column_kind(name: str, cells: Cells, options: argparse.Namespace) -> tuple[s
         return "category", "--categorical"
     if name in options.numeric:
         return "number", "--numeric"
-    if cells.values is not None:
-        known = cells.values[~np.isnan(cells.values)]
-        return number_kind(name, known) if len(known) else ("dropped", "empty")
-    counts = np.bincount(cells.codes, minlength=len(cells.texts))
-    texts = [(text, count) for text, count in zip(cells.texts, counts, strict=True) if text and count]
-    filled = int(sum(count for _, count in texts))
+    values, texts = cells.numbers(), list(cells.texts or [""])[1:]
+    known, filled = values[np.isfinite(values)], np.count_nonzero(~np.isnan(values))
     if not filled:
         return "dropped", "empty"
-    distinct = filled > 20 and len(texts) > 0.9 * filled
-    if is_id_name(name) and all(DIGITS.fullmatch(text) for text, _ in texts):
-        return ("dropped", "nearly all values distinct") if distinct else ("category", "an id by its name")
-    numeric = sum(count for text, count in texts if math.isfinite(cell_number(text))) / filled
-    if numeric == 1 or (numeric >= 0.5 and not is_id_name(name)):
-        values = cells.numbers()
-        return number_kind(name, values[np.isfinite(values)])
-    if all(DATE.match(text) for text, _ in texts):
-        return "dropped", "a timestamp"
-    return ("dropped", "nearly all values distinct") if distinct else ("category", "text")
+    identifier = is_id_name(name) and all(map(DIGITS.fullmatch, texts))
+    if not identifier:
+        if len(known) == filled or (len(known) >= 0.5 * filled and not is_id_name(name)):
+            return number_kind(name, known)
+        if all(map(DATE.match, texts)):
+            return "dropped", "a timestamp"
+    if filled > 20 and len(texts) > 0.9 * filled:
+        return "dropped", "nearly all values distinct"
+    return "category", "an id by its name" if identifier else "text"
 
 
 def number_kind(name: str, known: np.ndarray) -> tuple[str, str]:
@@ -790,20 +778,21 @@ def read_table(options: argparse.Namespace) -> Table:
     fixed |= {name: "a timestamp" for name in names if name.lower() in TIME_NAMES and name not in chosen}
     cells = read_columns(sources, sorted(set(names) - set(fixed)), options)
     given = cells.pop(options.label)
-    columns = [Column(name, "dropped", reason, -1, -1) for name, reason in fixed.items()]  # never read, so not counted
+    label = np.array([cell_label(text) for text in given.texts], np.float32)[given.values]
+    columns = [Column(name, "dropped", reason) for name, reason in fixed.items()]
     columns += [Column(name, *column_kind(name, part, options)) for name, part in cells.items()]
     columns.sort(key=lambda column: column.name)
-    label = np.array([cell_label(text) for text in given.texts], np.float32)[given.codes]
-    numbers = [column.name for column in columns if column.kind == "number"]
-    bad = np.zeros(len(label), np.int32)  # 0 right, -1 the label, otherwise from 1 on the number at fault
-    for number, name in reversed(list(enumerate(numbers, 1))):
-        bad[np.isinf(cells[name].numbers())] = number
-    bad[label < 0] = -1
+    checked = [*(column.name for column in reversed(columns) if column.kind == "number"), options.label]
+    bad = np.zeros(len(label), np.int32)  # 0 right, otherwise from 1 on which of the checked columns is at fault
+    for number, name in enumerate(checked[:-1], 1):
+        cells[name] = Cells(cells[name].numbers())
+        bad[np.isinf(cells[name].values)] = number
+    bad[label < 0] = len(checked)
     rows, shown = [len(source.lines) for source in sources], short_names([source.path for source in sources])
     skipped, notes = sum(source.skipped for source in sources), []
     read = len(label) + skipped
     for name, source, faults in zip(shown, sources, np.split(bad, np.cumsum(rows)[:-1]), strict=True):
-        skipped += handle_bad_rows(source, options, numbers, faults)
+        skipped += handle_bad_rows(source, options, checked, faults)
         notes += [f"{name}: {note}" if len(sources) > 1 else note for note in source.notes]
     files = np.repeat(np.arange(len(sources), dtype=np.uint16), rows)
     lines = np.concatenate([source.lines for source in sources]).astype(np.int32)
@@ -855,102 +844,82 @@ def check_columns(sources: list[Source], options: argparse.Namespace) -> list[st
     return names
 
 
-def handle_bad_rows(source: Source, options: argparse.Namespace, numbers: list[str], faults: np.ndarray) -> int:
+def handle_bad_rows(source: Source, options: argparse.Namespace, checked: list[str], faults: np.ndarray) -> int:
     """Leave out a cut last line and, when asked, bad rows; otherwise raise UserError naming the first ones."""
     bad = without_torn(np.flatnonzero(faults), source.lines, source.torn, source.notes)
     if not len(bad):
         return 0
-    if not options.skip_bad_rows:
-        fault = faults[bad[0]]
-        where = name_some(source.lines[bad[faults[bad] == fault]])
-        name, wrong, others = options.label, "the label is missing or not 0 or 1", ""
-        if fault > 0:
-            name = numbers[fault - 1]
-            wrong = "text, infinity or a number beyond 3.4e38 in a column of numbers; a missing number is an empty cell"
-            others = f", read it with --categorical {name}, leave it out with --drop {name}"
-        raise UserError(f"{source.path}: {where}, column {name}: {wrong}; mend the rows{others} or use --skip-bad-rows")
-    source.notes.append(f"{name_some(source.lines[bad])}: unusable values, left out")
-    return len(bad)
+    if options.skip_bad_rows:
+        source.notes.append(f"{name_some(source.lines[bad])}: unusable values, left out")
+        return len(bad)
+    name = checked[faults[bad[0]] - 1]
+    where = name_some(source.lines[bad[faults[bad] == faults[bad[0]]]])
+    wrong, others = "the label is missing or not 0 or 1", ""
+    if name != options.label:
+        wrong = "text, infinity or a number beyond 3.4e38 in a column of numbers; a missing number is an empty cell"
+        others = f", read it with --categorical {name}, leave it out with --drop {name}"
+    raise UserError(f"{source.path}: {where}, column {name}: {wrong}; mend the rows{others} or use --skip-bad-rows")
 
 
 def fill_columns(
     columns: list[Column], cells: dict[str, Cells], keep: np.ndarray | slice, rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The cells of the kept rows as numbers [N, D] and codes [N, C]; columns that can teach nothing are dropped."""
-    numbers, codes = [], []
+
+    def count(kind: str) -> int:
+        return sum(column.kind == kind for column in columns)
+
+    numbers, codes = np.empty((count("number"), rows)), np.empty((count("category"), rows), np.int32)
+    places = {"number": iter(numbers), "category": iter(codes)}
     for column in columns:
-        if not (part := cells.pop(column.name, None)):
+        if column.name not in cells:
             continue  # never read
-        if column.kind == "number":
-            values = part.numbers()[keep]
-            if finish_number(column, values):
-                numbers.append(values)
-        elif column.kind == "category":
-            if (values := finish_category(column, part.codes[keep], part.texts)) is not None:
-                codes.append(values)
+        values, texts = cells.pop(column.name)
+        values = values[keep]
+        known = values[~np.isnan(values) if texts is None else values > 0]
+        column.missing = len(values) - len(known)
+        if column.kind == "category":
+            values = sort_category(column, values, texts)
+            useless = len(column.vocabulary) < 2
         else:
-            values = part.values[keep] if part.codes is None else part.codes[keep]
-            empty = np.isnan(values) if part.codes is None else values == 0
-            column.missing, column.distinct = int(np.sum(empty)), len(np.unique(values[~empty]))
-    return stack_columns(numbers, rows, np.float64), stack_columns(codes, rows, np.int32)
+            step = max(1, len(known) // 1_000_000) if column.kind == "number" else 1
+            column.distinct = len(np.unique(known[::step]))
+            useless = not len(known) or (np.ptp(known) == 0 and not column.missing)
+        if column.kind == "dropped":
+            continue
+        if useless:
+            column.kind, column.reason, column.vocabulary = "dropped", "constant" if column.distinct else "empty", []
+            continue
+        next(places[column.kind])[:] = values
+        named = column.kind == "category" or name_words(column.name) & QUANTITY_WORDS
+        if not named and 2 < column.distinct <= 10 and rows > 200 and not np.any(known % 1):
+            column.hint = f"few whole numbers: --categorical {column.name} if they are names for something"
+    return numbers[: count("number")].T, codes[: count("category")].T
 
 
-def stack_columns(parts: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
-    """The parts as columns [N, ...] of one array, each given up when it has been copied."""
-    store = np.empty((len(parts), rows), dtype)
-    for number in range(len(parts)):
-        store[number], parts[number] = parts[number], None
-    return store.T
-
-
-def finish_number(column: Column, values: np.ndarray) -> bool:
-    """Count what a column of numbers holds; False, with the reason, when it can teach nothing."""
-    known = values[~np.isnan(values)]
-    column.missing = len(values) - len(known)
-    column.distinct = len(np.unique(known[:: max(1, len(known) // 1_000_000)]))
-    if not len(known) or (np.ptp(known) == 0 and not column.missing):
-        column.kind, column.reason = "dropped", "constant" if len(known) else "empty"
-        return False
-    counted = name_words(column.name) & QUANTITY_WORDS
-    if not counted and 2 < column.distinct <= 10 and len(values) > 200 and not np.any(known % 1):
-        column.hint = f"few whole numbers: --categorical {column.name} if they are names for something"
-    return True
-
-
-def finish_category(column: Column, codes: np.ndarray, texts: dict[str, int]) -> np.ndarray | None:
-    """Sort a category's vocabulary by meaning; return the codes in it [N] int32, None when it can teach nothing."""
-    counts = np.bincount(codes, minlength=len(texts))
-    used = [text for text, count in zip(texts, counts, strict=True) if count]
-    integers = all(cell_id(text) != UNSEEN for text in used) and any(used)
+def sort_category(column: Column, codes: np.ndarray, texts: dict[str, int]) -> np.ndarray:
+    """Give a category its vocabulary, sorted by meaning; return the codes in it [N] int32."""
+    used = [text for text, count in zip(texts, np.bincount(codes, minlength=len(texts)), strict=True) if count]
+    integers = any(used) and all(cell_id(text) != UNSEEN for text in used)
     meaning = cell_id if integers else cell_text
     column.vocabulary = sorted({meaning(text) for text in used})
-    column.missing = int(counts[0])
     column.distinct = len(column.vocabulary) - bool(column.missing)
-    if len(column.vocabulary) < 2:
-        column.kind, column.reason, column.vocabulary = "dropped", "constant" if column.distinct else "empty", []
-        return None
     code = {value: number for number, value in enumerate(column.vocabulary)}
     return np.array([code.get(meaning(text), 0) for text in texts], np.int32)[codes]
 
 
-def row_hashes(table: Table) -> np.ndarray:
-    """A number [N] uint64 for what each row holds."""
+def sort_rows(table: Table) -> None:
+    """Put the rows into the order of hashes of what each holds."""
     hashes = np.zeros(len(table.label), np.uint64)
-    for part in [*table.numbers.T, *table.codes.T, table.label]:
+    columns = [*table.numbers.T, *table.codes.T, table.label]
+    for part in columns:
         real = part.dtype == np.float64
         bits = np.where(np.isnan(part), np.inf, part).view(np.uint64) if real else part.astype(np.uint64)
         hashes = (hashes ^ bits) * np.uint64(0x9E3779B97F4A7C15)
         hashes ^= hashes >> np.uint64(29)
-    return hashes
-
-
-def sort_rows(table: Table) -> None:
-    """Put the rows into the order of their hashes."""
-    order = np.argsort(row_hashes(table))
-    for columns in (table.numbers.T, table.codes.T):
-        for number, part in enumerate(columns):
-            columns[number] = part[order]
-    table.label, table.files, table.lines = table.label[order], table.files[order], table.lines[order]
+    order = np.argsort(hashes)
+    for part in (*columns, table.files, table.lines):
+        part[:] = part[order]
 
 
 def check_rows(path: str, table: Table) -> None:
