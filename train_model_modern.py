@@ -70,6 +70,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from itertools import compress, islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -137,19 +138,18 @@ def threshold_rule(text: str) -> tuple[str, float | None]:
     if text in ("f1", "balanced"):
         return text, None
     name, _, value = text.partition("=")
-    number = 0.0  # refused below
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, argparse.ArgumentTypeError):
         if name == "cost":
-            false_positive, false_negative = (float(part) for part in value.split(":"))
-            if min(false_positive, false_negative) > 0:
-                number = false_positive / (false_positive + false_negative)
+            false_positive, false_negative = map(positive_number, value.split(":"))
+            number = false_positive / (false_positive + false_negative)
+        elif name in ("precision", "recall"):
+            number = float(value)
         else:
-            number = float(value if name in ("precision", "recall") else text)
-            name = name if value else "fixed"
-    if not 0 < number < 1:
-        rules = "a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9, cost=FP:FN"
-        raise argparse.ArgumentTypeError(f"{text} is none of: {rules}")
-    return name, number
+            name, number = "fixed", float(text)
+        if 0 < number < 1:
+            return name, number
+    rules = "a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9, cost=FP:FN"
+    raise argparse.ArgumentTypeError(f"{text} is none of: {rules}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -300,12 +300,6 @@ def cell_number(cell: str) -> float:
     return value if abs(value) <= LARGEST_NUMBER else math.inf
 
 
-def cell_whole(cell: str) -> float:
-    """The same in a column of whole numbers: rounded, within 62 bits, and MISSING for an empty cell."""
-    value = cell_number(cell)
-    return MISSING if math.isnan(value) else value if math.isinf(value) else round(min(max(value, -(2.0**62)), 2.0**62))
-
-
 def cell_id(cell: str) -> int:
     """The integer id a cell means: MISSING for an empty cell, UNSEEN for what is no integer of 64 bits."""
     text = cell.strip()
@@ -438,9 +432,12 @@ def whole_lines(path: str) -> Iterator[tuple[int, bytes]]:
             before += lines
 
 
-def count_fields(path: str) -> tuple[np.ndarray, bool, bool]:
-    """Count the fields of each line: (int32 array, 0 for an empty line; are there quotes; does the last line end)."""
-    counts, quotes, text = [], False, b""
+def count_fields(path: str, first: bytes) -> tuple[np.ndarray, np.ndarray, bool, bool]:
+    """Count the fields of each line, and find the first line in others.
+
+    Gives: int32 array, 0 for an empty line; lines, from 0, that equal the first; any quotes; does the last line end.
+    """
+    counts, same, quotes, text = [], [np.empty(0, int)], False, b""
     for before, text in whole_lines(path):
         quotes = quotes or b'"' in text
         alone = not quotes and text.count(b"\r") != text.count(b"\r\n")
@@ -451,45 +448,26 @@ def count_fields(path: str) -> tuple[np.ndarray, bool, bool]:
         ends = np.flatnonzero(signs == ord("\n"))
         fields = np.diff(np.searchsorted(np.flatnonzero(signs == ord(",")), ends), prepend=0) + 1
         length = np.diff(ends, prepend=-1) - 1
-        length -= (signs[np.maximum(ends - 1, 0)] == ord("\r")) & (length > 0)
-        fields[length == 0] = 0
+        fields[(length == 0) | ((length == 1) & (signs[ends - 1] == ord("\r")))] = 0
         counts.append(fields.astype(np.int32))
+        if first in text:
+            lines = (line.rstrip(b"\r").removeprefix(codecs.BOM_UTF8) for line in text.split(b"\n"))
+            same.append(np.array([number for number, line in enumerate(lines, before) if line == first], int))
     ended = text.endswith(b"\n")
     if not ended:
         counts.append(np.array([text.count(b",", text.rfind(b"\n") + 1) + 1], np.int32))
-    return np.concatenate(counts), quotes, ended
-
-
-def find_line(path: str, wanted: str) -> list[int]:
-    """The numbers, from 0, of the lines that equal a wanted line."""
-    target, numbers = wanted.encode(), []
-    for before, text in whole_lines(path):
-        if target in text:
-            lines = (line.rstrip(b"\r").removeprefix(codecs.BOM_UTF8) for line in text.split(b"\n"))
-            numbers += [number for number, line in enumerate(lines, before) if line == target]
-    return numbers
-
-
-def split_record(record: str) -> list[str]:
-    """The cells of one record, taken apart as everywhere; csv.Error where its quotes are wrong."""
-    if '"' not in record:
-        return record.split(",") if record else []
-    return next(csv.reader([record], skipinitialspace=True, strict=True), [])
+    return np.concatenate(counts), np.concatenate(same), quotes, ended
 
 
 def read_quoted(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Take quoted text apart with the csv module: (records as plain CSV, fields of each, first line number of each)."""
     records, fields, lines, line = [], [], [], 1
-    out = io.StringIO()
-    writer = csv.writer(out)  # its line end makes it quote line feeds and carriage returns
+    writer = csv.writer(SimpleNamespace(write=str))  # gives what it writes, with a line end, so it quotes line ends
     with open(path, encoding="utf-8-sig", newline="\n") as file:
         reader = csv.reader(file, skipinitialspace=True, strict=True)
         try:
             for record in reader:
-                writer.writerow(record or [""])
-                records.append(out.getvalue().removesuffix("\r\n"))
-                out.seek(0)
-                out.truncate()
+                records.append(writer.writerow(record or [""]).removesuffix("\r\n"))
                 fields.append(len(record))
                 lines.append(line)
                 line = reader.line_num + 1
@@ -507,8 +485,7 @@ def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple
     """
     cells = [cell.strip() for cell in first]
     if cells and not any(math.isinf(cell_number(cell)) for cell in cells):
-        absent = len(V0_COLUMNS) - len(cells)
-        if absent and not (unlabelled and absent == 1):
+        if not len(V0_COLUMNS) - unlabelled <= len(cells) <= len(V0_COLUMNS):
             fault = "add a header line (only five columns are known without)"
             raise UserError(f"{path}: line 1 has {len(cells)} numbers and no column names; {fault}")
         return V0_COLUMNS[: len(cells)], False
@@ -541,22 +518,23 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
     Raises UserError for rows with too many or too few fields, unless they are to be skipped.
     """
     first, records = check_file(path, unlabelled), []
-    fields, quotes, ended = count_fields(path)
+    fields, same, quotes, ended = count_fields(path, first.encode())
     lines = np.arange(1, len(fields) + 1)
     if quotes:
         records, fields, lines = read_quoted(path)
         first = records[0]
-    names, header = column_names(path, split_record(first), unlabelled)
+        same = np.array([row for row, record in enumerate(records) if record == first])
+    cells = next(csv.reader([first], skipinitialspace=True, strict=True))
+    names, header = column_names(path, cells, unlabelled)
     kept, notes = fields > 0, []
     kept[0] &= not header
     wrong = kept & (fields != len(names))
     kept &= ~wrong
     bad = without_torn(np.flatnonzero(wrong), lines, not ended, notes)
     if header:
-        same = [row for row, record in enumerate(records) if record == first] if quotes else find_line(path, first)
-        repeated = [row for row in same if kept[row]]
+        repeated = same[kept[same]]
         kept[repeated] = False
-        if repeated:
+        if len(repeated):
             notes.append(f"{name_some(lines[repeated])}: the header again, left out")
     if len(bad):
         where = name_some(lines[bad])
