@@ -129,10 +129,6 @@ EXPORTS = {  # what --export writes, and the packages it takes
 RESULT_FILES = [MODEL_FILE, PREDICTIONS_FILE, CARD_FILE, *(file for file, _ in EXPORTS.values()), METRICS_FILE]
 
 
-def default_csv() -> str:
-    return os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
-
-
 def threshold_rule(text: str) -> tuple[str, float | None]:
     """A way to choose the threshold: (name, its number)."""
     if text in ("f1", "balanced"):
@@ -192,8 +188,9 @@ def build_parser() -> Parser:
             shown = "on" if default else "off"
         group.add_argument(name, default=default, help=f"{text} (default: {shown})", **settings)
 
-    files = "the table to learn from; several files, or a directory of them, are read as one"
-    parser.add_argument("csv", nargs="*", metavar="CSV", help=f"{files} (default: {default_csv()})")
+    path = os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
+    text = f"the table to learn from; several files, or a directory of them, are read as one (default: {path})"
+    parser.add_argument("csv", nargs="*", default=[path], metavar="CSV", help=text)
     group = parser.add_argument_group("model")
     flag("--architecture", "standard", "hidden units 8 / 10, 10 / 16, 12, 8", choices=ARCHITECTURES)
     flag("--model-dir", "model", "where everything is written", type=Path, metavar="DIR")
@@ -248,7 +245,7 @@ def given_flags(arguments: list[str] | None) -> dict[str, object]:
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     options = build_parser().parse_args(arguments)
-    if options.csv and options.sample:
+    if options.sample and "csv" in given_flags(arguments):
         raise UserError("a CSV and --sample were both given; leave one of them out")
     if options.profile and not options.tensorboard:
         raise UserError("--profile writes to the logs that --no-tensorboard turns off; leave one of them out")
@@ -263,7 +260,6 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     check_exports(options.export)
     if options.export:
         import_beside("export_model")  # what is wrong with it shows before training
-    options.csv = options.csv or [default_csv()]
     return options
 
 
@@ -282,7 +278,6 @@ def check_exports(names: list[str]) -> None:
 
 MISSING = -(2**63)  # an empty cell among integer ids
 UNSEEN = MISSING + 1  # among integer ids, text that is no id: it cannot have been seen in training
-LOWEST_ID = MISSING + 8  # what lies below is kept for cells that are no ids
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 INTEGER = re.compile(r"(-?[1-9]\d{0,18}|0)(\.0+)?", re.ASCII)  # 5.0 is 5, as programs write ids beside empty cells
@@ -306,7 +301,7 @@ def cell_id(cell: str) -> int:
     if not text:
         return MISSING
     value = int(text.partition(".")[0]) if INTEGER.fullmatch(text) else UNSEEN
-    return value if LOWEST_ID <= value < 2**63 else UNSEEN
+    return value if MISSING + 8 <= value < 2**63 else UNSEEN  # what lies below is kept for cells that are no ids
 
 
 def cell_label(cell: str) -> int:
@@ -335,7 +330,6 @@ class Source(NamedTuple):
 
     path: str
     names: list[str]
-    header: bool
     content: str | None  # None: pandas reads the file itself; otherwise quoted text, put right by the csv module
     skip: list[int]  # lines of the file, from 0, that pandas leaves out
     lines: np.ndarray  # int: the line number, from 1, of each data row
@@ -349,11 +343,11 @@ def name_some(lines: np.ndarray) -> str:
     return f"line {shown}" if len(lines) == 1 else f"lines {shown}"
 
 
-def refuse(path: str, *faults: tuple[object, str]) -> None:
+def refuse(subject: str, *faults: tuple[object, str]) -> None:
     """Raise UserError with the message of the first fault, a pair (condition, message), whose condition holds."""
     for holds, message in faults:
         if holds:
-            raise UserError(f"{path}: {message}")
+            raise UserError(f"{subject}: {message}")
 
 
 def undecodable(path: str) -> UserError:
@@ -398,13 +392,12 @@ def check_file(path: str, unlabelled: bool = False) -> str:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; make the file readable or give a copy of it") from None
     first = start.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
-    utf_16, packed = start.startswith((b"\xff\xfe", b"\xfe\xff")), start.startswith((b"\x1f\x8b", b"PK\x03\x04"))
     separators = {";": "semicolons", "\t": "tabs", "|": "bars"}
     other = next((name for sign, name in separators.items() if first.count(sign) > first.count(",")), "")
     refuse(
         path,
-        (utf_16, "line 1 starts as UTF-16 text; save the file as UTF-8"),
-        (packed, "is compressed; unpack it first"),
+        (start.startswith((b"\xff\xfe", b"\xfe\xff")), "line 1 starts as UTF-16 text; save the file as UTF-8"),
+        (start.startswith((b"\x1f\x8b", b"PK\x03\x04")), "is compressed; unpack it first"),
         (b"\0" in start, "line 1 holds a NUL byte: the file is not UTF-8 text; save the table as UTF-8 CSV"),
         (not start, "the file is empty; let the harvester write some rows first"),
         (ESCAPED.search(first), "line 1 is not UTF-8 text; save the file as UTF-8"),
@@ -415,44 +408,35 @@ def check_file(path: str, unlabelled: bool = False) -> str:
     return first
 
 
-def whole_lines(path: str) -> Iterator[tuple[int, bytes]]:
-    """Pieces of a file, of whole lines, each with the number of lines before it; the last may lack its line end."""
-    before = 0
-    with open(path, "rb") as file:
-        while piece := file.read(BLOCK_BYTES):
-            piece += (tail := file.readline(LONGEST_LINE))
-            if (nul := piece.find(b"\0")) >= 0:
-                number = before + piece.count(b"\n", 0, nul) + 1
-                fault = "holds a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV"
-                raise UserError(f"{path}: line {number} {fault}")
-            lines = piece.count(b"\n")
-            if len(tail) == LONGEST_LINE and not tail.endswith(b"\n"):
-                raise UserError(f"{path}: line {before + lines + 1} is longer than 64 MB; this is not a HARVEST.CSV")
-            yield before, piece
-            before += lines
-
-
-def count_fields(path: str, first: bytes) -> tuple[np.ndarray, np.ndarray, bool, bool]:
-    """Count the fields of each line, and find the first line in others.
+def scan_lines(path: str, first: bytes) -> tuple[np.ndarray, np.ndarray, bool, bool]:
+    """Count the fields of each line, find the first line in others, and refuse what no file may hold.
 
     Gives: int32 array, 0 for an empty line; lines, from 0, that equal the first; any quotes; does the last line end.
     """
-    counts, same, quotes, text = [], [np.empty(0, int)], False, b""
-    for before, text in whole_lines(path):
-        quotes = quotes or b'"' in text
-        alone = not quotes and text.count(b"\r") != text.count(b"\r\n")
-        if alone and (place := re.search(rb"\r(?!\n|\Z)", text)):  # a last line may be cut off between the two
-            number = before + text.count(b"\n", 0, place.start()) + 1
-            raise UserError(f"{path}: line {number} holds a carriage return; save the file with line feeds")
-        signs = np.frombuffer(text, np.uint8)
-        ends = np.flatnonzero(signs == ord("\n"))
-        fields = np.diff(np.searchsorted(np.flatnonzero(signs == ord(",")), ends), prepend=0) + 1
-        length = np.diff(ends, prepend=-1) - 1
-        fields[(length == 0) | ((length == 1) & (signs[ends - 1] == ord("\r")))] = 0
-        counts.append(fields.astype(np.int32))
-        if first in text:
-            lines = (line.rstrip(b"\r").removeprefix(codecs.BOM_UTF8) for line in text.split(b"\n"))
-            same.append(np.array([number for number, line in enumerate(lines, before) if line == first], int))
+    counts, same, quotes, before, text = [], [np.empty(0, int)], False, 0, b""
+    with open(path, "rb") as file:
+        while piece := file.read(BLOCK_BYTES):
+            text = piece + (tail := file.readline(LONGEST_LINE))
+            signs = np.frombuffer(text, np.uint8)
+            ends = np.flatnonzero(signs == ord("\n"))
+            quotes = quotes or b'"' in text
+            long = len(tail) == LONGEST_LINE and not tail.endswith(b"\n")
+            alone = None if quotes else re.search(rb"\r(?!\n|\Z)", text)  # a last line may be cut off between the two
+            for place, fault in (
+                (text.find(b"\0"), "holds a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV"),
+                (len(text) if long else -1, "is longer than 64 MB; this is not a HARVEST.CSV"),
+                (alone.start() if alone else -1, "holds a carriage return; save the file with line feeds"),
+            ):
+                if place >= 0:
+                    raise UserError(f"{path}: line {before + np.searchsorted(ends, place) + 1} {fault}")
+            fields = np.diff(np.searchsorted(np.flatnonzero(signs == ord(",")), ends), prepend=0) + 1
+            length = np.diff(ends, prepend=-1) - 1
+            fields[(length == 0) | ((length == 1) & (signs[ends - 1] == ord("\r")))] = 0
+            counts.append(fields.astype(np.int32))
+            if first in text:
+                lines = (line.rstrip(b"\r").removeprefix(codecs.BOM_UTF8) for line in text.split(b"\n"))
+                same.append(np.array([number for number, line in enumerate(lines, before) if line == first], int))
+            before += len(ends)
     ended = text.endswith(b"\n")
     if not ended:
         counts.append(np.array([text.count(b",", text.rfind(b"\n") + 1) + 1], np.int32))
@@ -513,12 +497,9 @@ def without_torn(rows: np.ndarray, lines: np.ndarray, torn: bool, notes: list[st
 
 
 def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Source:
-    """Check the structure of a CSV file, every line of it, before anything is read from it.
-
-    Raises UserError for rows with too many or too few fields, unless they are to be skipped.
-    """
+    """Check the structure of a CSV file, every line of it, before anything is read from it."""
     first, records = check_file(path, unlabelled), []
-    fields, same, quotes, ended = count_fields(path, first.encode())
+    fields, same, quotes, ended = scan_lines(path, first.encode())
     lines = np.arange(1, len(fields) + 1)
     if quotes:
         records, fields, lines = read_quoted(path)
@@ -542,10 +523,9 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
             fault = f"{fields[bad[0]]} fields where {len(names)} are expected"
             raise UserError(f"{path}: {where}: {fault}; mend the rows or leave them out with --skip-bad-rows")
         notes.append(f"{where}: wrong number of fields, left out")
-    content, skip = None, np.flatnonzero(~kept)[int(header) :].tolist()  # the header is no line to skip
-    if quotes:  # what is left out is not written in the first place
-        content, skip = "\n".join([*records[: int(header)], *compress(records, kept), ""]), []
-    return Source(path, names, header, content, skip, lines[kept], notes, len(bad), not ended)
+    content = "\n".join([*compress(records, kept), ""]) if quotes else None
+    skip = [] if quotes else np.flatnonzero(~kept).tolist()
+    return Source(path, names, content, skip, lines[kept], notes, len(bad), not ended)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -618,7 +598,6 @@ def read_chunks(
     try:
         for chunk in pd.read_csv(
             io.StringIO(source.content) if source.content is not None else source.path,
-            header=0 if source.header else None,
             names=source.names,
             usecols=list(kinds),
             dtype=kinds,
@@ -632,7 +611,6 @@ def read_chunks(
             index_col=False,
             skip_blank_lines=False,  # those that are blank are among the lines to skip
             low_memory=False,  # or a part of a chunk in which every cell is TRUE would be read as ones
-            engine="c",
         ):
             yield chunk
             rows -= len(chunk)
@@ -732,7 +710,10 @@ def column_kind(name: str, cells: Cells, options: argparse.Namespace) -> tuple[s
     identifier = is_id_name(name) and all(map(DIGITS.fullmatch, texts))
     if not identifier:
         if len(known) == filled or (len(known) >= 0.5 * filled and not is_id_name(name)):
-            return number_kind(name, known)
+            numbered = len(known) > 20 and name not in V0_COLUMNS and np.ptp(known) <= 1.01 * len(known)
+            if numbered and not np.any(known % 1) and len(np.unique(known)) == len(known):
+                return "dropped", "a row number"  # whole numbers without a gap, each once
+            return "number", ""
         if all(map(DATE.match, texts)):
             return "dropped", "a timestamp"
     if filled > 20 and len(texts) > 0.9 * filled:
@@ -740,20 +721,13 @@ def column_kind(name: str, cells: Cells, options: argparse.Namespace) -> tuple[s
     return "category", "an id by its name" if identifier else "text"
 
 
-def number_kind(name: str, known: np.ndarray) -> tuple[str, str]:
-    """Whole numbers without a gap, each once, count the rows."""
-    if name in V0_COLUMNS or len(known) <= 20 or np.ptp(known) > 1.01 * len(known) or np.any(known % 1):
-        return "number", ""
-    return ("number", "") if len(np.unique(known)) < len(known) else ("dropped", "a row number")
-
-
 def read_table(options: argparse.Namespace) -> Table:
     """Read CSV files of any generation into one Table, or raise UserError: what is wrong, where and what to do."""
     sources = [find_source(path, options.skip_bad_rows) for path in find_files(options.csv)]
     names = check_columns(sources, options)
-    chosen = {options.label, *options.categorical, *options.numeric, *options.drop}
-    fixed = dict.fromkeys(options.drop, "--drop")
-    fixed |= {name: "a timestamp" for name in names if name.lower() in TIME_NAMES and name not in chosen}
+    chosen = {options.label, *options.categorical, *options.numeric}
+    fixed = {name: "a timestamp" for name in names if name.lower() in TIME_NAMES and name not in chosen}
+    fixed |= dict.fromkeys(options.drop, "--drop")
     cells = read_columns(sources, sorted(set(names) - set(fixed)), options)
     given = cells.pop(options.label)
     label = np.array([cell_label(text) for text in given.texts], np.float32)[given.values]
@@ -813,12 +787,10 @@ def check_columns(sources: list[Source], options: argparse.Namespace) -> list[st
         if absent := [name for name in names if name not in present]:
             others = " and others" if len(absent) > 5 else ""
             source.notes.append(f"has no {', '.join(absent[:5])}{others}: missing in its rows")
+    unknown = f"{data_name(options)} has no such column"
     for flag in ("categorical", "numeric", "drop"):
         for name in getattr(options, flag):
-            if name not in names:
-                raise UserError(f"--{flag} {name}: {data_name(options)} has no such column")
-            if name == options.label:
-                raise UserError(f"--{flag} {name}: this is the label")
+            refuse(f"--{flag} {name}", (name not in names, unknown), (name == options.label, "this is the label"))
     return names
 
 
@@ -843,11 +815,8 @@ def fill_columns(
     columns: list[Column], cells: dict[str, Cells], keep: np.ndarray | slice, rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The cells of the kept rows as numbers [N, D] and codes [N, C]; columns that can teach nothing are dropped."""
-
-    def count(kind: str) -> int:
-        return sum(column.kind == kind for column in columns)
-
-    numbers, codes = np.empty((count("number"), rows)), np.empty((count("category"), rows), np.int32)
+    planned = Counter(column.kind for column in columns)
+    numbers, codes = np.empty((planned["number"], rows)), np.empty((planned["category"], rows), np.int32)
     places = {"number": iter(numbers), "category": iter(codes)}
     for column in columns:
         if column.name not in cells:
@@ -872,12 +841,13 @@ def fill_columns(
         named = column.kind == "category" or name_words(column.name) & QUANTITY_WORDS
         if not named and 2 < column.distinct <= 10 and rows > 200 and not np.any(known % 1):
             column.hint = f"few whole numbers: --categorical {column.name} if they are names for something"
-    return numbers[: count("number")].T, codes[: count("category")].T
+    filled = Counter(column.kind for column in columns)
+    return numbers[: filled["number"]].T, codes[: filled["category"]].T
 
 
 def sort_category(column: Column, codes: np.ndarray, texts: dict[str, int]) -> np.ndarray:
     """Give a category its vocabulary, sorted by meaning; return the codes in it [N] int32."""
-    used = [text for text, count in zip(texts, np.bincount(codes, minlength=len(texts)), strict=True) if count]
+    used = list(compress(texts, np.bincount(codes)))
     integers = any(used) and all(cell_id(text) != UNSEEN for text in used)
     meaning = cell_id if integers else cell_text
     column.vocabulary = sorted({meaning(text) for text in used})
@@ -931,10 +901,8 @@ def write_sample(path: str | Path, rows: int, seed: int) -> np.ndarray:
     logit = usefulness[app] + pull[app] * activity + 0.5 * np.sin(np.log1p(stay) - 9) * usefulness[app]
     probability = 1 / (1 + np.exp(-1.3 * logit))
     label = generator.random(rows) < probability
-    columns = [apps[app], *(part.astype(int) for part in (keyboard, mouse, stay, label))]
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(",".join(V0_COLUMNS) + "\n")
-        file.writelines(",".join(map(str, row)) + "\n" for row in zip(*columns, strict=True))
+    columns = np.column_stack([apps[app], keyboard, mouse, stay, label]).astype(np.int64)
+    np.savetxt(path, columns, "%d", ",", header=",".join(V0_COLUMNS), comments="")
     return probability
 
 
