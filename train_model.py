@@ -19,16 +19,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from train_model_modern import MISSING, Table, UserError, parse_options, read_table, split_rows
+from train_model_modern import MISSING, Parser, Table, UserError, parse_options, read_table, split_rows
 
 MODEL_FILE, METRICS_FILE = "basic_model.keras", "basic_metrics.json"
 MARK = "basic.json"  # an entry in the model's archive, by which this program knows its own
 EPOCHS, PATIENCE, BATCH_SIZE = 150, 20, 32
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(f"{message}; --help lists the flags")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -70,6 +70,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from itertools import compress, islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -128,28 +129,23 @@ EXPORTS = {  # what --export writes, and the packages it takes
 RESULT_FILES = [MODEL_FILE, PREDICTIONS_FILE, CARD_FILE, *(file for file, _ in EXPORTS.values()), METRICS_FILE]
 
 
-def default_csv() -> str:
-    return os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
-
-
 def threshold_rule(text: str) -> tuple[str, float | None]:
     """A way to choose the threshold: (name, its number)."""
     if text in ("f1", "balanced"):
         return text, None
     name, _, value = text.partition("=")
-    number = 0.0  # refused below
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, argparse.ArgumentTypeError):
         if name == "cost":
-            false_positive, false_negative = (float(part) for part in value.split(":"))
-            if min(false_positive, false_negative) > 0:
-                number = false_positive / (false_positive + false_negative)
+            false_positive, false_negative = map(positive_number, value.split(":"))
+            number = false_positive / (false_positive + false_negative)
+        elif name in ("precision", "recall"):
+            number = float(value)
         else:
-            number = float(value if name in ("precision", "recall") else text)
-            name = name if value else "fixed"
-    if not 0 < number < 1:
-        rules = "a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9, cost=FP:FN"
-        raise argparse.ArgumentTypeError(f"{text} is none of: {rules}")
-    return name, number
+            name, number = "fixed", float(text)
+        if 0 < number < 1:
+            return name, number
+    rules = "a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9, cost=FP:FN"
+    raise argparse.ArgumentTypeError(f"{text} is none of: {rules}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -192,8 +188,9 @@ def build_parser() -> Parser:
             shown = "on" if default else "off"
         group.add_argument(name, default=default, help=f"{text} (default: {shown})", **settings)
 
-    files = "the table to learn from; several files, or a directory of them, are read as one"
-    parser.add_argument("csv", nargs="*", metavar="CSV", help=f"{files} (default: {default_csv()})")
+    path = os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
+    text = f"the table to learn from; several files, or a directory of them, are read as one (default: {path})"
+    parser.add_argument("csv", nargs="*", default=[path], metavar="CSV", help=text)
     group = parser.add_argument_group("model")
     flag("--architecture", "standard", "hidden units 8 / 10, 10 / 16, 12, 8", choices=ARCHITECTURES)
     flag("--model-dir", "model", "where everything is written", type=Path, metavar="DIR")
@@ -248,7 +245,7 @@ def given_flags(arguments: list[str] | None) -> dict[str, object]:
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     options = build_parser().parse_args(arguments)
-    if options.csv and options.sample:
+    if options.sample and "csv" in given_flags(arguments):
         raise UserError("a CSV and --sample were both given; leave one of them out")
     if options.profile and not options.tensorboard:
         raise UserError("--profile writes to the logs that --no-tensorboard turns off; leave one of them out")
@@ -263,7 +260,6 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     check_exports(options.export)
     if options.export:
         import_beside("export_model")  # what is wrong with it shows before training
-    options.csv = options.csv or [default_csv()]
     return options
 
 
@@ -282,7 +278,6 @@ def check_exports(names: list[str]) -> None:
 
 MISSING = -(2**63)  # an empty cell among integer ids
 UNSEEN = MISSING + 1  # among integer ids, text that is no id: it cannot have been seen in training
-LOWEST_ID = MISSING + 8  # what lies below is kept for cells that are no ids
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 INTEGER = re.compile(r"(-?[1-9]\d{0,18}|0)(\.0+)?", re.ASCII)  # 5.0 is 5, as programs write ids beside empty cells
@@ -300,19 +295,13 @@ def cell_number(cell: str) -> float:
     return value if abs(value) <= LARGEST_NUMBER else math.inf
 
 
-def cell_whole(cell: str) -> float:
-    """The same in a column of whole numbers: rounded, within 62 bits, and MISSING for an empty cell."""
-    value = cell_number(cell)
-    return MISSING if math.isnan(value) else value if math.isinf(value) else round(min(max(value, -(2.0**62)), 2.0**62))
-
-
 def cell_id(cell: str) -> int:
     """The integer id a cell means: MISSING for an empty cell, UNSEEN for what is no integer of 64 bits."""
     text = cell.strip()
     if not text:
         return MISSING
     value = int(text.partition(".")[0]) if INTEGER.fullmatch(text) else UNSEEN
-    return value if LOWEST_ID <= value < 2**63 else UNSEEN
+    return value if MISSING + 8 <= value < 2**63 else UNSEEN  # what lies below is kept for cells that are no ids
 
 
 def cell_label(cell: str) -> int:
@@ -333,17 +322,14 @@ CHUNK_ROWS = 1_000_000  # rows read at once: bounds the memory on large files
 BLOCK_BYTES = 1 << 24
 LONGEST_LINE = 1 << 26  # bytes
 LONGEST_NAME = 500  # characters
-CHANGED = "{}: changed while it was read; start again when nothing but the harvester writes to it"
 csv.field_size_limit(LONGEST_LINE)
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """What pandas is given, and how its rows map to lines of the file."""
 
     path: str
     names: list[str]
-    header: bool
     content: str | None  # None: pandas reads the file itself; otherwise quoted text, put right by the csv module
     skip: list[int]  # lines of the file, from 0, that pandas leaves out
     lines: np.ndarray  # int: the line number, from 1, of each data row
@@ -357,11 +343,11 @@ def name_some(lines: np.ndarray) -> str:
     return f"line {shown}" if len(lines) == 1 else f"lines {shown}"
 
 
-def refuse(path: str, *faults: tuple[object, str]) -> None:
+def refuse(subject: str, *faults: tuple[object, str]) -> None:
     """Raise UserError with the message of the first fault, a pair (condition, message), whose condition holds."""
     for holds, message in faults:
         if holds:
-            raise UserError(f"{path}: {message}")
+            raise UserError(f"{subject}: {message}")
 
 
 def undecodable(path: str) -> UserError:
@@ -406,13 +392,12 @@ def check_file(path: str, unlabelled: bool = False) -> str:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; make the file readable or give a copy of it") from None
     first = start.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
-    utf_16, packed = start.startswith((b"\xff\xfe", b"\xfe\xff")), start.startswith((b"\x1f\x8b", b"PK\x03\x04"))
     separators = {";": "semicolons", "\t": "tabs", "|": "bars"}
     other = next((name for sign, name in separators.items() if first.count(sign) > first.count(",")), "")
     refuse(
         path,
-        (utf_16, "line 1 starts as UTF-16 text; save the file as UTF-8"),
-        (packed, "is compressed; unpack it first"),
+        (start.startswith((b"\xff\xfe", b"\xfe\xff")), "line 1 starts as UTF-16 text; save the file as UTF-8"),
+        (start.startswith((b"\x1f\x8b", b"PK\x03\x04")), "is compressed; unpack it first"),
         (b"\0" in start, "line 1 holds a NUL byte: the file is not UTF-8 text; save the table as UTF-8 CSV"),
         (not start, "the file is empty; let the harvester write some rows first"),
         (ESCAPED.search(first), "line 1 is not UTF-8 text; save the file as UTF-8"),
@@ -423,75 +408,50 @@ def check_file(path: str, unlabelled: bool = False) -> str:
     return first
 
 
-def whole_lines(path: str) -> Iterator[tuple[int, bytes]]:
-    """Pieces of a file, of whole lines, each with the number of lines before it; the last may lack its line end."""
-    before = 0
+def scan_lines(path: str, first: bytes) -> tuple[np.ndarray, np.ndarray, bool, bool]:
+    """Count the fields of each line, find the first line in others, and refuse what no file may hold.
+
+    Gives: int32 array, 0 for an empty line; lines, from 0, that equal the first; any quotes; does the last line end.
+    """
+    counts, same, quotes, before, text = [], [np.empty(0, int)], False, 0, b""
     with open(path, "rb") as file:
         while piece := file.read(BLOCK_BYTES):
-            piece += (tail := file.readline(LONGEST_LINE))
-            if (nul := piece.find(b"\0")) >= 0:
-                number = before + piece.count(b"\n", 0, nul) + 1
-                fault = "holds a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV"
-                raise UserError(f"{path}: line {number} {fault}")
-            lines = piece.count(b"\n")
-            if len(tail) == LONGEST_LINE and not tail.endswith(b"\n"):
-                raise UserError(f"{path}: line {before + lines + 1} is longer than 64 MB; this is not a HARVEST.CSV")
-            yield before, piece
-            before += lines
-
-
-def count_fields(path: str) -> tuple[np.ndarray, bool, bool]:
-    """Count the fields of each line: (int32 array, 0 for an empty line; are there quotes; does the last line end)."""
-    counts, quotes, text = [], False, b""
-    for before, text in whole_lines(path):
-        quotes = quotes or b'"' in text
-        alone = not quotes and text.count(b"\r") != text.count(b"\r\n")
-        if alone and (place := re.search(rb"\r(?!\n|\Z)", text)):  # a last line may be cut off between the two
-            number = before + text.count(b"\n", 0, place.start()) + 1
-            raise UserError(f"{path}: line {number} holds a carriage return; save the file with line feeds")
-        signs = np.frombuffer(text, np.uint8)
-        ends = np.flatnonzero(signs == ord("\n"))
-        fields = np.diff(np.searchsorted(np.flatnonzero(signs == ord(",")), ends), prepend=0) + 1
-        length = np.diff(ends, prepend=-1) - 1
-        length -= (signs[np.maximum(ends - 1, 0)] == ord("\r")) & (length > 0)
-        fields[length == 0] = 0
-        counts.append(fields.astype(np.int32))
+            text = piece + (tail := file.readline(LONGEST_LINE))
+            signs = np.frombuffer(text, np.uint8)
+            ends = np.flatnonzero(signs == ord("\n"))
+            quotes = quotes or b'"' in text
+            long = len(tail) == LONGEST_LINE and not tail.endswith(b"\n")
+            alone = None if quotes else re.search(rb"\r(?!\n|\Z)", text)  # a last line may be cut off between the two
+            for place, fault in (
+                (text.find(b"\0"), "holds a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV"),
+                (len(text) if long else -1, "is longer than 64 MB; this is not a HARVEST.CSV"),
+                (alone.start() if alone else -1, "holds a carriage return; save the file with line feeds"),
+            ):
+                if place >= 0:
+                    raise UserError(f"{path}: line {before + np.searchsorted(ends, place) + 1} {fault}")
+            fields = np.diff(np.searchsorted(np.flatnonzero(signs == ord(",")), ends), prepend=0) + 1
+            length = np.diff(ends, prepend=-1) - 1
+            fields[(length == 0) | ((length == 1) & (signs[ends - 1] == ord("\r")))] = 0
+            counts.append(fields.astype(np.int32))
+            if first in text:
+                lines = (line.rstrip(b"\r").removeprefix(codecs.BOM_UTF8) for line in text.split(b"\n"))
+                same.append(np.array([number for number, line in enumerate(lines, before) if line == first], int))
+            before += len(ends)
     ended = text.endswith(b"\n")
     if not ended:
         counts.append(np.array([text.count(b",", text.rfind(b"\n") + 1) + 1], np.int32))
-    return np.concatenate(counts), quotes, ended
-
-
-def find_line(path: str, wanted: str) -> list[int]:
-    """The numbers, from 0, of the lines that equal a wanted line."""
-    target, numbers = wanted.encode(), []
-    for before, text in whole_lines(path):
-        if target in text:
-            lines = (line.rstrip(b"\r").removeprefix(codecs.BOM_UTF8) for line in text.split(b"\n"))
-            numbers += [number for number, line in enumerate(lines, before) if line == target]
-    return numbers
-
-
-def split_record(record: str) -> list[str]:
-    """The cells of one record, taken apart as everywhere; csv.Error where its quotes are wrong."""
-    if '"' not in record:
-        return record.split(",") if record else []
-    return next(csv.reader([record], skipinitialspace=True, strict=True), [])
+    return np.concatenate(counts), np.concatenate(same), quotes, ended
 
 
 def read_quoted(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Take quoted text apart with the csv module: (records as plain CSV, fields of each, first line number of each)."""
     records, fields, lines, line = [], [], [], 1
-    out = io.StringIO()
-    writer = csv.writer(out)  # its line end makes it quote line feeds and carriage returns
+    writer = csv.writer(SimpleNamespace(write=str))  # gives what it writes, with a line end, so it quotes line ends
     with open(path, encoding="utf-8-sig", newline="\n") as file:
         reader = csv.reader(file, skipinitialspace=True, strict=True)
         try:
             for record in reader:
-                writer.writerow(record or [""])
-                records.append(out.getvalue().removesuffix("\r\n"))
-                out.seek(0)
-                out.truncate()
+                records.append(writer.writerow(record or [""]).removesuffix("\r\n"))
                 fields.append(len(record))
                 lines.append(line)
                 line = reader.line_num + 1
@@ -509,8 +469,7 @@ def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple
     """
     cells = [cell.strip() for cell in first]
     if cells and not any(math.isinf(cell_number(cell)) for cell in cells):
-        absent = len(V0_COLUMNS) - len(cells)
-        if absent and not (unlabelled and absent == 1):
+        if not len(V0_COLUMNS) - unlabelled <= len(cells) <= len(V0_COLUMNS):
             fault = "add a header line (only five columns are known without)"
             raise UserError(f"{path}: line 1 has {len(cells)} numbers and no column names; {fault}")
         return V0_COLUMNS[: len(cells)], False
@@ -538,27 +497,25 @@ def without_torn(rows: np.ndarray, lines: np.ndarray, torn: bool, notes: list[st
 
 
 def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Source:
-    """Check the structure of a CSV file, every line of it, before anything is read from it.
-
-    Raises UserError for rows with too many or too few fields, unless they are to be skipped.
-    """
+    """Check the structure of a CSV file, every line of it, before anything is read from it."""
     first, records = check_file(path, unlabelled), []
-    fields, quotes, ended = count_fields(path)
+    fields, same, quotes, ended = scan_lines(path, first.encode())
     lines = np.arange(1, len(fields) + 1)
     if quotes:
         records, fields, lines = read_quoted(path)
         first = records[0]
-    names, header = column_names(path, split_record(first), unlabelled)
+        same = np.array([row for row, record in enumerate(records) if record == first])
+    cells = next(csv.reader([first], skipinitialspace=True, strict=True))
+    names, header = column_names(path, cells, unlabelled)
     kept, notes = fields > 0, []
     kept[0] &= not header
     wrong = kept & (fields != len(names))
     kept &= ~wrong
     bad = without_torn(np.flatnonzero(wrong), lines, not ended, notes)
     if header:
-        same = [row for row, record in enumerate(records) if record == first] if quotes else find_line(path, first)
-        repeated = [row for row in same if kept[row]]
+        repeated = same[kept[same]]
         kept[repeated] = False
-        if repeated:
+        if len(repeated):
             notes.append(f"{name_some(lines[repeated])}: the header again, left out")
     if len(bad):
         where = name_some(lines[bad])
@@ -566,10 +523,9 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
             fault = f"{fields[bad[0]]} fields where {len(names)} are expected"
             raise UserError(f"{path}: {where}: {fault}; mend the rows or leave them out with --skip-bad-rows")
         notes.append(f"{where}: wrong number of fields, left out")
-    content, skip = None, np.flatnonzero(~kept)[int(header) :].tolist()  # the header is no line to skip
-    if quotes:  # what is left out is not written in the first place
-        content, skip = "\n".join([*records[: int(header)], *compress(records, kept), ""]), []
-    return Source(path, names, header, content, skip, lines[kept], notes, len(bad), not ended)
+    content = "\n".join([*compress(records, kept), ""]) if quotes else None
+    skip = [] if quotes else np.flatnonzero(~kept).tolist()
+    return Source(path, names, content, skip, lines[kept], notes, len(bad), not ended)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -585,8 +541,8 @@ class Column:
     name: str
     kind: str  # number, category or dropped
     reason: str = ""
-    missing: int = 0
-    distinct: int = 0
+    missing: int = -1  # below 0: never read, so not counted
+    distinct: int = -1
     vocabulary: list[int] | list[str] = field(default_factory=list)  # of a category, sorted; MISSING or "": no value
     hint: str = ""
 
@@ -620,30 +576,28 @@ class Table:
         return [column for column in self.columns if column.kind == kind]
 
 
-@dataclass
-class Cells:
+class Cells(NamedTuple):
     """All cells of a column: as numbers, or as codes of its texts."""
 
-    values: np.ndarray | None = None  # [N] float64: what cell_number says of each cell
-    codes: np.ndarray | None = None  # [N] int32; the code of an empty cell is 0
-    texts: dict[str, int] = field(default_factory=lambda: {"": 0})  # the code of each text, in the order of the codes
+    values: np.ndarray  # [N]: what cell_number says of each cell, float64, or the code of its text, int32
+    texts: dict[str, int] | None = None  # the code of each text, in the order of the codes; 0 is an empty cell
 
     def numbers(self) -> np.ndarray:
-        if self.values is None:
-            self.values = np.array([cell_number(text) for text in self.texts])[self.codes]
-        return self.values
+        return self.values if self.texts is None else np.array([cell_number(text) for text in self.texts])[self.values]
 
 
 def read_chunks(
-    source: Source, kinds: dict[str, type], rows: int, chunk_rows: int = CHUNK_ROWS, keep_spaces: bool = False
+    source: Source, kinds: dict[str, type], chunk_rows: int = CHUNK_ROWS, keep_spaces: bool = False
 ) -> Iterator[pd.DataFrame]:
-    """Iterate over data frames of columns, of these types, up to a number of rows; UserError for what is no text."""
+    """Iterate over data frames of columns, of these types; UserError for what is no text, or other rows."""
     import pandas as pd
 
+    rows = len(source.lines)
+    words = "changed while it was read; start again when nothing but the harvester writes to it"
+    changed = UserError(f"{source.path}: {words}")
     try:
-        yield from pd.read_csv(
+        for chunk in pd.read_csv(
             io.StringIO(source.content) if source.content is not None else source.path,
-            header=0 if source.header else None,
             names=source.names,
             usecols=list(kinds),
             dtype=kinds,
@@ -657,12 +611,15 @@ def read_chunks(
             index_col=False,
             skip_blank_lines=False,  # those that are blank are among the lines to skip
             low_memory=False,  # or a part of a chunk in which every cell is TRUE would be read as ones
-            engine="c",
-        )
+        ):
+            yield chunk
+            rows -= len(chunk)
     except UnicodeDecodeError:
         raise undecodable(source.path) from None
     except (FileNotFoundError, pd.errors.EmptyDataError, pd.errors.ParserError):
-        raise UserError(CHANGED.format(source.path)) from None
+        raise changed from None
+    if rows:
+        raise changed
 
 
 def is_doubtful(values: np.ndarray) -> bool:
@@ -677,7 +634,7 @@ def read_columns(sources: list[Source], names: list[str], options: argparse.Name
     A column in which that parser finds anything but numbers is read again, as text: what it is follows from its texts.
     """
     textual = {name for name in names if name == options.label or name in options.categorical or is_id_name(name)}
-    heads = [replace(source, lines=source.lines[: GUESS_ROWS // len(sources) + 1]) for source in sources]
+    heads = [source._replace(lines=source.lines[: GUESS_ROWS // len(sources) + 1]) for source in sources]
     textual |= read_once(heads, names, textual)[1]
     cells, again = read_once(sources, names, textual)
     return cells | read_once(sources, sorted(again), again)[0]
@@ -687,56 +644,48 @@ def read_once(sources: list[Source], names: list[str], textual: set[str]) -> tup
     """The cells of the columns, and the names of those that must be read again, as text."""
     rows = sum(len(source.lines) for source in sources)
     cells = {
-        name: Cells(codes=np.zeros(rows, np.int32)) if name in textual else Cells(values=np.full(rows, math.nan))
+        name: Cells(np.zeros(rows, np.int32), {"": 0}) if name in textual else Cells(np.full(rows, math.nan))
         for name in names
     }
     again: set[str] = set()
-    start = 0
+    first = 0
     for source in sources:
-        end, held = start + len(source.lines), set(source.names)
-        present = [name for name in names if name in held]
-        for chunk in read_typed(source, present, textual, again) if present else ():
-            stop = start + len(chunk)
+        start = first
+        for chunk in read_typed(source, [name for name in source.names if name in cells], textual, again):
+            part = slice(start, start + len(chunk))
             for name in chunk:
-                if name in textual:
-                    cells[name].codes[start:stop] = code_chunk(chunk[name], cells[name].texts)
-                elif name not in again:
-                    values = cells[name].values[start:stop] = chunk[name].to_numpy(float)
-                    if is_doubtful(values):
+                values, texts = cells[name]
+                if texts is None:
+                    values[part] = chunk[name]
+                    if is_doubtful(values[part]):
                         again.add(name)
-            start = stop
-        if present and start != end:
-            raise UserError(CHANGED.format(source.path))
-        start = end
+                else:
+                    codes, found = chunk[name].factorize()
+                    known = [texts.setdefault(cell_text(text), len(texts)) for text in found]
+                    values[part] = np.array([*known, 0], np.int32)[codes]  # -1, an empty cell, is the last
+            start = part.stop
+        first += len(source.lines)
     return {name: part for name, part in cells.items() if name not in again}, again
 
 
 def read_typed(source: Source, names: list[str], textual: set[str], again: set[str]) -> Iterator[pd.DataFrame]:
-    """Iterate over data frames; where numbers cannot be parsed, the columns at fault are added to again."""
+    """Iterate over data frames; columns in which numbers cannot be parsed are added to again, and left out."""
     import pandas as pd
 
-    rows, done = len(source.lines), 0
-    while True:
-        numeric = set(names) - textual - again
+    done = 0
+    while kinds := {name: object if name in textual else float for name in names if name not in again}:
         try:
-            kinds = {name: float if name in numeric else object for name in names}
-            for chunk in islice(read_chunks(source, kinds, rows), done, None):
+            for chunk in islice(read_chunks(source, kinds), done, None):
                 yield chunk
                 done += 1
             return
         except ValueError:
+            numeric = dict.fromkeys((name for name, kind in kinds.items() if kind is float), object)
             if not numeric:
                 raise
-            for chunk in islice(read_chunks(source, dict.fromkeys(names, object), rows), done, done + 1):
-                numbers = {name: pd.to_numeric(chunk[name], errors="coerce").count() for name in numeric}
-                again |= {name for name in numeric if numbers[name] < chunk[name].count()} or numeric
-
-
-def code_chunk(cells: pd.Series, texts: dict[str, int]) -> np.ndarray:
-    """The codes [N] of cells (text, NaN where empty) in a list of texts that grows as new ones are met."""
-    codes, found = cells.factorize()
-    known = [texts.setdefault(cell_text(text), len(texts)) for text in found]
-    return np.array([*known, 0], np.int32)[codes]  # -1, an empty cell, is the last
+            chunk = next(islice(read_chunks(source, numeric), done, None))
+            numbers = {name: pd.to_numeric(chunk[name].dropna(), errors="coerce") for name in chunk}
+            again |= {name for name in chunk if numbers[name].hasnans} or set(numeric)
 
 
 def name_words(name: str) -> set[str]:
@@ -754,56 +703,48 @@ def column_kind(name: str, cells: Cells, options: argparse.Namespace) -> tuple[s
         return "category", "--categorical"
     if name in options.numeric:
         return "number", "--numeric"
-    if cells.values is not None:
-        known = cells.values[~np.isnan(cells.values)]
-        return number_kind(name, known) if len(known) else ("dropped", "empty")
-    counts = np.bincount(cells.codes, minlength=len(cells.texts))
-    texts = [(text, count) for text, count in zip(cells.texts, counts, strict=True) if text and count]
-    filled = int(sum(count for _, count in texts))
+    values, texts = cells.numbers(), list(cells.texts or [""])[1:]
+    known, filled = values[np.isfinite(values)], np.count_nonzero(~np.isnan(values))
     if not filled:
         return "dropped", "empty"
-    distinct = filled > 20 and len(texts) > 0.9 * filled
-    if is_id_name(name) and all(DIGITS.fullmatch(text) for text, _ in texts):
-        return ("dropped", "nearly all values distinct") if distinct else ("category", "an id by its name")
-    numeric = sum(count for text, count in texts if math.isfinite(cell_number(text))) / filled
-    if numeric == 1 or (numeric >= 0.5 and not is_id_name(name)):
-        values = cells.numbers()
-        return number_kind(name, values[np.isfinite(values)])
-    if all(DATE.match(text) for text, _ in texts):
-        return "dropped", "a timestamp"
-    return ("dropped", "nearly all values distinct") if distinct else ("category", "text")
-
-
-def number_kind(name: str, known: np.ndarray) -> tuple[str, str]:
-    """Whole numbers without a gap, each once, count the rows."""
-    if name in V0_COLUMNS or len(known) <= 20 or np.ptp(known) > 1.01 * len(known) or np.any(known % 1):
-        return "number", ""
-    return ("number", "") if len(np.unique(known)) < len(known) else ("dropped", "a row number")
+    identifier = is_id_name(name) and all(map(DIGITS.fullmatch, texts))
+    if not identifier:
+        if len(known) == filled or (len(known) >= 0.5 * filled and not is_id_name(name)):
+            numbered = len(known) > 20 and name not in V0_COLUMNS and np.ptp(known) <= 1.01 * len(known)
+            if numbered and not np.any(known % 1) and len(np.unique(known)) == len(known):
+                return "dropped", "a row number"  # whole numbers without a gap, each once
+            return "number", ""
+        if all(map(DATE.match, texts)):
+            return "dropped", "a timestamp"
+    if filled > 20 and len(texts) > 0.9 * filled:
+        return "dropped", "nearly all values distinct"
+    return "category", "an id by its name" if identifier else "text"
 
 
 def read_table(options: argparse.Namespace) -> Table:
     """Read CSV files of any generation into one Table, or raise UserError: what is wrong, where and what to do."""
     sources = [find_source(path, options.skip_bad_rows) for path in find_files(options.csv)]
     names = check_columns(sources, options)
-    chosen = {options.label, *options.categorical, *options.numeric, *options.drop}
-    fixed = dict.fromkeys(options.drop, "--drop")
-    fixed |= {name: "a timestamp" for name in names if name.lower() in TIME_NAMES and name not in chosen}
+    chosen = {options.label, *options.categorical, *options.numeric}
+    fixed = {name: "a timestamp" for name in names if name.lower() in TIME_NAMES and name not in chosen}
+    fixed |= dict.fromkeys(options.drop, "--drop")
     cells = read_columns(sources, sorted(set(names) - set(fixed)), options)
     given = cells.pop(options.label)
-    columns = [Column(name, "dropped", reason, -1, -1) for name, reason in fixed.items()]  # never read, so not counted
+    label = np.array([cell_label(text) for text in given.texts], np.float32)[given.values]
+    columns = [Column(name, "dropped", reason) for name, reason in fixed.items()]
     columns += [Column(name, *column_kind(name, part, options)) for name, part in cells.items()]
     columns.sort(key=lambda column: column.name)
-    label = np.array([cell_label(text) for text in given.texts], np.float32)[given.codes]
-    numbers = [column.name for column in columns if column.kind == "number"]
-    bad = np.zeros(len(label), np.int32)  # 0 right, -1 the label, otherwise from 1 on the number at fault
-    for number, name in reversed(list(enumerate(numbers, 1))):
-        bad[np.isinf(cells[name].numbers())] = number
-    bad[label < 0] = -1
+    checked = [*(column.name for column in reversed(columns) if column.kind == "number"), options.label]
+    bad = np.zeros(len(label), np.int32)  # 0 right, otherwise from 1 on which of the checked columns is at fault
+    for number, name in enumerate(checked[:-1], 1):
+        cells[name] = Cells(cells[name].numbers())
+        bad[np.isinf(cells[name].values)] = number
+    bad[label < 0] = len(checked)
     rows, shown = [len(source.lines) for source in sources], short_names([source.path for source in sources])
     skipped, notes = sum(source.skipped for source in sources), []
     read = len(label) + skipped
     for name, source, faults in zip(shown, sources, np.split(bad, np.cumsum(rows)[:-1]), strict=True):
-        skipped += handle_bad_rows(source, options, numbers, faults)
+        skipped += handle_bad_rows(source, options, checked, faults)
         notes += [f"{name}: {note}" if len(sources) > 1 else note for note in source.notes]
     files = np.repeat(np.arange(len(sources), dtype=np.uint16), rows)
     lines = np.concatenate([source.lines for source in sources]).astype(np.int32)
@@ -846,111 +787,87 @@ def check_columns(sources: list[Source], options: argparse.Namespace) -> list[st
         if absent := [name for name in names if name not in present]:
             others = " and others" if len(absent) > 5 else ""
             source.notes.append(f"has no {', '.join(absent[:5])}{others}: missing in its rows")
+    unknown = f"{data_name(options)} has no such column"
     for flag in ("categorical", "numeric", "drop"):
         for name in getattr(options, flag):
-            if name not in names:
-                raise UserError(f"--{flag} {name}: {data_name(options)} has no such column")
-            if name == options.label:
-                raise UserError(f"--{flag} {name}: this is the label")
+            refuse(f"--{flag} {name}", (name not in names, unknown), (name == options.label, "this is the label"))
     return names
 
 
-def handle_bad_rows(source: Source, options: argparse.Namespace, numbers: list[str], faults: np.ndarray) -> int:
+def handle_bad_rows(source: Source, options: argparse.Namespace, checked: list[str], faults: np.ndarray) -> int:
     """Leave out a cut last line and, when asked, bad rows; otherwise raise UserError naming the first ones."""
     bad = without_torn(np.flatnonzero(faults), source.lines, source.torn, source.notes)
     if not len(bad):
         return 0
-    if not options.skip_bad_rows:
-        fault = faults[bad[0]]
-        where = name_some(source.lines[bad[faults[bad] == fault]])
-        name, wrong, others = options.label, "the label is missing or not 0 or 1", ""
-        if fault > 0:
-            name = numbers[fault - 1]
-            wrong = "text, infinity or a number beyond 3.4e38 in a column of numbers; a missing number is an empty cell"
-            others = f", read it with --categorical {name}, leave it out with --drop {name}"
-        raise UserError(f"{source.path}: {where}, column {name}: {wrong}; mend the rows{others} or use --skip-bad-rows")
-    source.notes.append(f"{name_some(source.lines[bad])}: unusable values, left out")
-    return len(bad)
+    if options.skip_bad_rows:
+        source.notes.append(f"{name_some(source.lines[bad])}: unusable values, left out")
+        return len(bad)
+    name = checked[faults[bad[0]] - 1]
+    where = name_some(source.lines[bad[faults[bad] == faults[bad[0]]]])
+    wrong, others = "the label is missing or not 0 or 1", ""
+    if name != options.label:
+        wrong = "text, infinity or a number beyond 3.4e38 in a column of numbers; a missing number is an empty cell"
+        others = f", read it with --categorical {name}, leave it out with --drop {name}"
+    raise UserError(f"{source.path}: {where}, column {name}: {wrong}; mend the rows{others} or use --skip-bad-rows")
 
 
 def fill_columns(
     columns: list[Column], cells: dict[str, Cells], keep: np.ndarray | slice, rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The cells of the kept rows as numbers [N, D] and codes [N, C]; columns that can teach nothing are dropped."""
-    numbers, codes = [], []
+    planned = Counter(column.kind for column in columns)
+    numbers, codes = np.empty((planned["number"], rows)), np.empty((planned["category"], rows), np.int32)
+    places = {"number": iter(numbers), "category": iter(codes)}
     for column in columns:
-        if not (part := cells.pop(column.name, None)):
+        if column.name not in cells:
             continue  # never read
-        if column.kind == "number":
-            values = part.numbers()[keep]
-            if finish_number(column, values):
-                numbers.append(values)
-        elif column.kind == "category":
-            if (values := finish_category(column, part.codes[keep], part.texts)) is not None:
-                codes.append(values)
+        values, texts = cells.pop(column.name)
+        values = values[keep]
+        known = values[~np.isnan(values) if texts is None else values > 0]
+        column.missing = len(values) - len(known)
+        if column.kind == "category":
+            values = sort_category(column, values, texts)
+            useless = len(column.vocabulary) < 2
         else:
-            values = part.values[keep] if part.codes is None else part.codes[keep]
-            empty = np.isnan(values) if part.codes is None else values == 0
-            column.missing, column.distinct = int(np.sum(empty)), len(np.unique(values[~empty]))
-    return stack_columns(numbers, rows, np.float64), stack_columns(codes, rows, np.int32)
+            step = max(1, len(known) // 1_000_000) if column.kind == "number" else 1
+            column.distinct = len(np.unique(known[::step]))
+            useless = not len(known) or (np.ptp(known) == 0 and not column.missing)
+        if column.kind == "dropped":
+            continue
+        if useless:
+            column.kind, column.reason, column.vocabulary = "dropped", "constant" if column.distinct else "empty", []
+            continue
+        next(places[column.kind])[:] = values
+        named = column.kind == "category" or name_words(column.name) & QUANTITY_WORDS
+        if not named and 2 < column.distinct <= 10 and rows > 200 and not np.any(known % 1):
+            column.hint = f"few whole numbers: --categorical {column.name} if they are names for something"
+    filled = Counter(column.kind for column in columns)
+    return numbers[: filled["number"]].T, codes[: filled["category"]].T
 
 
-def stack_columns(parts: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
-    """The parts as columns [N, ...] of one array, each given up when it has been copied."""
-    store = np.empty((len(parts), rows), dtype)
-    for number in range(len(parts)):
-        store[number], parts[number] = parts[number], None
-    return store.T
-
-
-def finish_number(column: Column, values: np.ndarray) -> bool:
-    """Count what a column of numbers holds; False, with the reason, when it can teach nothing."""
-    known = values[~np.isnan(values)]
-    column.missing = len(values) - len(known)
-    column.distinct = len(np.unique(known[:: max(1, len(known) // 1_000_000)]))
-    if not len(known) or (np.ptp(known) == 0 and not column.missing):
-        column.kind, column.reason = "dropped", "constant" if len(known) else "empty"
-        return False
-    counted = name_words(column.name) & QUANTITY_WORDS
-    if not counted and 2 < column.distinct <= 10 and len(values) > 200 and not np.any(known % 1):
-        column.hint = f"few whole numbers: --categorical {column.name} if they are names for something"
-    return True
-
-
-def finish_category(column: Column, codes: np.ndarray, texts: dict[str, int]) -> np.ndarray | None:
-    """Sort a category's vocabulary by meaning; return the codes in it [N] int32, None when it can teach nothing."""
-    counts = np.bincount(codes, minlength=len(texts))
-    used = [text for text, count in zip(texts, counts, strict=True) if count]
-    integers = all(cell_id(text) != UNSEEN for text in used) and any(used)
+def sort_category(column: Column, codes: np.ndarray, texts: dict[str, int]) -> np.ndarray:
+    """Give a category its vocabulary, sorted by meaning; return the codes in it [N] int32."""
+    used = list(compress(texts, np.bincount(codes)))
+    integers = any(used) and all(cell_id(text) != UNSEEN for text in used)
     meaning = cell_id if integers else cell_text
     column.vocabulary = sorted({meaning(text) for text in used})
-    column.missing = int(counts[0])
     column.distinct = len(column.vocabulary) - bool(column.missing)
-    if len(column.vocabulary) < 2:
-        column.kind, column.reason, column.vocabulary = "dropped", "constant" if column.distinct else "empty", []
-        return None
     code = {value: number for number, value in enumerate(column.vocabulary)}
     return np.array([code.get(meaning(text), 0) for text in texts], np.int32)[codes]
 
 
-def row_hashes(table: Table) -> np.ndarray:
-    """A number [N] uint64 for what each row holds."""
+def sort_rows(table: Table) -> None:
+    """Put the rows into the order of hashes of what each holds."""
     hashes = np.zeros(len(table.label), np.uint64)
-    for part in [*table.numbers.T, *table.codes.T, table.label]:
+    columns = [*table.numbers.T, *table.codes.T, table.label]
+    for part in columns:
         real = part.dtype == np.float64
         bits = np.where(np.isnan(part), np.inf, part).view(np.uint64) if real else part.astype(np.uint64)
         hashes = (hashes ^ bits) * np.uint64(0x9E3779B97F4A7C15)
         hashes ^= hashes >> np.uint64(29)
-    return hashes
-
-
-def sort_rows(table: Table) -> None:
-    """Put the rows into the order of their hashes."""
-    order = np.argsort(row_hashes(table))
-    for columns in (table.numbers.T, table.codes.T):
-        for number, part in enumerate(columns):
-            columns[number] = part[order]
-    table.label, table.files, table.lines = table.label[order], table.files[order], table.lines[order]
+    order = np.argsort(hashes)
+    for part in (*columns, table.files, table.lines):
+        part[:] = part[order]
 
 
 def check_rows(path: str, table: Table) -> None:
@@ -984,10 +901,8 @@ def write_sample(path: str | Path, rows: int, seed: int) -> np.ndarray:
     logit = usefulness[app] + pull[app] * activity + 0.5 * np.sin(np.log1p(stay) - 9) * usefulness[app]
     probability = 1 / (1 + np.exp(-1.3 * logit))
     label = generator.random(rows) < probability
-    columns = [apps[app], *(part.astype(int) for part in (keyboard, mouse, stay, label))]
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(",".join(V0_COLUMNS) + "\n")
-        file.writelines(",".join(map(str, row)) + "\n" for row in zip(*columns, strict=True))
+    columns = np.column_stack([apps[app], keyboard, mouse, stay, label]).astype(np.int64)
+    np.savetxt(path, columns, "%d", ",", header=",".join(V0_COLUMNS), comments="")
     return probability
 
 
