@@ -60,7 +60,6 @@ import signal
 import stat
 import sys
 import tempfile
-import threading
 import time
 import zipfile
 from collections import Counter, deque
