@@ -173,18 +173,15 @@ def load_model(path: Path, details: Details) -> keras.Model:
 
 def read_rows(path: str, details: Details) -> Iterator[pd.DataFrame]:
     """Data frames of text, indexed by line number, of a CSV with or without a header."""
-    import pandas as pd
-
     source = modern.find_source(path, skip_bad_rows=False, unlabelled=True)
     check_names(path, source.names, details)
     for words in source.notes:
         note(words)
     start, rows = 0, len(source.lines)
     if not rows:
-        yield pd.DataFrame(columns=source.names, dtype=object)
+        yield text_frame(source.names, {})
         return
-    kinds = dict.fromkeys(source.names, object)
-    for chunk in modern.read_chunks(source, kinds, CHUNK_ROWS, keep_spaces=True):
+    for chunk in modern.read_chunks(source, dict.fromkeys(source.names, object), CHUNK_ROWS, keep_spaces=True):
         chunk = chunk.fillna("").set_axis(source.lines[start : start + len(chunk)])
         start += len(chunk)
         if source.torn and start == rows and is_torn(chunk, details):
@@ -199,9 +196,8 @@ def is_torn(chunk: pd.DataFrame, details: Details) -> bool:
     numbers = [name for name in chunk if details.kinds.get(name) == "number"]
     if any(math.isinf(modern.cell_number(last[name])) for name in numbers):
         return True
-    if label not in chunk or modern.cell_label(last[label]) >= 0:
-        return False
-    return bool((chunk[label].iloc[:-1].map(modern.cell_label) >= 0).any())
+    unlabelled = label in chunk and modern.cell_label(last[label]) < 0
+    return unlabelled and any(modern.cell_label(cell) >= 0 for cell in chunk[label])
 
 
 def check_names(path: str, names: list[str], details: Details) -> None:
@@ -257,7 +253,7 @@ class Lines:
 
 def read_record(lines: Lines, first: Line, most: int) -> tuple[list[Line], list[str], str]:
     """The lines, at most so many, of the record that one line begins, its cells, and why it cannot be read, or ""."""
-    taken, text = [first], without_end(first[1])
+    taken, text = [first], first[1].removesuffix("\n").removesuffix("\r")
     if '"' not in text:
         return taken, text.split(",") if text else [], "holds a carriage return" if "\r" in text else ""
 
@@ -332,10 +328,6 @@ def flaw(text: str) -> str:
     if not text.isascii() and modern.ESCAPED.search(text):
         return "is not UTF-8 text"
     return "holds a NUL byte" if "\0" in text else ""
-
-
-def without_end(text: str) -> str:
-    return text.removesuffix("\n").removesuffix("\r")
 
 
 def whole_number(cell: str) -> float:

@@ -462,10 +462,7 @@ def read_quoted(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
 
 
 def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple[list[str], bool]:
-    """The names of the columns and whether the first line holds them; the 2017 generation has no header.
-
-    Where rows may be unlabelled, four numbers are a row of 2017 without its label.
-    """
+    """The names of the columns and whether the first line holds them: in 2017 it was a row, maybe without its label."""
     cells = [cell.strip() for cell in first]
     if cells and not any(math.isinf(cell_number(cell)) for cell in cells):
         if not len(V0_COLUMNS) - unlabelled <= len(cells) <= len(V0_COLUMNS):
@@ -871,7 +868,7 @@ def sort_rows(table: Table) -> None:
 
 def check_rows(path: str, table: Table) -> None:
     rows, positive = len(table.label), int(table.label.sum())
-    rarer, count = ("productive", positive) if positive <= rows - positive else ("unproductive", rows - positive)
+    count, rarer = min((positive, "productive"), (rows - positive, "unproductive"))
     few = f"only {count} of {rows} rows {'is' if count == 1 else 'are'} {rarer}"
     teaching = any(column.kind != "dropped" for column in table.columns)
     refuse(
