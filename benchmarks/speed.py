@@ -36,11 +36,20 @@ def make_case(
     """A run of a file as the command makes it, up to the compiled training program."""
     import tensorflow as tf
 
-    flags = [str(path), "--batch-size", str(batch_size), "--architecture", architecture, "--xla" if xla else "--no-xla"]
+    flags = [
+        str(path),
+        "--folds",
+        "1",
+        "--batch-size",
+        str(batch_size),
+        "--architecture",
+        architecture,
+        "--xla" if xla else "--no-xla",
+    ]
     options = modern.parse_options([*flags, "--no-early-stopping", "--no-reduce-lr"])
     table = modern.read_table(options)
     splits = modern.split_table(options, table)
-    decisions = modern.decide(options, splits) | {"precision": modern.Choice(precision, "measured")}
+    decisions = modern.decide(options, splits, table.label) | {"precision": modern.Choice(precision, "measured")}
     run = modern.Run(options, table, splits, decisions, modern.Output(True))
     modern.plan_training(run)
     modern.build(run)
@@ -227,7 +236,7 @@ import sys, time
 sys.path.insert(0, {root!r})
 import numpy as np, train_model_modern as modern
 table = modern.read_table(modern.parse_options([sys.argv[1]]))
-(split,) = modern.split_table(modern.parse_options([sys.argv[1]]), table)
+(split,) = modern.split_table(modern.parse_options([sys.argv[1], "--folds", "1"]), table)
 numbers = np.nan_to_num(np.sign(table.numbers) * np.log1p(np.abs(table.numbers)))
 numbers = (numbers - numbers[split.training].mean(axis=0)) / numbers[split.training].std(axis=0)
 places = [np.eye(codes.max() + 1, dtype=np.float32)[codes] for codes in table.codes.T]
