@@ -441,7 +441,8 @@ def show_evaluation(label: np.ndarray, probability: np.ndarray, threshold: float
     test, lines = modern.measure(label, probability, threshold, 0), [f"{len(label):,} rows, 95 % intervals"]
     for name in ("accuracy", "precision", "recall", "roc_auc", "pr_auc", "log_loss"):
         if test[name] is not None:
-            lines.append(f"  {name:<10}{test[name]:7.3f}  {modern.interval(test[f'{name}_ci95'], 1, 3)}")
+            ends = test[f"{name}_ci95"]
+            lines.append(f"  {name:<10}{test[name]:7.3f}  {modern.interval(ends, 1, 3) if ends else ''}".rstrip())
     modern.print_error("\n".join(lines))
 
 

@@ -45,6 +45,7 @@ import codecs
 import contextlib
 import csv
 import errno
+import functools
 import gc
 import hashlib
 import importlib.util
@@ -67,7 +68,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
-from itertools import compress, islice
+from itertools import compress, islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -88,7 +89,7 @@ except ModuleNotFoundError:
     sys.exit("use .venv/bin/python, or pip install -r requirements-cpu.txt")
 
 STARTED = time.perf_counter()
-VERSION = "1.3.0"
+VERSION = "1.4.0"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings
@@ -119,7 +120,7 @@ PREDICTION_COLUMNS = [b"file", b"line", b"fold", b"label", b"probability"]
 RESUME_FILE = "resume.npz"
 LOCK_FILE = ".lock"
 MINIMUM_LEARNING_RATE = 0.00001
-WEIGHT_DECAY = 0.004  # the default of keras.optimizers.AdamW
+WEIGHT_DECAY = 0.1
 EXPORTS = {  # what --export writes, and the packages it takes
     "saved_model": ("productivity_model_saved_model", ()),
     "litert": ("productivity_model.tflite", ("ai-edge-litert",)),
@@ -156,6 +157,10 @@ def positive_integer(text: str) -> int:
     if not re.fullmatch(r"0*[1-9]\d{0,17}", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
     return int(text)
+
+
+def fold_count(text: str) -> int | str:
+    return text if text == "auto" else positive_integer(text)
 
 
 def positive_number(text: str) -> float:
@@ -200,7 +205,8 @@ def build_parser() -> Parser:
     group.add_argument("--categorical", help="columns to read as categories", **columns)
     group.add_argument("--numeric", help="columns to read as numbers", **columns)
     group.add_argument("--drop", help="columns to leave out", **columns)
-    flag("--folds", 1, "K nets on K cross-validation folds, averaged; tested on all rows", **count | {"metavar": "K"})
+    text = "K nets on K cross-validation folds, averaged, tested on all rows; 1: one net; auto: K where it pays"
+    flag("--folds", "auto", text, type=fold_count, metavar="K")
     text = "stratified at random, or train on the past and test on the last rows"
     flag("--split", "random", text, choices=("random", "time"))
     text = "leave out the rows that would be refused, and say how many"
@@ -208,7 +214,8 @@ def build_parser() -> Parser:
     group = parser.add_argument_group("training")
     flag("--epochs", 150, "at most", **count)
     group.add_argument("--batch-size", help="rows a step (default: from the number of rows)", **count)
-    flag("--learning-rate", 0.001, "at the start", type=positive_number, metavar="X")
+    text = "at the start (default: 0.006)"
+    group.add_argument("--learning-rate", type=positive_number, metavar="X", help=text)
     flag("--seed", 42, "of split, weights, order and dropout", type=seed_number, metavar="N")
     flag("--adamw", True, "AdamW; off: Adam")
     flag("--reduce-lr", True, "halve the learning rate when the validation loss stalls")
@@ -250,11 +257,11 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         raise UserError("--profile writes to the logs that --no-tensorboard turns off; leave one of them out")
     if options.keep_checkpoints < 0:
         raise UserError(f"--keep-checkpoints {options.keep_checkpoints} is below 0; give 0 to keep all")
-    if (rate := options.learning_rate) < MINIMUM_LEARNING_RATE:
+    if (rate := options.learning_rate) and rate < MINIMUM_LEARNING_RATE:
         raise UserError(f"--learning-rate {rate:g} is below {MINIMUM_LEARNING_RATE:g}, the smallest rate used")
     if options.folds == 2:
         raise UserError("--folds 2 leaves no rows to train on beside those to stop by and to test on; give 3 or more")
-    if options.folds > 1 and options.split == "time":
+    if options.folds not in ("auto", 1) and options.split == "time":
         raise UserError("--folds and --split time exclude each other: folds are drawn at random")
     check_exports(options.export)
     if options.export:
@@ -951,6 +958,10 @@ FARTHEST = 1e6  # a scaled number is held within this distance of 0, where the s
 ABSENT = 2e6  # what a missing number is once it is scaled: fast arithmetic may not tell NaN
 MAXIMUM_CATEGORIES = 256  # of a column; the most frequent are kept, the others share the place of the unseen
 PIECE_ROWS = 100_000  # rows scaled or predicted at a time
+MOST_BINS = 16  # of one number
+BIN_INPUTS = 1_024  # bins of all numbers together
+NARROWEST_BIN = 0.002  # of the size of its edge, or what 32 bits lose would show
+BIN_SIZE = 0.25  # at the size of 1, bins fit small tables too closely
 
 
 class Scales(NamedTuple):
@@ -1005,7 +1016,9 @@ class Encoding(NamedTuple):
 
     The inputs are: D scaled numbers, centred on the median, divided by the interquartile range, clipped smoothly to +-3
     (the preprocessing of RealMLP: Holzmueller, Grinsztajn, Steinwart, 2024), 0 where missing; an indicator for each
-    number that was ever missing; for each category one place for each value, and one for rare values if there are any.
+    number that was ever missing; for each category one place for each value, and one for rare values if there are any;
+    for each number bins between quantiles, which tell how much of each bin lies below it (the piecewise-linear encoding
+    of Gorishniy, Rubachev, Babenko, 2022), centred on their means, 0 where missing. A linear model takes all but these.
     What no training row of a fold has (a value, a gap) leaves all inputs of its column at 0 in that fold.
     """
 
@@ -1013,6 +1026,7 @@ class Encoding(NamedTuple):
     gaps: list[int]  # the numbers that have an indicator
     known: list[np.ndarray]  # for each category: the codes that some fold learns; index 1 and up, 0 for all others
     depths: list[int]  # for each category: its number of places
+    bins: list[int]  # for each number: its number of bins
 
     @property
     def first_indices(self) -> np.ndarray:
@@ -1022,16 +1036,25 @@ class Encoding(NamedTuple):
     @property
     def width(self) -> int:
         """E, the number of inputs."""
+        return self.linear_width + sum(self.bins)
+
+    @property
+    def linear_width(self) -> int:
+        """L, the number of the first inputs, those of a linear model."""
         return len(self.scales.gain) + len(self.gaps) + sum(self.depths)
 
     def inputs_of_columns(self) -> list[list[int]]:
         """Which of the E inputs each number, then each category, makes."""
         count = len(self.scales.gain)
-        numbers = [
-            [place, *(count + gap for gap, own in enumerate(self.gaps) if own == place)] for place in range(count)
-        ]
-        starts = np.cumsum([count + len(self.gaps), *self.depths])
-        return numbers + [list(range(start, start + depth)) for start, depth in zip(starts, self.depths, strict=False)]
+        column = np.concatenate(
+            [
+                np.arange(count),
+                self.gaps,
+                count + np.repeat(np.arange(len(self.depths)), self.depths),
+                np.repeat(np.arange(count), self.bins),
+            ]
+        )
+        return [np.flatnonzero(column == number).tolist() for number in range(count + len(self.depths))]
 
 
 class Encoder(NamedTuple):
@@ -1041,6 +1064,9 @@ class Encoder(NamedTuple):
     scale: np.ndarray  # [D] float32
     gap_known: np.ndarray  # [M] float32: 1 where a training row has the gap
     places: np.ndarray  # int32: from an index to its place in its category, -1 for none
+    lower: np.ndarray  # [bins] float32: the lower end of each bin
+    slope: np.ndarray  # [bins] float32: BIN_SIZE divided by the width of the bin, 0 where it is empty
+    bin_mean: np.ndarray  # [bins] float32
 
 
 class Features(NamedTuple):
@@ -1070,7 +1096,10 @@ def fit_encoding(table: Table, splits: list[Split]) -> tuple[Encoding, list[Enco
             found = np.searchsorted(known[-1], learned)
             of_index[1 + found] = found
             places[fold].append(of_index)
-    encoding = Encoding(table.scales, [], known, depths)
+    numbers = table.of_kind("number")
+    most = min(MOST_BINS, max(2, len(splits[0].training) // 20), BIN_INPUTS // max(1, len(numbers)))
+    bins = [count if (count := min(most, column.distinct - 1)) > 1 else 0 for column in numbers]
+    encoding = Encoding(table.scales, [], known, depths, bins)
     features = make_features(table, encoding)
     missing = features.scaled > FARTHEST
     encoding.gaps.extend(np.flatnonzero(missing.any(axis=1)).tolist())
@@ -1078,7 +1107,8 @@ def fit_encoding(table: Table, splits: list[Split]) -> tuple[Encoding, list[Enco
     for split, own in zip(splits, places, strict=True):
         gap_known = missing[encoding.gaps][:, split.training].any(axis=1).astype(np.float32)
         scaling = fit_scaling(features.scaled, split.training)
-        encoders.append(Encoder(*scaling, gap_known, np.concatenate([np.empty(0, np.int32), *own])))
+        of_index = np.concatenate([np.empty(0, np.int32), *own])
+        encoders.append(Encoder(*scaling, gap_known, of_index, *fit_bins(features.scaled, split.training, bins)))
     return encoding, encoders, features
 
 
@@ -1108,6 +1138,26 @@ def fit_scaling(scaled: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.nd
             spread = high - low or (known.max() - known.min()) / 2
             scale[place] = 1 / spread if spread > 1e-6 else 0
     return center, scale
+
+
+def fit_bins(scaled: np.ndarray, rows: np.ndarray, bins: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lower ends, slopes and means of the bins of scaled numbers [D, N] between quantiles of some rows."""
+    rows = rows[:: max(1, len(rows) // SCALE_ROWS)]
+    lower, slope, mean = np.zeros((3, sum(bins)), np.float32)
+    for values, count, start in zip(scaled, bins, np.cumsum([0, *bins]), strict=False):
+        known = values[rows]
+        known = known[known <= FARTHEST]
+        if count and len(known):
+            edges: list[float] = []
+            for edge in np.quantile(known, np.linspace(0, 1, count + 1)):
+                if not edges or edge - edges[-1] > NARROWEST_BIN * max(1, abs(edge)):
+                    edges.append(edge)
+            own = slice(start, start + len(edges) - 1)  # quantiles too close to each other leave the last bins empty
+            lower[own], slope[own] = edges[:-1], BIN_SIZE / np.diff(edges)
+            mean[own] = [
+                np.clip((known - low) * by, 0, BIN_SIZE).mean() for low, by in zip(lower[own], slope[own], strict=True)
+            ]
+    return lower, slope, mean
 
 
 def most_frequent(counts: np.ndarray) -> np.ndarray:
@@ -1143,12 +1193,18 @@ def encode(
     """
     from keras import ops
 
-    parts = [encode_numbers(scaled, encoding, encoder, axis)] if len(encoding.scales.gain) else []
+    parts = [encode_numbers(scaled, encoding, encoder, axis)] if encoding.bins else []
     if encoding.depths:
         category = np.repeat(np.arange(len(encoding.depths), dtype=np.int32), encoding.depths)  # of each input
         place = np.concatenate([np.arange(depth, dtype=np.int32) for depth in encoding.depths])
         chosen = ops.take(ops.take(encoder.places, indices, axis=0), category, axis=axis)
         parts.append(ops.cast(ops.equal(chosen, by_column(place, axis)), "float32"))
+    if any(encoding.bins):
+        number = np.repeat(np.arange(len(encoding.bins), dtype=np.int32), encoding.bins)  # of each bin
+        values = ops.take(scaled, number, axis=axis)
+        below = (values - by_column(encoder.lower, axis)) * by_column(encoder.slope, axis)
+        below = ops.clip(below, 0.0, BIN_SIZE) - by_column(encoder.bin_mean, axis)
+        parts.append(ops.where(ops.greater(values, FARTHEST), 0.0, below))
     return ops.concatenate(parts, axis) if len(parts) > 1 else parts[0]
 
 
@@ -1156,15 +1212,15 @@ class SparseRows(NamedTuple):
     """Encoded rows without the zeros of their categories, so that a product costs no more than their cells."""
 
     dense: np.ndarray  # [B, D + M]: numbers and indicators
-    places: np.ndarray  # [B, C] int32: which of the E inputs is 1 for each category; E for none
+    places: np.ndarray  # [B, C] int32: which of the L inputs is 1 for each category; L for none
 
     def times(self, weights: np.ndarray) -> np.ndarray:
-        """The encoded rows [B, E] times weights [E]."""
+        """The encoded rows [B, L] times weights [L]."""
         padded = np.append(weights, 0)
         return self.dense @ weights[: self.dense.shape[1]] + padded[self.places].sum(axis=1)
 
     def transposed_times(self, values: np.ndarray, width: int) -> np.ndarray:
-        """The transposed encoded rows [E, B] times values [B]."""
+        """The transposed encoded rows [L, B] times values [B]."""
         result = np.concatenate([values @ self.dense, np.zeros(width + 1 - self.dense.shape[1])])
         for places in self.places.T:
             result += np.bincount(places, values, minlength=width + 1)
@@ -1176,7 +1232,7 @@ def encode_sparse(features: Features, rows: np.ndarray, encoding: Encoding, enco
     dense = np.asarray(encode_numbers(features.scaled[:, rows].T, encoding, encoder), float)
     starts = np.cumsum([dense.shape[1], *encoding.depths], dtype=np.int32)[:-1]
     places = encoder.places[features.indices[:, rows].T]
-    return SparseRows(dense, np.where(places < 0, encoding.width, starts + places))
+    return SparseRows(dense, np.where(places < 0, encoding.linear_width, starts + places))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1190,15 +1246,47 @@ class Choice(NamedTuple):
 
 XLA_COMPILE_SECONDS = 1.3  # beyond tracing; measured by benchmarks/speed.py, as are the two step times
 STEP_SECONDS_WITHOUT_XLA = 0.00016
-STEP_SECONDS_WITH_XLA = 0.00001
+STEP_SECONDS_WITH_XLA = 0.00002
+USUAL_EPOCHS = 50  # until early stopping
+ENSEMBLE = 10
+ENSEMBLE_ROWS = 30_000  # an ensemble gains ever less: 0.012 in log-loss at 500 rows, 0.001 at 20 000
+ENSEMBLE_SECONDS = 10.0  # of one core
+SHORT_RUN = 200_000  # steps
 HOISTED_BATCH = 32  # up to here XLA runs a whole epoch as one function; above, separate kernels measured faster
+
+
+def choose_folds(options: argparse.Namespace, label: np.ndarray) -> Choice:
+    """The number of nets, each trained on all folds but two; 1: one net."""
+    rows, rarer = len(label), int(min(label.sum(), len(label) - label.sum()))
+    if options.folds == 1:
+        return Choice(1, "as asked")
+    if options.split == "time":
+        return Choice(1, "folds are drawn at random, the split is by time")
+    folds = ENSEMBLE if options.folds == "auto" else options.folds
+    lowered = f"lowered to {rarer}, the rows of the rarer class: every fold needs one"
+    if options.folds != "auto":
+        return Choice(min(folds, rarer), "as asked" if folds <= rarer else f"--folds {folds} {lowered}")
+    steps = (
+        ENSEMBLE * min(options.epochs, USUAL_EPOCHS) * 0.8 * rows / choose_batch_size(options.batch_size, rows).value
+    )
+    seconds = steps * (STEP_SECONDS_WITHOUT_XLA if options.xla is False else STEP_SECONDS_WITH_XLA)
+    cost = f"{ENSEMBLE} nets take about {max(0.1, seconds):.1f} s of one core to train"
+    if rows > ENSEMBLE_ROWS or seconds > ENSEMBLE_SECONDS:
+        return Choice(1, f"{cost} and gain little from {rows:,} rows")
+    return Choice(min(folds, rarer), f"{cost}, and their mean is more accurate" + f"; {lowered}" * (folds > rarer))
+
+
+def choose_learning_rate(asked: float | None) -> Choice:
+    return Choice(asked, "as asked") if asked else Choice(0.006, "from 80 to a million rows better than 0.001")
 
 
 def choose_batch_size(asked: int | None, rows: int) -> Choice:
     if asked:
         return Choice(min(asked, rows), "as asked" if asked <= rows else f"no more than the {rows} training rows")
-    size = 8 if rows < 1_000 else 16 if rows < 4_000 else 32
-    return Choice(size, f"{rows} training rows: enough steps an epoch to learn, no fewer rows than a mean needs")
+    for size, most in ((8, 1_000), (16, 4_000), (32, 50_000)):
+        if rows < most:
+            return Choice(size, f"{rows:,} training rows, fewer than {most:,}: enough steps an epoch to learn")
+    return Choice(256, f"{rows:,} training rows: as accurate as smaller batches, and twice as fast")
 
 
 def choose_patience(steps: int) -> Choice:
@@ -1255,8 +1343,8 @@ def cpu_description(path: str = "/proc/cpuinfo") -> tuple[str, frozenset[str]]:
     return name, flags
 
 
-def prepare_environment(cpu_only: bool, xla: bool, batch_size: int) -> None:
-    """Set what TensorFlow reads once, at its import."""
+def prepare_environment(cpu_only: bool, xla: bool, batch_size: int, short: bool = False) -> None:
+    """Set what TensorFlow reads once, at its import. In a short run a quicker compiler costs less than it loses."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its kernels gain nothing at these widths and print a notice
     ignore_user_settings()
@@ -1268,6 +1356,8 @@ def prepare_environment(cpu_only: bool, xla: bool, batch_size: int) -> None:
         if batch_size <= HOISTED_BATCH:
             flags += " --xla_cpu_experimental_ynn_fusion_type="
             flags += " --xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
+        if short:
+            flags += " --xla_backend_optimization_level=1"
         os.environ["XLA_FLAGS"] = flags
 
 
@@ -1356,7 +1446,7 @@ def build_network(
 
     hidden = inputs
     for number, units in enumerate(architecture.units, 1):
-        dense = layers.Dense(units, activation="relu", dtype=hidden_type, name=f"{prefix}hidden_{number}")
+        dense = layers.Dense(units, activation="mish", dtype=hidden_type, name=f"{prefix}hidden_{number}")
         hidden = adapt(dense)(hidden)
         hidden = adapt(layers.BatchNormalization(momentum=momentum, name=f"{prefix}normalization_{number}"))(hidden)
         hidden = adapt(layers.Dropout(architecture.dropout, name=f"{prefix}dropout_{number}"))(hidden)
@@ -1366,15 +1456,19 @@ def build_network(
 
 
 def start_from_linear_model(network: keras.Model, weights: np.ndarray) -> None:
-    """Let a new network answer as a linear model [E + 1], the intercept last."""
+    """Let a new network answer as a linear model [L + 1] of its first L inputs, the intercept last."""
     for variable in network.trainable_variables:
         if variable.path.endswith("from_inputs/kernel"):
-            variable.assign(weights[:-1, None])
+            variable.assign(np.pad(weights[:-1], (0, variable.shape[0] - len(weights) + 1))[:, None])
         if variable.path.endswith("from_hidden/bias"):
             variable.assign(weights[-1:])
 
 
-def rows_last_layers() -> tuple[type, type, type]:
+BLOCK_INPUTS = 16  # of a product that XLA unrolls; beyond some 40 it does not, and takes three times as long
+BLOCKED_WIDTH = 128  # wider layers take too long to compile in blocks
+
+
+def rows_last_layers(in_blocks: bool) -> tuple[type, type, type]:
     """Dense, BatchNormalization and Dropout of Keras for inputs [width, B]."""
     from keras import layers, ops
 
@@ -1387,7 +1481,12 @@ def rows_last_layers() -> tuple[type, type, type]:
             return self.units, input_shape[1]
 
         def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-            outputs = ops.matmul(ops.transpose(self.kernel), inputs)
+            blocks = math.ceil(inputs.shape[0] / BLOCK_INPUTS) if in_blocks else 1
+            ends = np.linspace(0, inputs.shape[0], blocks + 1).astype(int).tolist()
+            products = (
+                ops.matmul(ops.transpose(self.kernel[start:end]), inputs[start:end]) for start, end in pairwise(ends)
+            )
+            outputs = functools.reduce(ops.add, products)
             return self.activation(outputs + self.bias[:, None] if self.use_bias else outputs)
 
     class BatchNormalization(layers.BatchNormalization):
@@ -1426,16 +1525,17 @@ def rows_last_layers() -> tuple[type, type, type]:
 
 
 def training_network(
-    architecture: Architecture, width: int, momentum: float, precision: str = "float32"
+    architecture: Architecture, width: int, momentum: float, precision: str = "float32", in_blocks: bool = False
 ) -> tuple[keras.Model, int]:
     """The network for rows that come last: inputs [E, B] and random bytes [S, B] to logits [1, B]; and S.
 
+    In blocks, the products of wide layers are sums of narrower ones.
     Layers without a form for rows that come last are run as they are, between transpositions.
     """
     import keras
     from keras import layers, ops
 
-    dense, normalization, dropout = rows_last_layers()
+    dense, normalization, dropout = rows_last_layers(in_blocks)
     inputs = keras.Input(batch_shape=(width, None), name="inputs")
     random_bytes = keras.Input(batch_shape=(None, None), dtype="uint8", name="random_bytes")
     used = 0
@@ -2038,7 +2138,7 @@ class Fold:
     number: int
     split: Split
     encoder: Encoder
-    linear: np.ndarray  # [E + 1] the logistic regression of its training rows
+    linear: np.ndarray  # [L + 1] the logistic regression of its training rows
     state: State | None = None
     validation: tf.Tensor | None = None  # rows, int32, padded with -1
     seed: tf.Tensor | None = None
@@ -2496,8 +2596,8 @@ def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str
     ends = {}
     for (name, whole), values in zip(whole_scores(label, probability).items(), resampled, strict=True):
         values = values[np.isfinite(values)]
-        low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (whole, whole)
-        ends[name] = [float((end - whole) * narrower) for end in (low, high)]
+        percentiles = np.percentile(values, [2.5, 97.5]) if len(values) else []  # no sample has both classes
+        ends[name] = [float((end - whole) * narrower) for end in percentiles]
     return ends
 
 
@@ -2520,7 +2620,7 @@ def measure(label: np.ndarray, probability: np.ndarray, threshold: float, seed: 
     result |= {"brier": float(np.mean(np.square(probability - label))), "ece": float(np.abs(gaps).sum() / rows)}
     result["confusion"] = cells
     for name, ends in bootstrap(label, probability, seed).items():
-        result[f"{name}_ci95"] = [result[name] + end for end in ends]
+        result[f"{name}_ci95"] = [result[name] + end for end in ends] or None
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in result.items()}
 
 
@@ -2565,7 +2665,7 @@ def linear_logits(rows: SparseRows, weights: np.ndarray) -> np.ndarray:
 
 
 def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int) -> np.ndarray:
-    """Weights [E + 1], the intercept last, of an L2-penalised logistic regression.
+    """Weights [L + 1], the intercept last, of an L2-penalised logistic regression.
 
     Newton's method whose steps are solved by conjugate gradients (Hestenes and Stiefel, 1952; Komarek and Moore, 2005):
     what an iteration costs follows the cells of the rows, not the square of the inputs.
@@ -2603,10 +2703,10 @@ def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int) -> 
 
 
 def fit_linear(features: Features, split: Split, encoding: Encoding, encoder: Encoder, folds: int) -> np.ndarray:
-    """The logistic regression [E + 1] of a fold's training rows: where its network starts, and what it must beat."""
+    """The logistic regression [L + 1] of a fold's training rows: where its network starts, and what it must beat."""
     rows = split.training[:: max(1, len(split.training) * folds // LINEAR_ROWS)]
     sparse = encode_sparse(features, rows, encoding, encoder)
-    return fit_logistic_regression(sparse, features.label[rows], encoding.width)
+    return fit_logistic_regression(sparse, features.label[rows], encoding.linear_width)
 
 
 def row_pieces(rows: np.ndarray, size: int = PIECE_ROWS) -> list[np.ndarray]:
@@ -3148,7 +3248,8 @@ def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) ->
     else:
         ways = {"random": "at random within each class", "time": "by time: the first rows train, the last rows test"}
         words = f"{training} training, {validation} validation, {test} test rows, {ways[options.split]}"
-    return [*lines, f"Split      {words}"]
+    folds = choose_folds(options, table.label)
+    return [*lines, f"Folds      {folds.value} ({folds.reason})", f"Split      {words}"]
 
 
 def describe_columns(table: Table) -> list[str]:
@@ -3195,6 +3296,10 @@ def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, 
     if high - low > 0.15:
         wide = f"The interval is {100 * (high - low):.0f} points wide because only {rows} rows could be tested"
         lines.append(f"{wide}: read one run as a hint, not as a measurement.")
+    if folds > 1:
+        lines.append(
+            f"The model that is saved is the mean of the {folds} nets, usually more accurate than the one tested."
+        )
     return lines
 
 
@@ -3327,17 +3432,29 @@ probability = model({{
 # Main
 
 
-def decide(options: argparse.Namespace, splits: list[Split]) -> dict[str, Choice]:
+def steps_to_run(options: argparse.Namespace, splits: list[Split], batch_size: int) -> int:
+    """Steps of all folds when none stops early."""
+    return (
+        math.prod(segment_steps(max(len(split.training) for split in splits), batch_size))
+        * options.epochs
+        * len(splits)
+    )
+
+
+def decide(options: argparse.Namespace, splits: list[Split], label: np.ndarray) -> dict[str, Choice]:
     """What is decided for the user before TensorFlow is imported."""
+    folds = choose_folds(options, label)
     rows = max(len(split.training) for split in splits)
     batch_size = choose_batch_size(options.batch_size, rows)
-    segments, steps = segment_steps(rows, batch_size.value)
-    total = segments * steps * options.epochs
-    xla = choose_xla(options.xla, total * len(splits))
+    total = steps_to_run(options, splits, batch_size.value)
+    xla = choose_xla(options.xla, total)
     if options.profile and options.xla is None:
         xla = Choice(True, "a profile shows the steps of compiled programs only")
-    patience, momentum = choose_patience(segments * steps), choose_momentum(total)
-    return {"batch_size": batch_size, "xla": xla, "patience": patience, "momentum": momentum}
+    a_fold = total // len(splits)
+    patience, momentum = choose_patience(a_fold // options.epochs), choose_momentum(a_fold)
+    rate = choose_learning_rate(options.learning_rate)
+    chosen = {"folds": folds, "batch_size": batch_size, "learning_rate": rate, "patience": patience}
+    return chosen | {"momentum": momentum, "xla": xla}
 
 
 def make_plan(
@@ -3348,7 +3465,8 @@ def make_plan(
     )
     segments, steps = segment_steps(max(len(split.training) for split in splits), batch_size, width)
     share = float(label.mean())
-    network, byte_rows = training_network(ARCHITECTURES[options.architecture], width, momentum, precision)
+    in_blocks = xla and batch_size <= HOISTED_BATCH and width <= BLOCKED_WIDTH
+    network, byte_rows = training_network(ARCHITECTURES[options.architecture], width, momentum, precision, in_blocks)
     rows = segments * steps * batch_size
     several = max(1, min(25, 100_000 // rows, 20_000_000 // (rows * width)))  # a call can be stopped after it only
     return Plan(
@@ -3386,13 +3504,9 @@ def load_data(options: argparse.Namespace) -> Table:
 
 def split_table(options: argparse.Namespace, table: Table) -> list[Split]:
     """One split, or one for each fold."""
-    rarer = int(min(table.label.sum(), len(table.label) - table.label.sum()))
-    if options.folds > rarer:
-        why = f"the rarer class has {rarer} rows, and every fold needs one"
-        table.notes.append(f"--folds {options.folds} lowered to {rarer}: {why}")
-        options.folds = rarer
-    if options.folds > 1:
-        return split_folds(table.label, options.folds, options.seed)
+    folds = choose_folds(options, table.label).value
+    if folds > 1:
+        return split_folds(table.label, folds, options.seed)
     split = split_rows(table.label, options.split, options.seed)
     for name, part in split._asdict().items():
         if len({*table.label[part].tolist()}) < 2:
@@ -3472,7 +3586,9 @@ def prepare(run: Run) -> None:
     options, decisions = run.options, run.decisions
     if options.profile:
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # its use of memory is what the memory page shows
-    prepare_environment(options.cpu_only, decisions["xla"].value, decisions["batch_size"].value)
+    batch_size = decisions["batch_size"].value
+    short = steps_to_run(options, run.splits, batch_size) < SHORT_RUN
+    prepare_environment(options.cpu_only, decisions["xla"].value, batch_size, short)
     started = time.perf_counter()
     import_tensorflow()
     run.device = find_device(options.cpu_only)
@@ -3498,6 +3614,7 @@ def show_plan(run: Run) -> list[str]:
         f"Device     {run.device.name}",
         f"Model      {options.architecture}: {plan.width} inputs, hidden units {units}{nets}",
         f"Batch      {plan.batch_size} rows ({decisions['batch_size'].reason})",
+        f"Rate       {decisions['learning_rate'].value:g} to start with ({decisions['learning_rate'].reason})",
         f"Patience   {decisions['patience'].value} epochs ({decisions['patience'].reason})",
         f"XLA        {'on' if plan.xla else 'off'}: {decisions['xla'].reason}",
         f"Precision  {plan.precision}: {decisions['precision'].reason}",
@@ -3518,7 +3635,7 @@ def build(run: Run) -> None:
     run.predictor = Predictor(run.saved, run.encoding)
     for fold, network in zip(run.folds, run.saved.networks, strict=True):
         start_from_linear_model(network, np.append(fold.linear[:-1], fold.linear[-1] + math.log(one / zero)))
-        fold.state = first_state(current_weights(network), options.learning_rate)
+        fold.state = first_state(current_weights(network), run.decisions["learning_rate"].value)
     check_training_network(run.plan, run.predictor, run.saved.networks[0])
 
 
@@ -3791,7 +3908,7 @@ def prediction_rows(run: Run, tested: Tested) -> bytes:
 
 def print_files(run: Run, card: bool) -> None:
     """Name what the run has left, and what would be worth trying."""
-    options, folder, rows, timing = run.options, run.options.model_dir, len(run.table.label), run.timing
+    options, folder, timing = run.options, run.options.model_dir, run.timing
     own = "" if card else " is a file of your own and was left as it is"
     run.print("", f"Model      {folder / MODEL_FILE}", f"Metrics    {folder / METRICS_FILE}")
     run.print(f"Tested     {folder / PREDICTIONS_FILE}", f"Card       {folder / CARD_FILE}{own}")
@@ -3803,13 +3920,6 @@ def print_files(run: Run, card: bool) -> None:
     if options.split == "time":
         why = "the same model tested on rows drawn at random would look better than it is"
         run.print(f"Split      by time: neighbouring rows are alike, so that {why}")
-    if len(run.folds) == 1 and options.split == "random" and rows < 2_000:
-        steps = 10 * (0.8 / 0.7) * timing["steps_per_s"] * timing["train_s"]
-        seconds = min(steps * STEP_SECONDS_WITHOUT_XLA, XLA_COMPILE_SECONDS + steps * STEP_SECONDS_WITH_XLA)
-        cost = f"cost about {seconds:.1f} s of training"
-        run.print(
-            f"Hint       --folds 10 would test on all {rows:,} rows, {cost}, and usually gains accuracy at this size"
-        )
     speed = f"{timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)"
     run.print(f"Time       {timing['total_s']:.1f} s, of which training {speed}")
 
@@ -3843,7 +3953,9 @@ def train_command(arguments: list[str] | None) -> int:
     prepare_folder(options.model_dir)
     refuse_foreign(options.model_dir, options.export)
     timing = {"load_s": time.perf_counter() - started}
-    run = Run(options, table, splits, decide(options, splits), output, timing, description | earlier, arrays)
+    run = Run(
+        options, table, splits, decide(options, splits, table.label), output, timing, description | earlier, arrays
+    )
     with lock_folder(options.model_dir), stop_on_signals() as stop:
         run.print(*show_data(options, table, splits))
         if warning := shared_warning(options.model_dir):

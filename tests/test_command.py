@@ -22,7 +22,7 @@ QUICK = ["--epochs", "3", "--quiet"]
 
 
 def train(path, folder, *flags):
-    return modern.main([str(path), "--model-dir", str(folder), *QUICK, *map(str, flags)])
+    return modern.main([str(path), "--model-dir", str(folder), "--folds", "1", *QUICK, *map(str, flags)])
 
 
 def metrics_of(folder):
@@ -34,14 +34,15 @@ def test_a_plain_run_leaves_what_is_promised(run, sample, tmp_path):
     assert done.returncode == 0 and done.stderr == ""
     for words in (
         "120 rows",
-        "84 training, 18 validation, 18 test rows",
+        "Folds      10 (",
+        "each net trains on about 96 rows, stops by 12, is tested on 12",
         "XLA        off",
         "always the majority",
         "tensorboard --logdir model/logs",
     ):
         assert words in done.stdout
     metrics = metrics_of(tmp_path / "model")
-    assert metrics["rows"] == {"read": 120, "used": 120, "skipped": 0, "train": 84, "validation": 18, "test": 18}
+    assert metrics["rows"] == {"read": 120, "used": 120, "skipped": 0, "train": 96, "validation": 12, "test": 120}
     assert metrics["epochs"] == 12 and 1 <= metrics["best_epoch"] <= 12 and metrics["threshold"] == 0.5
     assert set(metrics["timing"]) == {
         "import_s",
@@ -52,6 +53,7 @@ def test_a_plain_run_leaves_what_is_promised(run, sample, tmp_path):
         "rows_per_s",
         "steps_per_s",
     }
+    assert metrics["settings"]["folds"] == 10 and metrics["settings"]["learning_rate"] == 0.006
     assert metrics["settings"]["batch_size"] == 8 and "training rows" in metrics["settings"]["reasons"]["batch_size"]
     expected = {
         "accuracy",
@@ -67,7 +69,7 @@ def test_a_plain_run_leaves_what_is_promised(run, sample, tmp_path):
         "confusion",
     }
     assert expected <= set(metrics["test"]) and expected <= set(metrics["baselines"]["majority"])
-    assert np.sum(metrics["test"]["confusion"]) == 18
+    assert np.sum(metrics["test"]["confusion"]) == 120
     assert metrics["versions"]["tensorflow"] and metrics["versions"]["keras"]
     files = sorted(path.name for path in (tmp_path / "model" / "checkpoints").iterdir())
     assert 1 <= len(files) <= 5 and all(name.startswith("model_") and len(name.split("_")) == 3 for name in files)

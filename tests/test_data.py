@@ -371,7 +371,9 @@ def test_unseen_and_rare_categories(tf, tmp_path, monkeypatch):
         encoding, (encoder,), features = modern.fit_encoding(
             table, [modern.Split(training, training[:0], training[:0])]
         )
-        return modern.encode(*features.take(np.array([0, 39, 1])), encoding, encoder).numpy()[:, 3:]
+        return modern.encode(*features.take(np.array([0, 39, 1])), encoding, encoder).numpy()[
+            :, 3 : encoding.linear_width
+        ]
 
     seen, unseen, other = encoded()
     assert seen.sum() == other.sum() == 1 and seen.argmax() != other.argmax() and unseen.sum() == 0

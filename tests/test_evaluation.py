@@ -178,3 +178,11 @@ def test_rules_reach_the_model_and_predict(run, sample, tmp_path):
         )
     for bad in ("1.5", "precision=2", "cost=1", "cost=0:1", "often"):
         assert modern.main([str(path), "--model-dir", str(tmp_path / "other"), "--threshold", bad]) == 2
+
+
+def test_intervals_of_a_very_rare_class_are_valid_json():
+    label, probability = np.zeros(15_000, np.float32), np.random.default_rng(0).random(15_000)
+    label[:2] = 1
+    results = [modern.measure(label, probability, 0.5, seed) for seed in range(6)]
+    assert any(result["roc_auc_ci95"] is None for result in results) and all(result["roc_auc"] for result in results)
+    json.loads(json.dumps(results), parse_constant=pytest.fail)

@@ -36,7 +36,9 @@ def write_mixed(path, rows=120):
 
 
 def train(path, folder, *flags):
-    return modern.main([str(path), "--model-dir", str(folder), "--epochs", "4", "--quiet", *map(str, flags)])
+    return modern.main(
+        [str(path), "--model-dir", str(folder), "--epochs", "4", "--folds", "1", "--quiet", *map(str, flags)]
+    )
 
 
 def strange_rows(table, count=1_000):

@@ -13,7 +13,9 @@ import train_model_modern as modern
 
 
 def train(path, folder, *flags):
-    return modern.main([str(path), "--model-dir", str(folder), "--epochs", "3", "--quiet", *map(str, flags)])
+    return modern.main(
+        [str(path), "--model-dir", str(folder), "--epochs", "3", "--folds", "1", "--quiet", *map(str, flags)]
+    )
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from test_data import write
 from test_training import make, train
 
 import train_model_modern as modern
@@ -75,7 +76,7 @@ def test_what_a_fold_has_not_seen_counts_for_nothing_in_it(tf, tmp_path):
             inputs = modern.encode(
                 np.zeros((1, 2), np.float32), np.array([[index, of_first]]), made.encoding, fold.encoder
             ).numpy()
-            assert inputs[:, len(made.encoding.gaps) + 2 :].sum() == (place >= 0)
+            assert inputs[:, len(made.encoding.gaps) + 2 : made.encoding.linear_width].sum() == (place >= 0)
 
 
 def test_a_run_with_folds(sample, tmp_path, capsys):
@@ -105,3 +106,42 @@ def test_refused_folds(sample, tmp_path, capsys):
     for flags in (["--folds", "2"], ["--folds", "0"], ["--folds", "5", "--split", "time"]):
         assert modern.main([str(sample(60)), "--model-dir", str(tmp_path / "model"), *flags]) == 2
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "rows", "rarer", "folds", "words"),
+    [
+        ([], 110, 40, 10, "their mean is more accurate"),
+        ([], 30_000, 9_000, 10, "10 nets take about"),
+        ([], 30, 6, 6, "lowered to 6, the rows of the rarer class"),
+        ([], 40_000, 9_000, 1, "gain little from 40,000 rows"),
+        (["--no-xla"], 20_000, 9_000, 1, "s of one core"),
+        (["--no-xla", "--epochs", "2"], 20_000, 9_000, 10, "s of one core"),
+        (["--split", "time"], 110, 40, 1, "the split is by time"),
+        (["--folds", "1"], 110, 40, 1, "as asked"),
+        (["--folds", "4"], 1_000_000, 40, 4, "as asked"),
+        (["--folds", "20"], 110, 6, 6, "--folds 20 lowered to 6"),
+    ],
+)
+def test_how_many_folds(flags, rows, rarer, folds, words):
+    options = modern.parse_options(["unused", *flags])
+    choice = modern.choose_folds(options, np.arange(rows) < rarer)
+    assert choice.value == folds and words in choice.reason
+
+
+def test_bins_are_those_of_training_rows_and_of_no_use_where_numbers_are_equal(tf, tmp_path):
+    lines = [f"{index % 7},{index},{index // 190},{index % 5},{index % 2}" for index in range(200)]
+    made = make(write(tmp_path / "a.csv", lines))
+    numbers = [column.name for column in made.table.of_kind("number")]
+    assert dict(zip(numbers, made.encoding.bins, strict=True)) == {
+        "keyboard_activity": 7,  # a twentieth of the training rows
+        "mouse_activity": 0,  # two values
+        "time_last_request": 4,  # five values
+    }
+    rows = made.fold.split.training
+    inputs = modern.encode(*made.features.take(rows), made.encoding, made.fold.encoder).numpy()
+    bins = inputs[:, made.encoding.linear_width :]
+    np.testing.assert_allclose(bins.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(np.ptp(bins[:, :7], axis=0), 0.25, atol=1e-6)
+    order = np.argsort(made.features.scaled[0, rows])
+    assert (np.diff(bins[order, :7], axis=0) >= 0).all()

@@ -413,7 +413,17 @@ def test_a_column_that_decides_the_label_decides_every_prediction(tmp_path, case
     rows, folder = list(range(240)), tmp_path / "model"
     lines = write(tmp_path / "a.csv", columns, rows, False)
     code, errors = quietly(
-        modern.main, tmp_path / "a.csv", *flags, "--model-dir", folder, "--epochs", "60", "--quiet", "--no-tensorboard"
+        modern.main,
+        tmp_path / "a.csv",
+        *flags,
+        "--model-dir",
+        folder,
+        "--folds",
+        "1",
+        "--epochs",
+        "60",
+        "--quiet",
+        "--no-tensorboard",
     )
     assert code == 0, errors
     found = predicted(folder, columns, rows, True, tmp_path)

@@ -12,9 +12,9 @@ import train_model_modern as modern
 
 DROPOUT = "hidden = adapt(layers.Dropout(architecture.dropout, name=f"
 EDITS = {
-    "another activation": ('activation="relu"', 'activation="gelu"'),
-    "an activation across units": ('activation="relu"', 'activation="softmax"'),
-    "a regularizer": ('activation="relu"', 'activation="relu", kernel_regularizer="l2"'),
+    "another activation": ('activation="mish"', 'activation="gelu"'),
+    "an activation across units": ('activation="mish"', 'activation="softmax"'),
+    "a regularizer": ('activation="mish"', 'activation="mish", kernel_regularizer="l2"'),
     "one more layer": (
         "    nonlinear = ",
         '    hidden = adapt(layers.Dense(5, activation="tanh", name=f"{prefix}more"))(hidden)\n    nonlinear = ',
@@ -62,7 +62,7 @@ def edited(request, monkeypatch):
 @pytest.mark.parametrize(
     "before, after, words",
     [
-        ('activation="relu"', 'activation="relu", kernel_constraint="non_neg"', "has a constraint"),
+        ('activation="mish"', 'activation="mish", kernel_constraint="non_neg"', "has a constraint"),
         ("    nonlinear = ", "    hidden = layers.UnitNormalization()(hidden)\n    nonlinear = ", "wrap every layer"),
     ],
 )
@@ -73,7 +73,9 @@ def test_what_training_cannot_follow_is_refused(tf, sample, tmp_path, monkeypatc
 
 
 def train(path, folder, *flags):
-    return modern.main([str(path), "--model-dir", str(folder), "--epochs", "12", "--quiet", *map(str, flags)])
+    return modern.main(
+        [str(path), "--model-dir", str(folder), "--epochs", "12", "--folds", "1", "--quiet", *map(str, flags)]
+    )
 
 
 def answers(path, model, output):

@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     """A model directory with a plain run, and one with folds."""
     folder = tmp_path_factory.mktemp("logs")
     modern.write_sample(folder / "HARVEST.CSV", 150, 1)
-    for flags in (["--epochs", "20"], ["--epochs", "20", "--folds", "5", "--architecture", "deep"]):
+    for flags in (["--folds", "1", "--epochs", "20"], ["--epochs", "20", "--folds", "5", "--architecture", "deep"]):
         assert (
             modern.main([str(folder / "HARVEST.CSV"), "--model-dir", str(folder / flags[-1]), "--quiet", *flags]) == 0
         )
@@ -123,7 +123,7 @@ def test_histograms_of_all_variables_and_activations(server, model_dir):
             steps == sorted(steps)
             and steps[0] == 1
             and steps[-1] == metrics["epochs"]
-            and metrics["best_epoch"] in steps
+            and (metrics["settings"]["folds"] > 1 or metrics["best_epoch"] in steps)
         )
 
 

@@ -1,5 +1,6 @@
 """The training program against plain, slow references: the same batches, dropout, losses, weights and decisions."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +11,10 @@ import train_model_modern as modern
 
 def make(path, architecture="standard", *flags):
     """A run as main makes it before it trains, with initial weights that are not those of a linear model."""
-    options = modern.parse_options([str(path), "--architecture", architecture, *map(str, flags)])
+    options = modern.parse_options([str(path), "--architecture", architecture, "--folds", "1", *map(str, flags)])
     table = modern.read_table(options)
     splits = modern.split_table(options, table)
-    decisions = modern.decide(options, splits) | {"precision": modern.Choice("float32", "")}
+    decisions = modern.decide(options, splits, table.label) | {"precision": modern.Choice("float32", "")}
     run = modern.Run(options, table, splits, decisions, modern.Output(True))
     modern.plan_training(run)
     modern.build(run)
@@ -167,13 +168,20 @@ def slow_encoding(made, rows):
     table, encoding, encoder = made.table, made.encoding, made.fold.encoder
     training, scales = made.fold.split.training, encoding.scales
     result = []
+
+    def scaled_number(number, place):
+        scaled = (number - scales.offset[place]) * scales.gain[place]
+        if scales.logarithmic[place]:
+            scaled = np.sign(scaled) * np.log1p(abs(scaled))
+        return np.clip(scaled, -1e6, 1e6)
+
+    def parts_of_bins(number, edges):
+        return [0.25 * min(max((number - low) / (high - low), 0), 1) for low, high in pairwise(edges)]
+
     for row in rows:
         cells, gaps = [], []
         for place, number in enumerate(table.numbers[row]):
-            scaled = (number - scales.offset[place]) * scales.gain[place]
-            if scales.logarithmic[place]:
-                scaled = np.sign(scaled) * np.log1p(abs(scaled))
-            value = (np.clip(scaled, -1e6, 1e6) - encoder.center[place]) * encoder.scale[place]
+            value = (scaled_number(number, place) - encoder.center[place]) * encoder.scale[place]
             cells.append(0 if np.isnan(number) else value / np.sqrt(1 + (value / 3) ** 2))
             if np.isnan(table.numbers[:, place]).any():
                 gaps.append(np.isnan(number) and np.isnan(table.numbers[training, place]).any())
@@ -181,6 +189,14 @@ def slow_encoding(made, rows):
         for codes in table.codes.T:
             learned = sorted(set(codes[training]))
             cells += [codes[row] == code for code in learned]
+        for place, number in enumerate(table.numbers[row]):
+            count = min(16, len(training) // 20, len({*table.numbers[:, place]} - {np.nan}) - 1)
+            known = [scaled_number(other, place) for other in table.numbers[training, place] if not np.isnan(other)]
+            edges = sorted(set(np.quantile(known, np.linspace(0, 1, count + 1)).tolist()))
+            assert np.all(np.diff(edges) > 0.002 * np.abs(edges[1:]))  # else they would be merged
+            mean = np.mean([parts_of_bins(other, edges) for other in known], axis=0)
+            own = np.zeros(len(mean)) if np.isnan(number) else parts_of_bins(scaled_number(number, place), edges) - mean
+            cells += [*own, *[0] * (count - len(own))]
         result.append(cells)
     return np.array(result, np.float32)
 
@@ -206,11 +222,12 @@ def test_encoding_equals_a_slow_one_everywhere(tf, tmp_path):
     )
     last = modern.encode_rows(made.encoding, made.fold.encoder, made.features, tf.constant(rows))
     np.testing.assert_allclose(tf.transpose(last), expected, atol=1e-5)
-    vector = np.random.default_rng(1).normal(size=made.encoding.width)
+    width = made.encoding.linear_width
+    vector = np.random.default_rng(1).normal(size=width)
     sparse = modern.encode_sparse(made.features, rows, made.encoding, made.fold.encoder)
-    np.testing.assert_allclose(sparse.times(vector), expected @ vector, atol=1e-4)
+    np.testing.assert_allclose(sparse.times(vector), expected[:, :width] @ vector, atol=1e-4)
     values = np.random.default_rng(2).normal(size=200)
-    np.testing.assert_allclose(sparse.transposed_times(values, made.encoding.width), values @ expected, atol=1e-4)
+    np.testing.assert_allclose(sparse.transposed_times(values, width), values @ expected[:, :width], atol=1e-4)
     moving = np.abs(np.random.default_rng(0).normal(1, 0.3, made.weights[0].moving.shape)).astype(np.float32)
     weights = made.weights[0]._replace(moving=moving)
     made.saved.assign([weights])
@@ -255,8 +272,17 @@ def test_every_training_row_is_drawn_in_every_epoch(tf, sample):
     assert (modern.epoch_order(plan, fold, 0) != modern.epoch_order(plan, fold, 1)).any()
 
 
+def test_products_in_blocks_are_the_same(tf):
+    whole, _ = modern.training_network(modern.ARCHITECTURES["deep"], 70, 0.9)
+    blocks, used = modern.training_network(modern.ARCHITECTURES["deep"], 70, 0.9, in_blocks=True)
+    for variable, other in zip(blocks.variables, whole.variables, strict=True):
+        variable.assign(other)
+    inputs = [np.random.default_rng(0).normal(size=(70, 5)).astype(np.float32), np.zeros((used, 5), np.uint8)]
+    np.testing.assert_allclose(blocks(inputs), whole(inputs), atol=1e-5)
+
+
 def test_dropout_keeps_the_mean_and_the_rate(tf):
-    _, _, dropout = modern.rows_last_layers()
+    _, _, dropout = modern.rows_last_layers(False)
     plan = SimpleNamespace(batch_size=1000, byte_rows=30, xla=False)
     values = modern.draw_bytes(plan, tf.constant(1), tf.constant(2))
     assert (
@@ -325,7 +351,7 @@ def test_architectures_layer_by_layer(tf, sample, architecture, units, rate):
     ]
     assert [type(layer) for layer in hidden] == [layers.Dense, layers.BatchNormalization, layers.Dropout] * len(units)
     assert [layer.units for layer in hidden[::3]] == units
-    assert {layer.activation.__name__ for layer in hidden[::3]} == {"relu"}
+    assert {layer.activation.__name__ for layer in hidden[::3]} == {"mish"}
     assert [layer.rate for layer in hidden[2::3]] == [rate] * len(units)
     output = model.layers[-1]
     assert (type(output), output.units, output.activation.__name__) == (layers.Dense, 1, "sigmoid")
@@ -345,7 +371,9 @@ def test_a_network_starts_as_the_logistic_regression(tf, sample):
     network.get_layer("from_hidden").kernel.assign(np.zeros((10, 1)))
     modern.start_from_linear_model(network, linear)
     inputs = modern.encode(*made.features.take(fold.split.test), made.encoding, fold.encoder).numpy()
-    np.testing.assert_allclose(network(inputs)[:, 0], inputs @ linear[:-1] + linear[-1], atol=1e-5)
+    np.testing.assert_allclose(
+        network(inputs)[:, 0], inputs[:, : len(linear) - 1] @ linear[:-1] + linear[-1], atol=1e-5
+    )
 
 
 DEVICES = {
