@@ -396,7 +396,13 @@ def test_precision_by_device(name):
 
 
 def test_choices_follow_the_rows():
-    assert [modern.choose_batch_size(None, rows).value for rows in (66, 900, 2_000, 60_000)] == [8, 8, 16, 32]
+    assert [modern.choose_batch_size(None, rows).value for rows in (66, 900, 2_000, 20_000, 60_000)] == [
+        8,
+        8,
+        16,
+        32,
+        256,
+    ]
     assert modern.choose_batch_size(500, 66).value == 66 and modern.choose_batch_size(5, 66).value == 5
     assert modern.choose_patience(9).value == 50 and modern.choose_patience(2_000).value == 10
     assert modern.choose_xla(None, 1_000).value is False and modern.choose_xla(None, 1_000_000).value is True
