@@ -207,15 +207,13 @@ def build_parser() -> Parser:
     group.add_argument("--drop", help="columns to leave out", **columns)
     text = "K nets on K cross-validation folds, averaged, tested on all rows; 1: one net; auto: K where it pays"
     flag("--folds", "auto", text, type=fold_count, metavar="K")
-    text = "stratified at random, or train on the past and test on the last rows"
-    flag("--split", "random", text, choices=("random", "time"))
+    flag("--split", "random", "at random, or train on the past rows and test on the last", choices=("random", "time"))
     text = "leave out the rows that would be refused, and say how many"
     group.add_argument("--skip-bad-rows", default=False, help=text, **switch)
     group = parser.add_argument_group("training")
     flag("--epochs", 150, "at most", **count)
     group.add_argument("--batch-size", help="rows a step (default: from the number of rows)", **count)
-    text = "at the start (default: 0.006)"
-    group.add_argument("--learning-rate", type=positive_number, metavar="X", help=text)
+    group.add_argument("--learning-rate", type=positive_number, metavar="X", help="at the start (default: 0.006)")
     flag("--seed", 42, "of split, weights, order and dropout", type=seed_number, metavar="N")
     flag("--adamw", True, "AdamW; off: Adam")
     flag("--reduce-lr", True, "halve the learning rate when the validation loss stalls")
