@@ -1465,6 +1465,22 @@ def start_from_linear_model(network: keras.Model, weights: np.ndarray) -> None:
             variable.assign(weights[-1:])
 
 
+def mix_with_linear_model(network: keras.Model, weights: Weights, linear: np.ndarray, share: float) -> Weights:
+    """Weights that give share times a network's logits and, for the rest, those of a linear model [L + 1]."""
+    trained = []
+    for variable, value in zip(
+        network.trainable_variables, split_vector(weights.trained, network.trainable_variables), strict=True
+    ):
+        other = np.zeros_like(value)
+        if variable.path.endswith("from_inputs/kernel"):
+            other[: len(linear) - 1, 0] = linear[:-1]
+        if variable.path.endswith("from_hidden/bias"):
+            other[:] = linear[-1]
+        output = "/from_" in f"/{variable.path}"
+        trained.append(share * value + (1 - share) * other if output else value)
+    return weights._replace(trained=flat_vector(trained))
+
+
 BLOCK_INPUTS = 16  # of a product that XLA unrolls; beyond some 40 it does not, and takes three times as long
 BLOCKED_WIDTH = 128  # wider layers take too long to compile in blocks
 
@@ -2539,6 +2555,7 @@ def run_folder(logs: Path, architecture: str) -> Path:
 RESAMPLES = 1_000
 BOOTSTRAP_ROWS = 5_000  # more rows than this are resampled in part, and the interval narrowed accordingly
 LINEAR_ROWS = 50_000  # a linear model learns nothing more from more rows
+PENALTY_ROWS = 5_000
 IMPORTANCE_ROWS = 5_000
 IMPORTANCE_CELLS = 1 << 29  # shuffled in all; of a table with a thousand columns, fewer rows are looked at
 IMPORTANCE_PIECE = 1 << 22  # shuffled at a time
@@ -2652,26 +2669,35 @@ def choose_threshold(rule: tuple[str, float | None], label: np.ndarray, probabil
     return Choice(float((probability[best] + following) / 2), reason)
 
 
-def fit_temperature(label: np.ndarray, logits: np.ndarray) -> float:
-    """The divisor of logits that lowers their log-loss most (Guo et al., 2017), held near 1 when rows are few."""
+def fit_temperature(label: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
+    """The divisor of logits that lowers their log-loss most (Guo et al., 2017), held near 1 when rows are few.
+
+    Second comes what it lowers: the sum of the log-losses and how far the divisor is from 1.
+    """
     step = max(1, len(label) // 20_000)
     label, logits = label[::step], logits[::step]
     logarithms = np.linspace(-0.7, 1.1, 91)
     losses = [log_losses(label, sigmoid(logits / math.exp(value))).sum() + 10 * value**2 for value in logarithms]
-    return math.exp(logarithms[int(np.argmin(losses))])
+    return math.exp(logarithms[int(np.argmin(losses))]), min(losses)
+
+
+def weighted_linear(plan: Plan, linear: np.ndarray) -> np.ndarray:
+    """A linear model [L + 1] of rows as they are, as one of rows that have the weights of their classes."""
+    zero, one = plan.class_weights
+    return np.append(linear[:-1], linear[-1] + math.log(one / zero))
 
 
 def linear_logits(rows: SparseRows, weights: np.ndarray) -> np.ndarray:
     return rows.times(weights[:-1]) + weights[-1]
 
 
-def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int) -> np.ndarray:
-    """Weights [L + 1], the intercept last, of an L2-penalised logistic regression.
+def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int, penalty: float = 1.0) -> np.ndarray:
+    """Weights [L + 1], the intercept last, of a logistic regression with an L2 penalty.
 
     Newton's method whose steps are solved by conjugate gradients (Hestenes and Stiefel, 1952; Komarek and Moore, 2005):
     what an iteration costs follows the cells of the rows, not the square of the inputs.
     """
-    ridge = np.append(np.ones(width), 1e-6)
+    ridge = np.append(np.full(width, penalty), 1e-6)
 
     def back(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return np.append(rows.transposed_times(values, width), values.sum()) + ridge * weights
@@ -2703,11 +2729,37 @@ def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int) -> 
     return weights
 
 
-def fit_linear(features: Features, split: Split, encoding: Encoding, encoder: Encoder, folds: int) -> np.ndarray:
-    """The logistic regression [L + 1] of a fold's training rows: where its network starts, and what it must beat."""
-    rows = split.training[:: max(1, len(split.training) * folds // LINEAR_ROWS)]
+def choose_penalty(features: Features, rows: np.ndarray, encoding: Encoding, encoder: Encoder) -> Choice:
+    """The L2 penalty, a power of 2, of a logistic regression of these rows that predicts best in cross-validation."""
+    if len(rows) > PENALTY_ROWS:
+        return Choice(1.0, f"{len(rows):,} rows, more than {PENALTY_ROWS:,}: makes no difference")
+    parts = []
+    for part in range(5):
+        chosen = [rows[np.arange(len(rows)) % 5 != part], rows[part::5]]
+        encoded = [encode_sparse(features, own, encoding, encoder) for own in chosen]
+        parts.append((encoded, [features.label[own] for own in chosen]))
+
+    @functools.cache
+    def loss(exponent: int) -> float:
+        total = 0.0
+        for (training, test), (label, test_label) in parts:
+            linear = fit_logistic_regression(training, label, encoding.linear_width, 2.0**exponent)
+            total += log_losses(test_label, sigmoid(linear_logits(test, linear))).sum()
+        return total
+
+    exponent = 0
+    for step in (-1, 1):
+        while abs(exponent + step) <= 3 and loss(exponent + step) < loss(exponent):
+            exponent += step
+    return Choice(2.0**exponent, "the best in five-fold cross-validation of a logistic regression")
+
+
+def fit_linear(
+    features: Features, rows: np.ndarray, encoding: Encoding, encoder: Encoder, penalty: float = 1.0
+) -> np.ndarray:
+    """The logistic regression [L + 1] of some rows: where a network starts, and what it must beat."""
     sparse = encode_sparse(features, rows, encoding, encoder)
-    return fit_logistic_regression(sparse, features.label[rows], encoding.linear_width)
+    return fit_logistic_regression(sparse, features.label[rows], encoding.linear_width, penalty)
 
 
 def row_pieces(rows: np.ndarray, size: int = PIECE_ROWS) -> list[np.ndarray]:
@@ -3601,8 +3653,11 @@ def plan_training(run: Run) -> None:
     """Learn how rows become inputs in each fold, fit its linear model, and plan the training program."""
     run.encoding, encoders, run.features = fit_encoding(run.table, run.splits)
     run.plan = make_plan(run.options, run.splits, run.table.label, run.encoding.width, run.decisions)
+    known = np.concatenate(run.splits[0][:2])
+    run.decisions["linear_penalty"] = choose_penalty(run.features, known, run.encoding, encoders[0])
     for number, (split, encoder) in enumerate(zip(run.splits, encoders, strict=True)):
-        linear = fit_linear(run.features, split, run.encoding, encoder, len(encoders))
+        rows = split.training[:: max(1, len(split.training) * len(encoders) // LINEAR_ROWS)]
+        linear = fit_linear(run.features, rows, run.encoding, encoder, run.decisions["linear_penalty"].value)
         run.folds.append(Fold(number, split, encoder, linear))
         start_fold(run.plan, run.folds[-1])
 
@@ -3628,14 +3683,14 @@ def show_plan(run: Run) -> list[str]:
 
 def build(run: Run) -> None:
     """Build the model, from whose weights every fold starts."""
-    options, (zero, one) = run.options, run.plan.class_weights
+    options = run.options
     encoders = [fold.encoder for fold in run.folds]
     momentum = run.decisions["momentum"].value
     architecture = ARCHITECTURES[options.architecture]
     run.saved = build_model(run.table, run.encoding, encoders, architecture, momentum, options.seed)
     run.predictor = Predictor(run.saved, run.encoding)
     for fold, network in zip(run.folds, run.saved.networks, strict=True):
-        start_from_linear_model(network, np.append(fold.linear[:-1], fold.linear[-1] + math.log(one / zero)))
+        start_from_linear_model(network, weighted_linear(run.plan, fold.linear))
         fold.state = first_state(current_weights(network), run.decisions["learning_rate"].value)
     check_training_network(run.plan, run.predictor, run.saved.networks[0])
 
@@ -3787,9 +3842,8 @@ class Tested(NamedTuple):
 def evaluate(run: Run) -> Tested:
     """Calibrate the networks on their validation rows, and test them on their test rows."""
     options, table, folds, seed = run.options, run.table, run.folds, run.options.seed
-    weights = [fold.best if run.plan.patience else fold.now for fold in folds]
+    weights, temperature = kept_weights(run)
     label, logits = run.logits(weights, "validation")
-    temperature = fit_temperature(label, logits)
     validation = label, sigmoid(logits / temperature)
     threshold = choose_threshold(options.threshold, *validation)
     label, logits = run.logits(weights, "test")
@@ -3817,6 +3871,34 @@ def evaluate(run: Run) -> Tested:
         "versions": {"python": platform.python_version(), "script": VERSION, **packages},
     }
     return Tested(weights, temperature, threshold, validation, tested, metrics, report)
+
+
+def kept_weights(run: Run) -> tuple[list[Weights], float]:
+    """The weights that a finished run keeps, and the temperature that divides their logits.
+
+    One net answers with a weighted mean of its logits and those of a logistic regression: what it has learned from few
+    rows varies with its start, which the mean of many nets averages out. The share of the net follows from the
+    validation rows, held near a half when they are few; the logistic regression that is kept has learned from them too.
+    """
+    weights = [fold.best if run.plan.patience else fold.now for fold in run.folds]
+    label, logits = run.logits(weights, "validation")
+    if len(run.folds) > 1:
+        return weights, fit_temperature(label, logits)[0]
+    fold = run.folds[0]
+    rows = encode_sparse(run.features, fold.split.validation, run.encoding, fold.encoder)
+    linear = linear_logits(rows, weighted_linear(run.plan, fold.linear))
+    tried = []
+    for share in np.linspace(0, 1, 11):
+        temperature, loss = fit_temperature(label, share * logits + (1 - share) * linear)
+        tried.append((loss + 10 * (share - 0.5) ** 2, share, temperature))
+    _, share, temperature = min(tried)
+    run.decisions["network_share"] = Choice(
+        round(share, 1), "of the logit, beside a logistic regression; by validation rows"
+    )
+    known = np.concatenate(fold.split[:2])[:: max(1, len(fold.split.training) // LINEAR_ROWS)]
+    linear = fit_linear(run.features, known, run.encoding, fold.encoder, run.decisions["linear_penalty"].value)
+    mixed = mix_with_linear_model(run.saved.networks[0], weights[0], weighted_linear(run.plan, linear), share)
+    return [mixed], temperature
 
 
 def show_training(folds: list[Fold]) -> str:

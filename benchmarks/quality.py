@@ -148,8 +148,7 @@ def train_ours(table: modern.Table, rows: np.ndarray, test: np.ndarray, folds: i
     program, data = modern.build_program(run.plan, run.encoding), modern.Features(*map(tf.constant, run.features))
     driver = modern.callback_list([], run.saved, run.folds, options.epochs, run.plan.steps)
     modern.train_folds(run.plan, program, data, run.folds, options.epochs, driver, modern.StopRequest())
-    weights = [fold.best for fold in run.folds]
-    temperature = modern.fit_temperature(*run.logits(weights, "validation"))
+    weights, temperature = modern.kept_weights(run)
     features = modern.make_features(table, run.encoding)
     logits = [run.predictor.logits(features, fold, own, test) for fold, own in zip(run.folds, weights, strict=True)]
     return modern.sigmoid(np.array(logits) / temperature).mean(axis=0)
@@ -228,7 +227,7 @@ def peers(table: modern.Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
         return lambda test: model.fit(inputs(rows), label[rows]).predict_proba(inputs(test))[:, 1]
 
     def logistic(test: np.ndarray) -> np.ndarray:
-        weights = modern.fit_linear(features, whole, encoding, encoder, 1)
+        weights = modern.fit_linear(features, rows, encoding, encoder)
         return modern.sigmoid(inputs(test) @ weights[:-1] + weights[-1])
 
     def catboost(test: np.ndarray) -> np.ndarray:
