@@ -2555,7 +2555,7 @@ def run_folder(logs: Path, architecture: str) -> Path:
 RESAMPLES = 1_000
 BOOTSTRAP_ROWS = 5_000  # more rows than this are resampled in part, and the interval narrowed accordingly
 LINEAR_ROWS = 50_000  # a linear model learns nothing more from more rows
-PENALTY_ROWS = 5_000
+NETWORK_SHARE = 1 / 3  # of one net's answer, the rest a logistic regression, unless validation rows say otherwise
 IMPORTANCE_ROWS = 5_000
 IMPORTANCE_CELLS = 1 << 29  # shuffled in all; of a table with a thousand columns, fewer rows are looked at
 IMPORTANCE_PIECE = 1 << 22  # shuffled at a time
@@ -2691,13 +2691,13 @@ def linear_logits(rows: SparseRows, weights: np.ndarray) -> np.ndarray:
     return rows.times(weights[:-1]) + weights[-1]
 
 
-def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int, penalty: float = 1.0) -> np.ndarray:
-    """Weights [L + 1], the intercept last, of a logistic regression with an L2 penalty.
+def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int) -> np.ndarray:
+    """Weights [L + 1], the intercept last, of an L2-penalised logistic regression.
 
     Newton's method whose steps are solved by conjugate gradients (Hestenes and Stiefel, 1952; Komarek and Moore, 2005):
     what an iteration costs follows the cells of the rows, not the square of the inputs.
     """
-    ridge = np.append(np.full(width, penalty), 1e-6)
+    ridge = np.append(np.ones(width), 1e-6)
 
     def back(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return np.append(rows.transposed_times(values, width), values.sum()) + ridge * weights
@@ -2729,37 +2729,10 @@ def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int, pen
     return weights
 
 
-def choose_penalty(features: Features, rows: np.ndarray, encoding: Encoding, encoder: Encoder) -> Choice:
-    """The L2 penalty, a power of 2, of a logistic regression of these rows that predicts best in cross-validation."""
-    if len(rows) > PENALTY_ROWS:
-        return Choice(1.0, f"{len(rows):,} rows, more than {PENALTY_ROWS:,}: makes no difference")
-    parts = []
-    for part in range(5):
-        chosen = [rows[np.arange(len(rows)) % 5 != part], rows[part::5]]
-        encoded = [encode_sparse(features, own, encoding, encoder) for own in chosen]
-        parts.append((encoded, [features.label[own] for own in chosen]))
-
-    @functools.cache
-    def loss(exponent: int) -> float:
-        total = 0.0
-        for (training, test), (label, test_label) in parts:
-            linear = fit_logistic_regression(training, label, encoding.linear_width, 2.0**exponent)
-            total += log_losses(test_label, sigmoid(linear_logits(test, linear))).sum()
-        return total
-
-    exponent = 0
-    for step in (-1, 1):
-        while abs(exponent + step) <= 3 and loss(exponent + step) < loss(exponent):
-            exponent += step
-    return Choice(2.0**exponent, "the best in five-fold cross-validation of a logistic regression")
-
-
-def fit_linear(
-    features: Features, rows: np.ndarray, encoding: Encoding, encoder: Encoder, penalty: float = 1.0
-) -> np.ndarray:
+def fit_linear(features: Features, rows: np.ndarray, encoding: Encoding, encoder: Encoder) -> np.ndarray:
     """The logistic regression [L + 1] of some rows: where a network starts, and what it must beat."""
     sparse = encode_sparse(features, rows, encoding, encoder)
-    return fit_logistic_regression(sparse, features.label[rows], encoding.linear_width, penalty)
+    return fit_logistic_regression(sparse, features.label[rows], encoding.linear_width)
 
 
 def row_pieces(rows: np.ndarray, size: int = PIECE_ROWS) -> list[np.ndarray]:
@@ -3653,11 +3626,9 @@ def plan_training(run: Run) -> None:
     """Learn how rows become inputs in each fold, fit its linear model, and plan the training program."""
     run.encoding, encoders, run.features = fit_encoding(run.table, run.splits)
     run.plan = make_plan(run.options, run.splits, run.table.label, run.encoding.width, run.decisions)
-    known = np.concatenate(run.splits[0][:2])
-    run.decisions["linear_penalty"] = choose_penalty(run.features, known, run.encoding, encoders[0])
     for number, (split, encoder) in enumerate(zip(run.splits, encoders, strict=True)):
         rows = split.training[:: max(1, len(split.training) * len(encoders) // LINEAR_ROWS)]
-        linear = fit_linear(run.features, rows, run.encoding, encoder, run.decisions["linear_penalty"].value)
+        linear = fit_linear(run.features, rows, run.encoding, encoder)
         run.folds.append(Fold(number, split, encoder, linear))
         start_fold(run.plan, run.folds[-1])
 
@@ -3876,29 +3847,30 @@ def evaluate(run: Run) -> Tested:
 def kept_weights(run: Run) -> tuple[list[Weights], float]:
     """The weights that a finished run keeps, and the temperature that divides their logits.
 
-    One net answers with a weighted mean of its logits and those of a logistic regression: what it has learned from few
-    rows varies with its start, which the mean of many nets averages out. The share of the net follows from the
-    validation rows, held near a half when they are few; the logistic regression that is kept has learned from them too.
+    What one net learns from few rows varies with its start, which the mean of many nets averages out. So one net
+    answers together with a logistic regression of the training and validation rows, as a weighted mean of logits. The
+    share of the net follows from the validation rows, and is held near NETWORK_SHARE when they are few.
     """
     weights = [fold.best if run.plan.patience else fold.now for fold in run.folds]
     label, logits = run.logits(weights, "validation")
     if len(run.folds) > 1:
         return weights, fit_temperature(label, logits)[0]
-    fold = run.folds[0]
+    fold, network = run.folds[0], run.saved.networks[0]
+    linear = weighted_linear(run.plan, fold.linear)
+    _, linear_part = run.logits([mix_with_linear_model(network, weights[0], linear, 0.0)], "validation")
     rows = encode_sparse(run.features, fold.split.validation, run.encoding, fold.encoder)
-    linear = linear_logits(rows, weighted_linear(run.plan, fold.linear))
+    if not np.allclose(linear_part, linear_logits(rows, linear), atol=0.01):
+        return weights, fit_temperature(label, logits)[0]  # build_network was edited: not all of it is in these layers
     tried = []
     for share in np.linspace(0, 1, 11):
-        temperature, loss = fit_temperature(label, share * logits + (1 - share) * linear)
-        tried.append((loss + 10 * (share - 0.5) ** 2, share, temperature))
+        temperature, loss = fit_temperature(label, share * logits + (1 - share) * linear_part)
+        tried.append((loss + 10 * (share - NETWORK_SHARE) ** 2, share, temperature))
     _, share, temperature = min(tried)
-    run.decisions["network_share"] = Choice(
-        round(share, 1), "of the logit, beside a logistic regression; by validation rows"
-    )
+    why = f"of the logit, the rest is a logistic regression: best for {len(label):,} validation rows"
+    run.decisions["network_share"] = Choice(round(float(share), 1), why)
     known = np.concatenate(fold.split[:2])[:: max(1, len(fold.split.training) // LINEAR_ROWS)]
-    linear = fit_linear(run.features, known, run.encoding, fold.encoder, run.decisions["linear_penalty"].value)
-    mixed = mix_with_linear_model(run.saved.networks[0], weights[0], weighted_linear(run.plan, linear), share)
-    return [mixed], temperature
+    linear = weighted_linear(run.plan, fit_linear(run.features, known, run.encoding, fold.encoder))
+    return [mix_with_linear_model(network, weights[0], linear, share)], temperature
 
 
 def show_training(folds: list[Fold]) -> str:
