@@ -125,9 +125,9 @@ def test_temperature_mends_overconfidence_and_leaves_the_rest():
     label, probability = pairs(3_000, digits=6)
     probability = np.clip(probability, 0.01, 0.99)
     logits = np.log(probability / (1 - probability))
-    assert modern.fit_temperature(label, 2 * logits) == pytest.approx(2, rel=0.1)
-    assert modern.fit_temperature(label, logits) == pytest.approx(1, rel=0.1)
-    assert modern.fit_temperature(label[:5], 2 * logits[:5]) < 1.5
+    assert modern.fit_temperature(label, 2 * logits)[0] == pytest.approx(2, rel=0.1)
+    assert modern.fit_temperature(label, logits)[0] == pytest.approx(1, rel=0.1)
+    assert modern.fit_temperature(label[:5], 2 * logits[:5])[0] < 1.5
 
 
 def test_importance_finds_the_column_that_matters(tf, tmp_path):

@@ -367,13 +367,41 @@ def test_architectures_layer_by_layer(tf, sample, architecture, units, rate):
 def test_a_network_starts_as_the_logistic_regression(tf, sample):
     made = make(sample(100))
     fold, network = made.fold, made.saved.networks[0]
-    linear = modern.fit_linear(made.features, fold.split, made.encoding, fold.encoder, 1)
+    linear = modern.fit_linear(made.features, fold.split.training, made.encoding, fold.encoder)
     network.get_layer("from_hidden").kernel.assign(np.zeros((10, 1)))
     modern.start_from_linear_model(network, linear)
     inputs = modern.encode(*made.features.take(fold.split.test), made.encoding, fold.encoder).numpy()
     np.testing.assert_allclose(
         network(inputs)[:, 0], inputs[:, : len(linear) - 1] @ linear[:-1] + linear[-1], atol=1e-5
     )
+
+
+@pytest.mark.parametrize("weighting", ["none", "balanced"])
+def test_one_net_answers_together_with_a_logistic_regression(tf, sample, weighting):
+    made = make(sample(150), "standard", "--class-weight", weighting)
+    made.folds = [train(tf, made, 5, 0.01)]
+    (kept,), temperature = modern.kept_weights(made)
+    share = made.decisions["network_share"].value
+    assert 0 < share < 1 and temperature > 0
+    fold = made.folds[0]
+    known = np.concatenate(fold.split[:2])
+    linear = modern.fit_linear(made.features, known, made.encoding, fold.encoder)
+    zero, one = made.plan.class_weights
+    assert (weighting == "none") == (zero == one)
+    inputs = modern.encode(*made.features.take(fold.split.test), made.encoding, fold.encoder).numpy()
+    straight = inputs[:, : len(linear) - 1] @ linear[:-1] + linear[-1] + np.log(one / zero)
+    net = made.predictor.logits(made.features, fold, fold.best, fold.split.test)
+    both = made.predictor.logits(made.features, fold, kept, fold.split.test)
+    np.testing.assert_allclose(both, share * net + (1 - share) * straight, atol=1e-4)
+
+
+def test_ten_nets_are_kept_as_they_were_trained(tf, sample):
+    made = make(sample(150), "standard", "--folds", "4")
+    train(tf, made, 2, folds=made.folds)
+    made.folds = made.trained
+    weights, _ = modern.kept_weights(made)
+    assert all(kept is fold.best for kept, fold in zip(weights, made.folds, strict=True))
+    assert "network_share" not in made.decisions
 
 
 DEVICES = {
