@@ -322,7 +322,7 @@ def cell_time(cell: str) -> float:
     text = cell.strip()
     if TIME.fullmatch(text):
         with contextlib.suppress(ValueError):  # the 30th of February
-            moment = datetime.fromisoformat(text)
+            moment = datetime.fromisoformat(text[:11] + text[11:].replace(" ", ""))
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     return cell_number(cell)
 
