@@ -206,14 +206,11 @@ def build_parser() -> Parser:
     group.add_argument("--categorical", help="columns to read as categories", **columns)
     group.add_argument("--numeric", help="columns to read as numbers", **columns)
     group.add_argument("--drop", help="columns to leave out", **columns)
-    text = "K nets on K cross-validation folds, averaged, tested on all rows; 1: one net; auto: K where it pays"
-    flag("--folds", "auto", text, type=fold_count, metavar="K")
+    flag("--folds", "auto", "K nets on K folds, averaged; 1: one net; auto: K where it pays", type=fold_count, metavar="K")
     flag("--split", "random", "at random, or train on the past rows and test on the last", choices=("random", "time"))
-    text = "the column that --split time sorts by (default: one of timestamps, else rows stay in file order)"
-    group.add_argument("--time-column", metavar="COLUMN", help=text)
+    group.add_argument("--time-column", metavar="COLUMN", help="what --split time sorts by (default: a timestamp)")
     flag("--split-seed", 42, "of the split, and of the rows of --sample", type=seed_number, metavar="N")
-    text = "leave out the rows that would be refused, and say how many"
-    group.add_argument("--skip-bad-rows", default=False, help=text, **switch)
+    flag("--skip-bad-rows", False, "leave out the rows that would be refused, and say how many")
     group = parser.add_argument_group("training")
     flag("--epochs", 150, "at most", **count)
     group.add_argument("--batch-size", help="rows a step (default: from the number of rows)", **count)
@@ -554,6 +551,7 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
 CATEGORY_WORDS = {"app", "apps", "domain", "domains", "hash", "id"}
 QUANTITY_WORDS = {"count", "flag", "rate", "share", "distinct", "ms", "60s", "300s", "number", "age", "score"}
 TIME_NAMES = {"timestamp", "datetime", "date", "time", "created_at", "updated_at"}
+TIMESTAMP = "a timestamp"  # the reason why a column is left out, and may tell the time
 TIME_WORDS = {"timestamp", "datetime", "date", "time", "ts", "at", "epoch"}  # in names of numbers that may be times
 GIVEAWAY_ROWS = 50_000  # rows that are looked at for columns that give the label away
 EARLIEST, LATEST = 631_152_000, 4_102_444_800  # 1990 and 2100, in seconds since 1970; durations are seldom between
@@ -757,13 +755,13 @@ def column_kind(name: str, cells: Cells, options: argparse.Namespace) -> tuple[s
     if not identifier:
         if len(known) == filled or (len(known) >= 0.5 * filled and not is_id_name(name)):
             if name_words(name) & TIME_WORDS and name not in V0_COLUMNS and count_times(known) == len(known):
-                return "dropped", "a timestamp"
+                return "dropped", TIMESTAMP
             numbered = len(known) > 20 and name not in V0_COLUMNS and np.ptp(known) <= 1.01 * len(known)
             if numbered and not np.any(known % 1) and len(np.unique(known)) == len(known):
                 return "dropped", "a row number"  # whole numbers without a gap, each once
             return "number", ""
         if sum(map(bool, map(DATE.match, texts))) >= 0.5 * len(texts):
-            return "dropped", "a timestamp"
+            return "dropped", TIMESTAMP
     if filled > 20 and len(texts) > 0.9 * filled:
         return "dropped", "nearly all values distinct"
     return "category", "an id by its name" if identifier else "text"
@@ -775,21 +773,27 @@ def count_times(times: np.ndarray) -> int:
     return np.count_nonzero((seconds >= EARLIEST) & (seconds <= LATEST))
 
 
-def choose_time_column(columns: list[Column], cells: dict[str, Cells], options: argparse.Namespace) -> Choice:
-    """The name of the column that --split time sorts by, or None: for another split, and for the order of files.
+def choose_time_column(
+    columns: list[Column], cells: dict[str, Cells], options: argparse.Namespace
+) -> tuple[Choice, np.ndarray | None]:
+    """The name of the column that --split time sorts by, and its times; None for another split and for file order.
 
     Of several it is the one called timestamp, or else the one with the most different times.
     """
-    if options.time_column or options.split != "time":
-        return Choice(options.time_column, "as asked")
-    different: dict[str, int] = {}
-    for name in (column.name for column in columns if column.reason == "a timestamp"):
+    if options.split != "time":
+        return Choice(None, ""), None
+    if name := options.time_column:
+        return Choice(name, "as asked"), cells[name].times()
+    found = []
+    for name in (column.name for column in columns if column.reason == TIMESTAMP):
         times = cells[name].times()
-        times = times[~np.isnan(times)]
-        if len(times) and count_times(times) >= 0.5 * len(times):
-            different[name] = len(np.unique(times))
-    ranked = sorted(different, key=lambda name: (name.lower() != "timestamp", -different[name], name))
-    return Choice(ranked[0], "it holds times") if ranked else Choice(None, "no column tells it")
+        filled = np.count_nonzero(~np.isnan(times))
+        if filled and count_times(times) >= 0.5 * filled:
+            found.append((name.lower() != "timestamp", -len(np.unique(times)), name, times))
+    if not found:
+        return Choice(None, "no column tells it"), None
+    *_, name, times = min(found, key=lambda part: part[:3])
+    return Choice(name, "it holds times"), times
 
 
 def read_table(options: argparse.Namespace) -> Table:
@@ -797,7 +801,7 @@ def read_table(options: argparse.Namespace) -> Table:
     sources = [find_source(path, options.skip_bad_rows) for path in find_files(options.csv)]
     names = check_columns(sources, options)
     chosen = {options.label, *options.categorical, *options.numeric}
-    fixed = {name: "a timestamp" for name in names if name.lower() in TIME_NAMES and name not in chosen}
+    fixed = {name: TIMESTAMP for name in names if name.lower() in TIME_NAMES and name not in chosen}
     fixed |= dict.fromkeys(options.drop, "--drop")
     fixed |= dict.fromkeys({options.time_column} - {None, *chosen}, "--time-column")
     unread = {name for name, reason in fixed.items() if options.split != "time" or reason == "--drop"}
@@ -807,8 +811,7 @@ def read_table(options: argparse.Namespace) -> Table:
     columns = [Column(name, "dropped", reason) for name, reason in fixed.items()]
     columns += [Column(name, *column_kind(name, part, options)) for name, part in cells.items() if name not in fixed]
     columns.sort(key=lambda column: column.name)
-    time_column = choose_time_column(columns, cells, options)
-    times = cells[time_column.value].times() if time_column.value else None
+    time_column, times = choose_time_column(columns, cells, options)
     checked = [(column.name, "number") for column in reversed(columns) if column.kind == "number"]
     checked += [(time_column.value, "time")] * (times is not None) + [(options.label, "label")]
     bad = find_faults(cells, checked, times, label)
@@ -981,7 +984,7 @@ def find_giveaways(table: Table, label: str) -> list[str]:
             continue
         count, cells = (number_hits, next(numbers)) if column.kind == "number" else (category_hits, next(codes))
         hits = count(cells[::step], positive)
-        classes = [(hits[0], np.count_nonzero(~positive)), (hits[1], np.count_nonzero(positive))]
+        classes = zip(hits, (np.count_nonzero(~positive), np.count_nonzero(positive)), strict=True)
         if all(found > 0.96 * rows and wilson(found, rows)[0] > 0.9 for found, rows in classes):
             why = f"alone it tells the label of {percent(sum(hits) / len(positive))} of rows"
         elif len(label) > 2 and words <= name_words(column.name):
@@ -993,23 +996,25 @@ def find_giveaways(table: Table, label: str) -> list[str]:
 
 
 def number_hits(values: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
-    """How many rows of 0 and of 1 are told by whether a number is in an interval, at best; what is missing is largest.
+    """How many rows of 0 and of 1 a number tells when one class is all that lies in an interval, the best there is.
 
-    Both classes weigh the same.
+    Both classes weigh the same. What is missing lies above all else.
     """
     values = np.where(np.isnan(values), np.inf, values)
     order = np.argsort(values)
-    last = np.append(values[order][1:] != values[order][:-1], True)
-    ones = np.append(0, np.cumsum(positive[order])[last])
-    zeros = np.append(0, np.cumsum(~positive[order])[last])
-    found = []
-    for inside, outside in ((zeros, ones), (ones, zeros)):
-        gain = inside / inside[-1] - outside / outside[-1]
+    values = values[order]
+    ends = np.append(0, 1 + np.flatnonzero(np.append(values[1:] != values[:-1], True)))
+    ones = np.append(0, np.cumsum(positive[order]))[ends]
+    counts, found = np.stack([ends - ones, ones]), []
+    shares = counts / np.maximum(1, counts[:, -1:])
+    for inner, outer in ((0, 1), (1, 0)):
+        gain = shares[inner] - shares[outer]
         end = np.argmax(gain - np.minimum.accumulate(gain))
         start = np.argmin(gain[: end + 1])
-        found.append((inside[end] - inside[start], outside[-1] - outside[end] + outside[start]))
-    told, other = found[0], found[1][::-1]
-    return max(told, other, key=lambda hits: hits[0] / zeros[-1] + hits[1] / ones[-1])
+        hits = counts[:, end] - counts[:, start]
+        hits[outer] = counts[outer, -1] - hits[outer]
+        found.append((gain[end] - gain[start], *hits.tolist()))
+    return max(found)[1:]
 
 
 def category_hits(codes: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
@@ -3391,23 +3396,24 @@ def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) ->
     lines += titled_list("Left out", [f"{column.name} ({column.reason})" for column in table.of_kind("dropped")])
     lines += [f"           hint: {column.name}: {column.hint}" for column in table.columns if column.hint]
     lines += [f"Warning    {warning}" for warning in table.warnings]
+    folds = choose_folds(options, table.label)
+    return [*lines, f"Folds      {folds.value} ({folds.reason})", *show_split(options, table, splits)]
+
+
+def show_split(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
     training, validation, test = (f"{len(part):,}" for part in splits[0])
-    if len(splits) > 1:
+    note = ", which can flatter the result; --split time tests on the last rows"
+    if options.split == "time":
+        order = f"by the column {table.time.value}" if table.time.value else f"in file order ({table.time.reason})"
+        words = f"by time, {order}: {training} training rows, then {validation} validation, then {test} test"
+        note = "; drawn at random, test rows can flatter the model"
+    elif len(splits) > 1:
         each = f"trains on about {training} rows, stops by {validation}, is tested on {test}"
         words = f"{len(splits)} folds at random within each class: each net {each}"
     else:
         words = f"{training} training, {validation} validation, {test} test rows, at random within each class"
-    by_time = options.split == "time"
-    if by_time:
-        order = f"by the column {table.time.value}" if table.time.value else f"in file order ({table.time.reason})"
-        words = f"by time, {order}: {training} training rows, then {validation} validation, then {test} test"
-    split = [f"Split      {words}"]
-    if by_time or any(column.reason == "a timestamp" for column in table.columns):
-        here = "; drawn at random, test rows can flatter the model"
-        there = ", which can flatter the result; --split time tests on the last rows"
-        split.append(f"           note: rows close in time are alike{here if by_time else there}")
-    folds = choose_folds(options, table.label)
-    return [*lines, f"Folds      {folds.value} ({folds.reason})", *split]
+    timed = options.split == "time" or any(column.reason == TIMESTAMP for column in table.columns)
+    return [f"Split      {words}"] + [f"           note: rows close in time are alike{note}"] * timed
 
 
 def describe_columns(table: Table) -> list[str]:
