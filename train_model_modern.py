@@ -206,7 +206,7 @@ def build_parser() -> Parser:
     group.add_argument("--categorical", help="columns to read as categories", **columns)
     group.add_argument("--numeric", help="columns to read as numbers", **columns)
     group.add_argument("--drop", help="columns to leave out", **columns)
-    flag("--folds", "auto", "K nets on K folds, averaged; 1: one net; auto: K where it pays", type=fold_count, metavar="K")
+    flag("--folds", "auto", "K nets on K folds, averaged; 1: one; auto: K where it pays", type=fold_count, metavar="K")
     flag("--split", "random", "at random, or train on the past rows and test on the last", choices=("random", "time"))
     group.add_argument("--time-column", metavar="COLUMN", help="what --split time sorts by (default: a timestamp)")
     flag("--split-seed", 42, "of the split, and of the rows of --sample", type=seed_number, metavar="N")
