@@ -34,7 +34,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--quick", action="store_true", help="at most 20 epochs")
     add("--lightweight", action="store_true", help="one hidden layer of 8 units in place of two of 10")
     add("--cpu-only", action="store_true", help="hide every accelerator")
-    add("--seed", type=int, default=42, metavar="N", help="of split and weights (default: 42)")
+    add("--seed", type=int, default=42, metavar="N", help="of weights and order (default: 42)")
     options = parser.parse_args(arguments)
     if not 0 <= options.seed < 2**31:
         parser.error(f"argument --seed: {options.seed} is not in 0 to 2147483647")
@@ -71,8 +71,9 @@ def is_ours(path: Path) -> bool:
 
 
 def run(options: argparse.Namespace) -> None:
-    table = read_table(parse_options(["--", options.csv] if options.csv else []))
-    split = training, validation, test = split_rows(table.label, "random", options.seed)
+    modern = parse_options(["--", options.csv] if options.csv else [])
+    table = read_table(modern)
+    split = training, validation, test = split_rows(table.label, modern.split, modern.split_seed)
     names, inputs = as_numbers(table)
     prepare_folder(options.model_dir)
     mean, deviation = inputs[training].mean(axis=0), inputs[training].std(axis=0)

@@ -67,6 +67,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from importlib import metadata
 from itertools import compress, islice, pairwise
 from pathlib import Path
@@ -205,16 +206,16 @@ def build_parser() -> Parser:
     group.add_argument("--categorical", help="columns to read as categories", **columns)
     group.add_argument("--numeric", help="columns to read as numbers", **columns)
     group.add_argument("--drop", help="columns to leave out", **columns)
-    text = "K nets on K cross-validation folds, averaged, tested on all rows; 1: one net; auto: K where it pays"
-    flag("--folds", "auto", text, type=fold_count, metavar="K")
+    flag("--folds", "auto", "K nets on K folds, averaged; 1: one; auto: K where it pays", type=fold_count, metavar="K")
     flag("--split", "random", "at random, or train on the past rows and test on the last", choices=("random", "time"))
-    text = "leave out the rows that would be refused, and say how many"
-    group.add_argument("--skip-bad-rows", default=False, help=text, **switch)
+    group.add_argument("--time-column", metavar="COLUMN", help="what --split time sorts by (default: a timestamp)")
+    flag("--split-seed", 42, "of the split, and of the rows of --sample", type=seed_number, metavar="N")
+    flag("--skip-bad-rows", False, "leave out the rows that would be refused, and say how many")
     group = parser.add_argument_group("training")
     flag("--epochs", 150, "at most", **count)
     group.add_argument("--batch-size", help="rows a step (default: from the number of rows)", **count)
     group.add_argument("--learning-rate", type=positive_number, metavar="X", help="at the start (default: 0.006)")
-    flag("--seed", 42, "of split, weights, order and dropout", type=seed_number, metavar="N")
+    flag("--seed", 42, "of weights, order and dropout", type=seed_number, metavar="N")
     flag("--adamw", True, "AdamW; off: Adam")
     flag("--reduce-lr", True, "halve the learning rate when the validation loss stalls")
     flag("--early-stopping", True, "stop when the validation loss has stalled, keep the best weights")
@@ -261,6 +262,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         raise UserError("--folds 2 leaves no rows to train on beside those to stop by and to test on; give 3 or more")
     if options.folds not in ("auto", 1) and options.split == "time":
         raise UserError("--folds and --split time exclude each other: folds are drawn at random")
+    if options.time_column and options.split != "time" and not options.resume:
+        raise UserError("--time-column has no effect without --split time; add that, or leave --time-column out")
     check_exports(options.export)
     if options.export:
         import_beside("export_model")  # what is wrong with it shows before training
@@ -287,6 +290,9 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 INTEGER = re.compile(r"(-?[1-9]\d{0,18}|0)(\.0+)?", re.ASCII)  # 5.0 is 5, as programs write ids beside empty cells
 DIGITS = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)  # an id of any length and with zeros in front, perhaps kept as text
 DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
+TIME = re.compile(  # ISO 8601: a date, perhaps a time of day, perhaps its zone
+    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)? ?(Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII
+)
 LABELS = {"0": 0, "0.0": 0, "false": 0, "no": 0, "1": 1, "1.0": 1, "true": 1, "yes": 1}
 
 
@@ -306,6 +312,16 @@ def cell_id(cell: str) -> int:
         return MISSING
     value = int(text.partition(".")[0]) if INTEGER.fullmatch(text) else UNSEEN
     return value if MISSING + 8 <= value < 2**63 else UNSEEN  # what lies below is kept for cells that are no ids
+
+
+def cell_time(cell: str) -> float:
+    """The time a cell means, a number or seconds since 1970: NaN for an empty cell, infinity for what is no time."""
+    text = cell.strip()
+    if TIME.fullmatch(text):
+        with contextlib.suppress(ValueError):  # the 30th of February
+            moment = datetime.fromisoformat(text[:11] + text[11:].replace(" ", ""))
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return cell_number(cell)
 
 
 def cell_label(cell: str) -> int:
@@ -535,6 +551,18 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
 CATEGORY_WORDS = {"app", "apps", "domain", "domains", "hash", "id"}
 QUANTITY_WORDS = {"count", "flag", "rate", "share", "distinct", "ms", "60s", "300s", "number", "age", "score"}
 TIME_NAMES = {"timestamp", "datetime", "date", "time", "created_at", "updated_at"}
+TIMESTAMP = "a timestamp"  # the reason why a column is left out, and may tell the time
+TIME_WORDS = {"timestamp", "datetime", "date", "time", "ts", "at", "epoch"}  # in names of numbers that may be times
+GIVEAWAY_ROWS = 50_000  # rows that are looked at for columns that give the label away
+EARLIEST, LATEST = 631_152_000, 4_102_444_800  # 1990 and 2100, in seconds since 1970; durations are seldom between
+FAULTS = {  # of a cell: what is wrong, and what can be done but mend it
+    "number": (
+        "text, infinity or a number beyond 3.4e38 in a column of numbers; a missing number is an empty cell",
+        ", read it with --categorical {name}, leave it out with --drop {name}",
+    ),
+    "time": ("no time, such as 2026-01-31 09:30:00 or seconds since 1970", ", name another with --time-column"),
+    "label": ("the label is missing or not 0 or 1", ""),
+}
 
 
 @dataclass
@@ -557,8 +585,8 @@ class Column:
 class Table:
     """The rows of the files. N rows, D numbers, C categories.
 
-    Columns stand in the order of their names. Rows stand in the order of what they hold, unless time matters, so that
-    their order in the files changes nothing.
+    Columns stand in the order of their names. Rows stand in the order of time when that matters, and otherwise, or at
+    the same time, in the order of what they hold, so that their order in the files changes nothing.
     """
 
     columns: list[Column]
@@ -572,6 +600,8 @@ class Table:
     read: int
     skipped: int
     scales: Scales | None = None  # of the numbers
+    time: Choice | None = None  # the column that --split time sorts by
+    warnings: list[str] = field(default_factory=list)
 
     def of_kind(self, kind: str) -> list[Column]:
         return [column for column in self.columns if column.kind == kind]
@@ -584,7 +614,13 @@ class Cells(NamedTuple):
     texts: dict[str, int] | None = None  # the code of each text, in the order of the codes; 0 is an empty cell
 
     def numbers(self) -> np.ndarray:
-        return self.values if self.texts is None else np.array([cell_number(text) for text in self.texts])[self.values]
+        return self.meanings(cell_number)
+
+    def times(self) -> np.ndarray:
+        return in_seconds(self.meanings(cell_time))
+
+    def meanings(self, meaning: Callable[[str], float]) -> np.ndarray:
+        return self.values if self.texts is None else np.array([meaning(text) for text in self.texts])[self.values]
 
 
 def read_chunks(
@@ -698,6 +734,13 @@ def is_id_name(name: str) -> bool:
     return bool(words & CATEGORY_WORDS) and not words & QUANTITY_WORDS
 
 
+def in_seconds(times: np.ndarray) -> np.ndarray:
+    """Times since 1970 in seconds; from 3e11 on, the year 11476, they were in milli-, micro- or nanoseconds."""
+    for _ in range(3):
+        times = np.where(np.abs(times) >= 3e11, times / 1_000, times)
+    return times
+
+
 def column_kind(name: str, cells: Cells, options: argparse.Namespace) -> tuple[str, str]:
     """Tell the kind of a column from its name and all its cells, whatever their order: (kind, reason)."""
     if name in options.categorical:
@@ -711,15 +754,46 @@ def column_kind(name: str, cells: Cells, options: argparse.Namespace) -> tuple[s
     identifier = is_id_name(name) and all(map(DIGITS.fullmatch, texts))
     if not identifier:
         if len(known) == filled or (len(known) >= 0.5 * filled and not is_id_name(name)):
+            if name_words(name) & TIME_WORDS and name not in V0_COLUMNS and count_times(known) == len(known):
+                return "dropped", TIMESTAMP
             numbered = len(known) > 20 and name not in V0_COLUMNS and np.ptp(known) <= 1.01 * len(known)
             if numbered and not np.any(known % 1) and len(np.unique(known)) == len(known):
                 return "dropped", "a row number"  # whole numbers without a gap, each once
             return "number", ""
-        if all(map(DATE.match, texts)):
-            return "dropped", "a timestamp"
+        if sum(map(bool, map(DATE.match, texts))) >= 0.5 * len(texts):
+            return "dropped", TIMESTAMP
     if filled > 20 and len(texts) > 0.9 * filled:
         return "dropped", "nearly all values distinct"
     return "category", "an id by its name" if identifier else "text"
+
+
+def count_times(times: np.ndarray) -> int:
+    """How many of these numbers can be times of our days."""
+    seconds = in_seconds(times)
+    return np.count_nonzero((seconds >= EARLIEST) & (seconds <= LATEST))
+
+
+def choose_time_column(
+    columns: list[Column], cells: dict[str, Cells], options: argparse.Namespace
+) -> tuple[Choice, np.ndarray | None]:
+    """The name of the column that --split time sorts by, and its times; None for another split and for file order.
+
+    Of several it is the one called timestamp, or else the one with the most different times.
+    """
+    if options.split != "time":
+        return Choice(None, ""), None
+    if name := options.time_column:
+        return Choice(name, "as asked"), cells[name].times()
+    found = []
+    for name in (column.name for column in columns if column.reason == TIMESTAMP):
+        times = cells[name].times()
+        filled = np.count_nonzero(~np.isnan(times))
+        if filled and count_times(times) >= 0.5 * filled:
+            found.append((name.lower() != "timestamp", -len(np.unique(times)), name, times))
+    if not found:
+        return Choice(None, "no column tells it"), None
+    *_, name, times = min(found, key=lambda part: part[:3])
+    return Choice(name, "it holds times"), times
 
 
 def read_table(options: argparse.Namespace) -> Table:
@@ -727,25 +801,25 @@ def read_table(options: argparse.Namespace) -> Table:
     sources = [find_source(path, options.skip_bad_rows) for path in find_files(options.csv)]
     names = check_columns(sources, options)
     chosen = {options.label, *options.categorical, *options.numeric}
-    fixed = {name: "a timestamp" for name in names if name.lower() in TIME_NAMES and name not in chosen}
+    fixed = {name: TIMESTAMP for name in names if name.lower() in TIME_NAMES and name not in chosen}
     fixed |= dict.fromkeys(options.drop, "--drop")
-    cells = read_columns(sources, sorted(set(names) - set(fixed)), options)
+    fixed |= dict.fromkeys({options.time_column} - {None, *chosen}, "--time-column")
+    unread = {name for name, reason in fixed.items() if options.split != "time" or reason == "--drop"}
+    cells = read_columns(sources, sorted(set(names) - unread), options)
     given = cells.pop(options.label)
     label = np.array([cell_label(text) for text in given.texts], np.float32)[given.values]
     columns = [Column(name, "dropped", reason) for name, reason in fixed.items()]
-    columns += [Column(name, *column_kind(name, part, options)) for name, part in cells.items()]
+    columns += [Column(name, *column_kind(name, part, options)) for name, part in cells.items() if name not in fixed]
     columns.sort(key=lambda column: column.name)
-    checked = [*(column.name for column in reversed(columns) if column.kind == "number"), options.label]
-    bad = np.zeros(len(label), np.int32)  # 0 right, otherwise from 1 on which of the checked columns is at fault
-    for number, name in enumerate(checked[:-1], 1):
-        cells[name] = Cells(cells[name].numbers())
-        bad[np.isinf(cells[name].values)] = number
-    bad[label < 0] = len(checked)
+    time_column, times = choose_time_column(columns, cells, options)
+    checked = [(column.name, "number") for column in reversed(columns) if column.kind == "number"]
+    checked += [(time_column.value, "time")] * (times is not None) + [(options.label, "label")]
+    bad = find_faults(cells, checked, times, label)
     rows, shown = [len(source.lines) for source in sources], short_names([source.path for source in sources])
     skipped, notes = sum(source.skipped for source in sources), []
     read = len(label) + skipped
     for name, source, faults in zip(shown, sources, np.split(bad, np.cumsum(rows)[:-1]), strict=True):
-        skipped += handle_bad_rows(source, options, checked, faults)
+        skipped += handle_bad_rows(source, options.skip_bad_rows, checked, faults)
         notes += [f"{name}: {note}" if len(sources) > 1 else note for note in source.notes]
     files = np.repeat(np.arange(len(sources), dtype=np.uint16), rows)
     lines = np.concatenate([source.lines for source in sources]).astype(np.int32)
@@ -754,9 +828,10 @@ def read_table(options: argparse.Namespace) -> Table:
     stores = fill_columns(columns, cells, keep, len(label))
     table = Table(columns, *stores, label, files, lines, shown, notes, read, skipped)
     check_rows(data_name(options), table)
-    if options.split != "time":
-        sort_rows(table)
+    if times is not None or options.split != "time":
+        sort_rows(table, None if times is None else times[keep])
     table.scales = fit_scales(table.numbers)
+    table.time, table.warnings = time_column, find_giveaways(table, options.label)
     return table
 
 
@@ -789,27 +864,43 @@ def check_columns(sources: list[Source], options: argparse.Namespace) -> list[st
             others = " and others" if len(absent) > 5 else ""
             source.notes.append(f"has no {', '.join(absent[:5])}{others}: missing in its rows")
     unknown = f"{data_name(options)} has no such column"
-    for flag in ("categorical", "numeric", "drop"):
-        for name in getattr(options, flag):
+    flags = {flag: getattr(options, flag) for flag in ("categorical", "numeric", "drop")}
+    for flag, given in (flags | {"time-column": filter(None, [options.time_column])}).items():
+        for name in given:
             refuse(f"--{flag} {name}", (name not in names, unknown), (name == options.label, "this is the label"))
     return names
 
 
-def handle_bad_rows(source: Source, options: argparse.Namespace, checked: list[str], faults: np.ndarray) -> int:
+def find_faults(
+    cells: dict[str, Cells], checked: list[tuple[str, str]], times: np.ndarray | None, label: np.ndarray
+) -> np.ndarray:
+    """For each row which of the checked columns, (name, what it must hold), is at fault, from 1 on; 0 for none: int32.
+
+    Those that must be numbers are made numbers.
+    """
+    bad = np.zeros(len(label), np.int32)
+    for number, (name, what) in enumerate(checked, 1):
+        if what == "number":
+            cells[name] = Cells(cells[name].numbers())
+            bad[np.isinf(cells[name].values)] = number
+        else:
+            bad[label < 0 if what == "label" else ~np.isfinite(times)] = number
+    return bad
+
+
+def handle_bad_rows(source: Source, skip_bad_rows: bool, checked: list[tuple[str, str]], faults: np.ndarray) -> int:
     """Leave out a cut last line and, when asked, bad rows; otherwise raise UserError naming the first ones."""
     bad = without_torn(np.flatnonzero(faults), source.lines, source.torn, source.notes)
     if not len(bad):
         return 0
-    if options.skip_bad_rows:
+    if skip_bad_rows:
         source.notes.append(f"{name_some(source.lines[bad])}: unusable values, left out")
         return len(bad)
-    name = checked[faults[bad[0]] - 1]
+    name, what = checked[faults[bad[0]] - 1]
     where = name_some(source.lines[bad[faults[bad] == faults[bad[0]]]])
-    wrong, others = "the label is missing or not 0 or 1", ""
-    if name != options.label:
-        wrong = "text, infinity or a number beyond 3.4e38 in a column of numbers; a missing number is an empty cell"
-        others = f", read it with --categorical {name}, leave it out with --drop {name}"
-    raise UserError(f"{source.path}: {where}, column {name}: {wrong}; mend the rows{others} or use --skip-bad-rows")
+    wrong, others = FAULTS[what]
+    mend = f"mend the rows{others.format(name=name)} or use --skip-bad-rows"
+    raise UserError(f"{source.path}: {where}, column {name}: {wrong}; {mend}")
 
 
 def fill_columns(
@@ -819,6 +910,7 @@ def fill_columns(
     planned = Counter(column.kind for column in columns)
     numbers, codes = np.empty((planned["number"], rows)), np.empty((planned["category"], rows), np.int32)
     places = {"number": iter(numbers), "category": iter(codes)}
+    first: dict[tuple, str] = {}  # of columns with the same cells, by these
     for column in columns:
         if column.name not in cells:
             continue  # never read
@@ -835,8 +927,13 @@ def fill_columns(
             useless = not len(known) or (np.ptp(known) == 0 and not column.missing)
         if column.kind == "dropped":
             continue
-        if useless:
-            column.kind, column.reason, column.vocabulary = "dropped", "constant" if column.distinct else "empty", []
+        reason = ("constant" if column.distinct else "empty") if useless else ""
+        if not useless:
+            content = column.kind, tuple(column.vocabulary), hashlib.sha256(cell_bits(values)).digest()
+            if (twin := first.setdefault(content, column.name)) != column.name:
+                reason = f"the same as {twin} in all rows"
+        if reason:
+            column.kind, column.reason, column.vocabulary = "dropped", reason, []
             continue
         next(places[column.kind])[:] = values
         named = column.kind == "category" or name_words(column.name) & QUANTITY_WORDS
@@ -857,18 +954,73 @@ def sort_category(column: Column, codes: np.ndarray, texts: dict[str, int]) -> n
     return np.array([code.get(meaning(text), 0) for text in texts], np.int32)[codes]
 
 
-def sort_rows(table: Table) -> None:
-    """Put the rows into the order of hashes of what each holds."""
+def cell_bits(values: np.ndarray) -> np.ndarray:
+    """Numbers or codes as uint64 that are equal where the cells mean the same, as NaNs and zeros do."""
+    if values.dtype != np.float64:
+        return values.astype(np.uint64)
+    return np.where(np.isnan(values), np.inf, values + 0.0).view(np.uint64)
+
+
+def sort_rows(table: Table, times: np.ndarray | None = None) -> None:
+    """Put the rows into the order of their times, if any, and of hashes of what each holds."""
     hashes = np.zeros(len(table.label), np.uint64)
     columns = [*table.numbers.T, *table.codes.T, table.label]
     for part in columns:
-        real = part.dtype == np.float64
-        bits = np.where(np.isnan(part), np.inf, part).view(np.uint64) if real else part.astype(np.uint64)
-        hashes = (hashes ^ bits) * np.uint64(0x9E3779B97F4A7C15)
+        hashes = (hashes ^ cell_bits(part)) * np.uint64(0x9E3779B97F4A7C15)
         hashes ^= hashes >> np.uint64(29)
-    order = np.argsort(hashes)
+    order = np.argsort(hashes) if times is None else np.lexsort([hashes, times])
     for part in (*columns, table.files, table.lines):
         part[:] = part[order]
+
+
+def find_giveaways(table: Table, label: str) -> list[str]:
+    """What to say of columns that may give the label away: they have its name, or tell it nearly without an error."""
+    warnings, words = [], name_words(label)
+    step = max(1, len(table.label) // GIVEAWAY_ROWS)
+    positive = table.label[::step] > 0.5
+    numbers, codes = iter(table.numbers.T), iter(table.codes.T)
+    for column in table.columns:
+        if column.kind == "dropped":
+            continue
+        count, cells = (number_hits, next(numbers)) if column.kind == "number" else (category_hits, next(codes))
+        hits = count(cells[::step], positive)
+        classes = zip(hits, (np.count_nonzero(~positive), np.count_nonzero(positive)), strict=True)
+        if all(found > 0.96 * rows and wilson(found, rows)[0] > 0.9 for found, rows in classes):
+            why = f"alone it tells the label of {percent(sum(hits) / len(positive))} of rows"
+        elif len(label) > 2 and words <= name_words(column.name):
+            why = "its name holds the label's"
+        else:
+            continue
+        warnings.append(f"{column.name}: {why}, it may be made from it; --drop {column.name} if so")
+    return warnings
+
+
+def number_hits(values: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
+    """How many rows of 0 and of 1 a number tells when one class is all that lies in an interval, the best there is.
+
+    Both classes weigh the same. What is missing lies above all else.
+    """
+    values = np.where(np.isnan(values), np.inf, values)
+    order = np.argsort(values)
+    values = values[order]
+    ends = np.append(0, 1 + np.flatnonzero(np.append(values[1:] != values[:-1], True)))
+    ones = np.append(0, np.cumsum(positive[order]))[ends]
+    counts, found = np.stack([ends - ones, ones]), []
+    shares = counts / np.maximum(1, counts[:, -1:])
+    for inner, outer in ((0, 1), (1, 0)):
+        gain = shares[inner] - shares[outer]
+        end = np.argmax(gain - np.minimum.accumulate(gain))
+        start = np.argmin(gain[: end + 1])
+        hits = counts[:, end] - counts[:, start]
+        hits[outer] = counts[outer, -1] - hits[outer]
+        found.append((gain[end] - gain[start], *hits.tolist()))
+    return max(found)[1:]
+
+
+def category_hits(codes: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
+    """How many rows of 0 and of 1 are told by the other rows with the same value."""
+    zeros, ones = (np.bincount(codes[positive == value], minlength=codes.max() + 1) for value in (False, True))
+    return zeros[zeros - 1 > ones].sum(), ones[ones - 1 > zeros].sum()
 
 
 def check_rows(path: str, table: Table) -> None:
@@ -920,7 +1072,7 @@ class Split(NamedTuple):
 
 
 def split_rows(label: np.ndarray, method: str, seed: int) -> Split:
-    """Split 70/15/15: at random within each class, or in the order of time, which is that of the rows."""
+    """Split 70/15/15: at random within each class, or in the order of time, which is then that of the rows."""
 
     def cut(rows: np.ndarray) -> list[np.ndarray]:
         held = max(1, round(0.15 * len(rows)))
@@ -2557,6 +2709,7 @@ BOOTSTRAP_ROWS = 5_000  # more rows than this are resampled in part, and the int
 LINEAR_ROWS = 50_000  # a linear model learns nothing more from more rows
 NETWORK_SHARE = 1 / 3  # of one net's answer, the rest a logistic regression, unless validation rows say otherwise
 IMPORTANCE_ROWS = 5_000
+MOST_SUSPECTS = 20  # rows with labels that look wrong
 IMPORTANCE_CELLS = 1 << 29  # shuffled in all; of a table with a thousand columns, fewer rows are looked at
 IMPORTANCE_PIECE = 1 << 22  # shuffled at a time
 
@@ -3267,15 +3420,25 @@ def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) ->
     lines += titled_list("Categories", texts)
     lines += titled_list("Left out", [f"{column.name} ({column.reason})" for column in table.of_kind("dropped")])
     lines += [f"           hint: {column.name}: {column.hint}" for column in table.columns if column.hint]
+    lines += [f"Warning    {warning}" for warning in table.warnings]
+    folds = choose_folds(options, table.label)
+    return [*lines, f"Folds      {folds.value} ({folds.reason})", *show_split(options, table, splits)]
+
+
+def show_split(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
     training, validation, test = (f"{len(part):,}" for part in splits[0])
-    if len(splits) > 1:
+    note = ", which can flatter the result; --split time tests on the last rows"
+    if options.split == "time":
+        order = f"by the column {table.time.value}" if table.time.value else f"in file order ({table.time.reason})"
+        words = f"by time, {order}: {training} training rows, then {validation} validation, then {test} test"
+        note = "; drawn at random, test rows can flatter the model"
+    elif len(splits) > 1:
         each = f"trains on about {training} rows, stops by {validation}, is tested on {test}"
         words = f"{len(splits)} folds at random within each class: each net {each}"
     else:
-        ways = {"random": "at random within each class", "time": "by time: the first rows train, the last rows test"}
-        words = f"{training} training, {validation} validation, {test} test rows, {ways[options.split]}"
-    folds = choose_folds(options, table.label)
-    return [*lines, f"Folds      {folds.value} ({folds.reason})", f"Split      {words}"]
+        words = f"{training} training, {validation} validation, {test} test rows, at random within each class"
+    timed = options.split == "time" or any(column.reason == TIMESTAMP for column in table.columns)
+    return [f"Split      {words}"] + [f"           note: rows close in time are alike{note}"] * timed
 
 
 def describe_columns(table: Table) -> list[str]:
@@ -3350,6 +3513,18 @@ def show_importance(values: dict[str, float]) -> list[str]:
     width = max(len(name) for name, _ in shown)
     bars = [f"  {name:<{width}}  {value:6.3f}  {'#' * max(1, round(30 * value / most))}" for name, value in shown]
     return ["Columns, by how much the log-loss rises without them", *bars]
+
+
+def show_suspects(suspects: list[dict[str, Any]]) -> list[str]:
+    """The rows whose labels are most likely wrong."""
+    if not suspects:
+        return []
+    lines = ["Labels worth a second look: the model, which never saw these rows, is nearly sure of the opposite"]
+    places = [f"{row['file']}, line {row['line']}" if "file" in row else f"line {row['line']}" for row in suspects[:5]]
+    for place, row in zip(places, suspects, strict=False):
+        chance = f"probability of 1: {row['probability']:.3f}"
+        lines.append(f"  {place:<{max(map(len, places))}}  labelled {row['label']}, {chance}")
+    return lines
 
 
 def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
@@ -3519,7 +3694,7 @@ def load_data(options: argparse.Namespace) -> Table:
         return read_table(options)
     with tempfile.TemporaryDirectory() as folder:
         options.csv = [path := os.path.join(folder, "HARVEST.CSV")]
-        write_sample(path, options.sample, options.seed)
+        write_sample(path, options.sample, options.split_seed)
         try:
             table = read_table(options)
         except UserError as error:
@@ -3532,8 +3707,8 @@ def split_table(options: argparse.Namespace, table: Table) -> list[Split]:
     """One split, or one for each fold."""
     folds = choose_folds(options, table.label).value
     if folds > 1:
-        return split_folds(table.label, folds, options.seed)
-    split = split_rows(table.label, options.split, options.seed)
+        return split_folds(table.label, folds, options.split_seed)
+    split = split_rows(table.label, options.split, options.split_seed)
     for name, part in split._asdict().items():
         if len({*table.label[part].tolist()}) < 2:
             words = f"the {name} rows are all of one class"
@@ -3835,6 +4010,8 @@ def evaluate(run: Run) -> Tested:
         "threshold": threshold.value,
         "temperature": temperature,
         "importance": columns,
+        "suspect_labels": suspect_labels(run, *tested),
+        "warnings": table.warnings,
         "epochs": len(longest.history),
         "best_epoch": longest.best_epoch,
         "settings": resolved_settings(run, threshold),
@@ -3904,7 +4081,7 @@ def finish(run: Run, stop: StopRequest) -> int:
     options, folder = run.options, run.options.model_dir
     run.print(show_training(run.folds))
     tested = evaluate(run)
-    run.print("", *tested.report)
+    run.print("", *tested.report, *show_suspects(tested.metrics["suspect_labels"]))
     failures, exported = export(run, tested) if options.export else ([], "")
     write_beside(folder / MODEL_FILE, run.model_file(tested.weights, tested.threshold.value, tested.temperature))
     write_beside(folder / PREDICTIONS_FILE, prediction_rows(run, tested))
@@ -3972,11 +4149,21 @@ def print_files(run: Run, card: bool) -> None:
             run.print(f"Export     {folder / file} is of an earlier run; --export {name} writes it anew")
     if run.events:
         run.print(f"Logs       tensorboard --logdir {folder / 'logs'}")
-    if options.split == "time":
-        why = "the same model tested on rows drawn at random would look better than it is"
-        run.print(f"Split      by time: neighbouring rows are alike, so that {why}")
     speed = f"{timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)"
     run.print(f"Time       {timing['total_s']:.1f} s, of which training {speed}")
+
+
+def suspect_labels(run: Run, label: np.ndarray, probability: np.ndarray) -> list[dict[str, Any]]:
+    """The tested rows whose label surprises the model most, when it gave that label less than a tenth."""
+    table, rows = run.table, np.concatenate([fold.split.test for fold in run.folds])
+    given = np.where(label > 0.5, probability, 1 - probability)
+    order = np.lexsort([table.lines[rows], table.files[rows], given])[:MOST_SUSPECTS]
+    suspects = []
+    for number in order[given[order] < 0.1]:
+        file = {"file": table.names[table.files[rows[number]]]} if len(table.names) > 1 else {}
+        what = {"label": int(label[number]), "probability": float(probability[number])}
+        suspects.append({**file, "line": int(table.lines[rows[number]]), **what})
+    return suspects
 
 
 def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
@@ -3984,6 +4171,7 @@ def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
     settings = {name: value for name, value in vars(run.options).items() if name != "describe"}
     settings |= {"csv": short_names(run.options.csv), "model_dir": run.options.model_dir.name}
     chosen = run.decisions | {"threshold": threshold}
+    chosen |= {"time_column": run.table.time} if run.options.split == "time" else {}
     settings |= {name: choice.value for name, choice in chosen.items()}
     settings |= {"device": run.device.name, "columns": {column.name: column.kind for column in run.table.columns}}
     return settings | {"reasons": {name: choice.reason for name, choice in chosen.items()}}

@@ -166,6 +166,8 @@ def test_contradictions_and_other_data_are_refused(interrupted, capsys):
     assert "--epochs 70 contradicts the interrupted run, which has 150" in refused(capsys, folder, "--epochs", 70)
     assert "--architecture deep" in refused(capsys, folder, "--architecture", "deep")
     assert "contradicts" in refused(capsys, folder, "--no-adamw")
+    assert "--split-seed 7 contradicts the interrupted run, which has 42" in refused(capsys, folder, "--split-seed", 7)
+    assert "--time-column when contradicts" in refused(capsys, folder, "--time-column", "when")
     path.write_text(path.read_text() + "1,2,3,4,1\n")
     assert "no longer, the data of the interrupted run" in refused(capsys, folder)
 
