@@ -115,6 +115,8 @@ ARCHITECTURES = {
 MODEL_FILE = "productivity_model.keras"
 METRICS_FILE = "metrics.json"
 CARD_FILE = "README.md"
+REPORT_FILE = "report.html"
+REPORT_START = "<!doctype html>\n<!-- Report of train_model_modern.py"
 PREDICTIONS_FILE = "predictions.csv"
 PREDICTION_COLUMNS = [b"file", b"line", b"fold", b"label", b"probability"]
 RESUME_FILE = "resume.npz"
@@ -126,7 +128,8 @@ EXPORTS = {  # what --export writes, and the packages it takes
     "litert": ("productivity_model.tflite", ("ai-edge-litert",)),
     "onnx": ("productivity_model.onnx", ("onnx", "onnxruntime")),
 }
-RESULT_FILES = [MODEL_FILE, PREDICTIONS_FILE, CARD_FILE, *(file for file, _ in EXPORTS.values()), METRICS_FILE]
+RESULT_FILES = [MODEL_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE]
+RESULT_FILES += [*(file for file, _ in EXPORTS.values()), METRICS_FILE]
 
 
 def threshold_rule(text: str) -> tuple[str, float | None]:
@@ -2559,6 +2562,10 @@ NETWORK_SHARE = 1 / 3  # of one net's answer, the rest a logistic regression, un
 IMPORTANCE_ROWS = 5_000
 IMPORTANCE_CELLS = 1 << 29  # shuffled in all; of a table with a thousand columns, fewer rows are looked at
 IMPORTANCE_PIECE = 1 << 22  # shuffled at a time
+EFFECT_COLUMNS = 6  # the most important ones
+EFFECT_VALUES = 12  # of a column
+EFFECT_ROWS = 300
+EFFECT_CELLS = 1 << 24  # changed at a time
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -2808,6 +2815,67 @@ def importance(run: Run, weights: list[Weights], temperature: float) -> dict[str
     return {names[number]: float(rises[number] / total) for number in np.argsort(-rises)}
 
 
+def typical_rows(table: Table, column: Column, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows with the usual cells of a column, one row for each cell, and how many rows have it.
+
+    Those of a category are its most frequent values, those of a number quantiles, which stand for the rows near them; a
+    missing cell comes last.
+    """
+    place = table.of_kind(column.kind).index(column)
+    if column.kind == "number":
+        cells = table.numbers[rows, place]
+        missing = np.isnan(cells)
+        chosen = np.unique(cells[~missing])
+        if len(chosen) > EFFECT_VALUES:
+            shares = np.linspace(0.025, 0.975, EFFECT_VALUES)
+            chosen = np.unique(np.quantile(cells[~missing], shares, method="inverted_cdf"))
+        nearest = np.searchsorted((chosen[1:] + chosen[:-1]) / 2, cells[~missing])
+        counts = np.bincount(nearest, minlength=len(chosen))
+    else:
+        cells = table.codes[rows, place]
+        missing = (cells == 0) & (column.vocabulary[0] in ("", MISSING))
+        counts = np.bincount(cells[~missing], minlength=1)
+        chosen = np.argsort(-counts, kind="stable")[:EFFECT_VALUES]
+        chosen = chosen[counts[chosen] > 0]
+        counts = counts[chosen]
+    found = [np.argmax(cells == cell) for cell in chosen]
+    if missing.any():
+        found, counts = [*found, np.argmax(missing)], np.append(counts, missing.sum())
+    return rows[found], counts
+
+
+def effects(run: Run, weights: list[Weights], temperature: float, importances: dict[str, float]) -> list[dict]:
+    """How the mean probability of test rows moves with a column: its partial dependence (Friedman, 2001).
+
+    All rows are given the cell that a typical row has in the column, one typical row after another.
+    """
+    columns = [column for kind in ("number", "category") for column in run.table.of_kind(kind)]
+    numbers, names = len(run.table.of_kind("number")), [column.name for column in columns]
+    chosen = [names.index(name) for name in islice(importances, EFFECT_COLUMNS)]
+    trained = np.concatenate([fold.split.training for fold in run.folds])
+    trained = np.unique(trained[:: max(1, len(trained) // SCALE_ROWS)])
+    typical = [typical_rows(run.table, columns[place], trained) for place in chosen]
+    donors, lengths = np.concatenate([rows for rows, _ in typical]), [len(rows) for rows, _ in typical]
+    most = max(1, min(EFFECT_ROWS, EFFECT_CELLS // (run.encoding.width * len(donors))))
+    sums, total = np.zeros(len(donors)), 0
+    for fold, own in zip(run.folds, weights, strict=True):
+        rows = fold.split.test[:: math.ceil(len(fold.split.test) * len(run.folds) / most)]
+        column = np.repeat(np.repeat(chosen, lengths), len(rows))[:, None]
+        kept, given = run.features.take(np.tile(rows, len(donors))), run.features.take(np.repeat(donors, len(rows)))
+        scaled = np.where(column == np.arange(numbers), given[0], kept[0])
+        indices = np.where(column - numbers == np.arange(len(columns) - numbers), given[1], kept[1])
+        logits = run.predictor.outputs(own, encode(scaled, indices, run.encoding, fold.encoder))[-1]
+        sums += sigmoid(np.asarray(logits, float) / temperature).reshape(len(donors), -1).sum(axis=1)
+        total += len(rows)
+    found, means = [], np.split(sums / total, np.cumsum(lengths)[:-1])
+    for place, (rows, counts), probability in zip(chosen, typical, means, strict=True):
+        cells = raw_inputs(run.table, rows)[names[place]][:, 0].tolist()
+        values = [None if cell in ("", MISSING) or cell != cell else cell for cell in cells]
+        parts = {"values": values, "rows": counts.tolist(), "probability": probability.tolist()}
+        found.append({"column": names[place], "kind": columns[place].kind, **parts})
+    return found
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Files: whole or not at all
 
@@ -2908,6 +2976,9 @@ def finish_commit(folder: Path) -> None:
         raise
     for _, _, before in moves:
         remove(before)
+    report = folder / REPORT_FILE
+    if folder / MODEL_FILE in places and report not in places and is_ours(report):
+        remove(report)  # which is of the model before
     path.unlink(missing_ok=True)
 
 
@@ -2974,6 +3045,8 @@ def is_ours(path: Path) -> bool:
         return start.startswith(b'{\n  "rows":')
     if path.name == PREDICTIONS_FILE:
         return start.splitlines()[:1] in ([b",".join(names)] for names in (PREDICTION_COLUMNS[1:], PREDICTION_COLUMNS))
+    if path.name == REPORT_FILE:
+        return start.startswith(REPORT_START.encode())
     if path.name == CARD_FILE:
         return start.startswith(b"# Model card: ") and b"\n\nWritten by train_model_modern.py" in start
     if path.suffix == ".onnx":
@@ -3368,7 +3441,7 @@ def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
 
 def model_card(run: Run, tested: Tested) -> str:
     """What a user of the model should know."""
-    label, date = run.options.label, time.strftime("%Y-%m-%d")
+    label, date = run.options.label, tested.metrics["date"]
     data, report = "\n".join(show_data(run.options, run.table, run.splits)), "\n".join(tested.report)
     settings = "\n".join(f"| {name} | {value} |" for name, value in tested.settings.items())
     return f"""# Model card: {label}
@@ -3402,7 +3475,8 @@ A probability of {tested.threshold.value:.6g} or more counts as 1 ({tested.thres
   the data.
 - A category that was not seen in training is treated like any other that was not, a missing cell like those that were
   missing.
-- The model holds the values of the text and id columns that it learned from, and this card one row.
+- The model holds the values of the text and id columns that it learned from, `{METRICS_FILE}` and `{REPORT_FILE}` the
+  most frequent of them, and this card one row.
 
 ## Settings
 
@@ -3835,10 +3909,14 @@ def evaluate(run: Run) -> Tested:
         "threshold": threshold.value,
         "temperature": temperature,
         "importance": columns,
+        "effects": effects(run, weights, temperature, columns),
+        "history": mean_history(folds),
+        "data": describe_data(table),
         "epochs": len(longest.history),
         "best_epoch": longest.best_epoch,
         "settings": resolved_settings(run, threshold),
         "timing": run.timing,
+        "date": time.strftime("%Y-%m-%d"),
         "versions": {"python": platform.python_version(), "script": VERSION, **packages},
     }
     return Tested(weights, temperature, threshold, validation, tested, metrics, report)
@@ -3871,6 +3949,25 @@ def kept_weights(run: Run) -> tuple[list[Weights], float]:
     known = np.concatenate(fold.split[:2])[:: max(1, len(fold.split.training) // LINEAR_ROWS)]
     linear = weighted_linear(run.plan, fit_linear(run.features, known, run.encoding, fold.encoder))
     return [mix_with_linear_model(network, weights[0], linear, share)], temperature
+
+
+def mean_history(folds: list[Fold]) -> dict[str, list[float]]:
+    """Epoch by epoch what training and validation gave: means over folds, and how far apart they were."""
+    epochs = range(1, max(len(fold.history) for fold in folds) + 1)
+    logs = [mean_logs(folds, epoch) for epoch in epochs]
+    names = ("loss", "val_loss", "accuracy", "val_accuracy", "learning_rate")
+    history = {name: [entry[name] for entry in logs] for name in names}
+    if len(folds) > 1:
+        losses = [[mean_logs([fold], epoch)["val_loss"] for fold in folds] for epoch in epochs]
+        history |= {"val_loss_lowest": [*map(min, losses)], "val_loss_highest": [*map(max, losses)]}
+    return history
+
+
+def describe_data(table: Table) -> dict[str, Any]:
+    """What was read, for metrics.json."""
+    facts = ("name", "kind", "reason", "distinct", "missing", "hint")
+    columns = [{name: getattr(column, name) for name in facts} for column in table.columns]
+    return {"positive": float(table.label.mean()), "notes": table.notes, "columns": columns}
 
 
 def show_training(folds: list[Fold]) -> str:
@@ -3907,7 +4004,11 @@ def finish(run: Run, stop: StopRequest) -> int:
     run.print("", *tested.report)
     failures, exported = export(run, tested) if options.export else ([], "")
     write_beside(folder / MODEL_FILE, run.model_file(tested.weights, tested.threshold.value, tested.temperature))
-    write_beside(folder / PREDICTIONS_FILE, prediction_rows(run, tested))
+    predictions = prediction_rows(run, tested)
+    write_beside(folder / PREDICTIONS_FILE, predictions)
+    page, absent = draw_report(folder / REPORT_FILE, tested.metrics, predictions)
+    if page:
+        write_beside(folder / REPORT_FILE, page)
     if run.events:
         log_results(run, tested)
     card = not os.path.lexists(folder / CARD_FILE) or is_ours(folder / CARD_FILE)  # a README.md of the user's stays
@@ -3919,7 +4020,7 @@ def finish(run: Run, stop: StopRequest) -> int:
     stop.committing = True
     commit(folder, RESULT_FILES)
     (folder / RESUME_FILE).unlink(missing_ok=True)
-    print_files(run, card)
+    print_files(run, card, absent)
     for words in failures:
         print_error(f"error: {words}; the model and its metrics are saved")
     return 1 if failures else 0
@@ -3932,6 +4033,18 @@ def export(run: Run, tested: Tested) -> tuple[list[str], str]:
     details, inputs = run.details(tested.threshold.value), raw_inputs(run.table, rows)
     names, exporter = list(dict.fromkeys(run.options.export)), import_beside("export_model")
     return exporter.export(run.saved.model, details, run.options.model_dir, names, inputs, run.print)
+
+
+def draw_report(place: Path, metrics: dict[str, Any], predictions: bytes) -> tuple[bytes, str]:
+    """The page that report.py makes of a run, or why there is none."""
+    if os.path.lexists(place) and not is_ours(place):
+        return b"", f"{place} is a file of your own and was left as it is"
+    if not Path(__file__).resolve().with_name("report.py").is_file():
+        return b"", f"left out: report.py, which draws it, is not beside {Path(__file__).name}"
+    try:
+        return import_beside("report").page(metrics, predictions), ""
+    except Exception as error:  # no model is lost because its picture cannot be drawn
+        return b"", f"left out: report.py failed ({type(error).__name__}: {error})"
 
 
 def import_beside(name: str) -> Any:
@@ -3961,12 +4074,13 @@ def prediction_rows(run: Run, tested: Tested) -> bytes:
     return b"".join(written)
 
 
-def print_files(run: Run, card: bool) -> None:
+def print_files(run: Run, card: bool, no_report: str) -> None:
     """Name what the run has left, and what would be worth trying."""
     options, folder, timing = run.options, run.options.model_dir, run.timing
     own = "" if card else " is a file of your own and was left as it is"
     run.print("", f"Model      {folder / MODEL_FILE}", f"Metrics    {folder / METRICS_FILE}")
     run.print(f"Tested     {folder / PREDICTIONS_FILE}", f"Card       {folder / CARD_FILE}{own}")
+    run.print(f"Report     {no_report or folder / REPORT_FILE}")
     for name, (file, _) in EXPORTS.items():
         if name not in options.export and os.path.lexists(folder / file):
             run.print(f"Export     {folder / file} is of an earlier run; --export {name} writes it anew")
