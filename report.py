@@ -850,7 +850,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; name the model directory of a run that is over")
     try:
-        metrics = json.loads(path.read_bytes(), parse_constant=float.fromhex)  # which refuses NaN
+        metrics = json.loads(path.read_bytes(), parse_constant=int)  # which refuses NaN and infinity
         if not isinstance(metrics, dict):
             raise ValueError
     except (ValueError, RecursionError):
