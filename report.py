@@ -602,7 +602,7 @@ def columns(metrics: dict[str, Any]) -> str:
     charts += [effect_chart(effect, low, high, metrics["data"]["positive"]) for effect in metrics.get("effects") or []]
     words = "The other charts: the mean probability of tested rows when all of them are given the same cell in that "
     words += "column, all else left as it is (partial dependence). It tells what the model does, not what causes what; "
-    words += "cells that never occur together are mixed too. Dots stand where the rows are."
+    words += "cells that never occur together are mixed too. The dashed line is the share of 1."
     return figures(*charts) + (f'<p class="note">{words}</p>\n' if shares else "")
 
 
