@@ -1,10 +1,10 @@
-"""Draw what a run has found as one page, report.html, that needs no network and no other program.
+"""Draw what a run has found as one page, report.html, that needs neither a network nor another program.
 
     python report.py
     python report.py other/model
 
 It is drawn from metrics.json and predictions.csv in the model directory alone, so that a run gives one page however
-often it is drawn. The trainer draws it at the end of every run.
+often it is drawn. The trainer calls this file at the end of every run, for the page and for the model card, README.md.
 """
 
 from __future__ import annotations
@@ -82,6 +82,100 @@ def read_predictions(content: bytes) -> Predictions:
     if not (np.isin(label, [0, 1]).all() and (probability >= 0).all() and (probability <= 1).all()):
         raise ValueError("holds labels that are not 0 or 1, or probabilities beyond them")
     return Predictions(line.astype(np.int64), label, probability, files)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What metrics.json holds for the page alone
+
+EFFECT_COLUMNS = 6  # the most important ones
+EFFECT_VALUES = 12  # of a column
+EFFECT_ROWS = 300
+EFFECT_CELLS = 1 << 24  # changed at a time
+
+
+def facts(run: modern.Run, tested: modern.Tested) -> dict[str, Any]:
+    """How columns move the probability, how training went, what was read."""
+    return {"effects": effects(run, tested), "history": mean_history(run.folds), "data": describe_data(run.table)}
+
+
+def typical_rows(table: modern.Table, column: modern.Column, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows with the usual cells of a column, one row for each cell, and how many rows have it.
+
+    Those of a category are its most frequent values, those of a number quantiles, which stand for the rows near them; a
+    missing cell comes last.
+    """
+    place = table.of_kind(column.kind).index(column)
+    if column.kind == "number":
+        cells = table.numbers[rows, place]
+        missing = np.isnan(cells)
+        chosen = np.unique(cells[~missing])
+        if len(chosen) > EFFECT_VALUES:
+            shares = np.linspace(0.025, 0.975, EFFECT_VALUES)
+            chosen = np.unique(np.quantile(cells[~missing], shares, method="inverted_cdf"))
+        nearest = np.searchsorted((chosen[1:] + chosen[:-1]) / 2, cells[~missing])
+        counts = np.bincount(nearest, minlength=len(chosen))
+    else:
+        cells = table.codes[rows, place]
+        missing = (cells == 0) & (column.vocabulary[0] in ("", modern.MISSING))
+        counts = np.bincount(cells[~missing], minlength=1)
+        chosen = np.argsort(-counts, kind="stable")[:EFFECT_VALUES]
+        chosen = chosen[counts[chosen] > 0]
+        counts = counts[chosen]
+    found = [np.argmax(cells == cell) for cell in chosen]
+    if missing.any():
+        found, counts = [*found, np.argmax(missing)], np.append(counts, missing.sum())
+    return rows[found], counts
+
+
+def effects(run: modern.Run, tested: modern.Tested) -> list[dict[str, Any]]:
+    """How the mean probability of test rows moves with a column: its partial dependence (Friedman, 2001).
+
+    All rows are given the cell that a typical row has in the column, one typical row after another.
+    """
+    columns = [column for kind in ("number", "category") for column in run.table.of_kind(kind)]
+    numbers, names = len(run.table.of_kind("number")), [column.name for column in columns]
+    chosen = [names.index(name) for name in itertools.islice(tested.metrics["importance"], EFFECT_COLUMNS)]
+    trained = np.concatenate([fold.split.training for fold in run.folds])
+    trained = np.unique(trained[:: max(1, len(trained) // modern.SCALE_ROWS)])
+    typical = [typical_rows(run.table, columns[place], trained) for place in chosen]
+    donors, lengths = np.concatenate([rows for rows, _ in typical]), [len(rows) for rows, _ in typical]
+    most = max(1, min(EFFECT_ROWS, EFFECT_CELLS // (run.encoding.width * len(donors))))
+    sums, total = np.zeros(len(donors)), 0
+    for fold, own in zip(run.folds, tested.weights, strict=True):
+        rows = fold.split.test[:: math.ceil(len(fold.split.test) * len(run.folds) / most)]
+        column = np.repeat(np.repeat(chosen, lengths), len(rows))[:, None]
+        kept, given = run.features.take(np.tile(rows, len(donors))), run.features.take(np.repeat(donors, len(rows)))
+        scaled = np.where(column == np.arange(numbers), given[0], kept[0])
+        indices = np.where(column - numbers == np.arange(len(columns) - numbers), given[1], kept[1])
+        logits = run.predictor.outputs(own, modern.encode(scaled, indices, run.encoding, fold.encoder))[-1]
+        sums += modern.sigmoid(np.asarray(logits, float) / tested.temperature).reshape(len(donors), -1).sum(axis=1)
+        total += len(rows)
+    found, means = [], np.split(sums / total, np.cumsum(lengths)[:-1])
+    for place, (rows, counts), probability in zip(chosen, typical, means, strict=True):
+        cells = modern.raw_inputs(run.table, rows)[names[place]][:, 0].tolist()
+        values = [None if cell in ("", modern.MISSING) or cell != cell else cell for cell in cells]
+        parts = {"values": values, "rows": counts.tolist(), "probability": probability.tolist()}
+        found.append({"column": names[place], "kind": columns[place].kind, **parts})
+    return found
+
+
+def mean_history(folds: list[modern.Fold]) -> dict[str, list[float]]:
+    """Epoch by epoch what training and validation gave: means over folds, and how far apart they were."""
+    epochs = range(1, max(len(fold.history) for fold in folds) + 1)
+    logs = [modern.mean_logs(folds, epoch) for epoch in epochs]
+    names = ("loss", "val_loss", "accuracy", "val_accuracy", "learning_rate")
+    history = {name: [entry[name] for entry in logs] for name in names}
+    if len(folds) > 1:
+        losses = [[modern.mean_logs([fold], epoch)["val_loss"] for fold in folds] for epoch in epochs]
+        history |= {"val_loss_lowest": [*map(min, losses)], "val_loss_highest": [*map(max, losses)]}
+    return history
+
+
+def describe_data(table: modern.Table) -> dict[str, Any]:
+    """What was read, and what each column was taken for."""
+    names = ("name", "kind", "reason", "distinct", "missing", "hint")
+    columns = [{name: getattr(column, name) for name in names} for column in table.columns]
+    return {"positive": float(table.label.mean()), "notes": table.notes, "columns": columns}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -836,6 +930,104 @@ def page(metrics: dict[str, Any], content: bytes) -> bytes:
 </html>
 """
     return text.encode("utf-8", "replace")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The model card
+
+
+def model_card(run: modern.Run, tested: modern.Tested, exported: str) -> bytes:
+    """What a user of the model should know, and what export_model.py has to say of other formats."""
+    label, date = run.options.label, tested.metrics["date"]
+    data, report = "\n".join(modern.show_data(run.options, run.table, run.splits)), "\n".join(tested.report)
+    settings = "\n".join(f"| {name} | {value} |" for name, value in tested.settings.items())
+    text = f"""# Model card: {label}
+
+Written by train_model_modern.py {modern.VERSION} on {date} beside `{modern.MODEL_FILE}`; a later run replaces it.
+
+## What it is for
+
+It tells how likely `{label}` is 1 for rows like those it learned from: the same people, the same programs, the same
+harvester. It was not tested on anyone else, and it is no ground for judging a person. Programs and habits change:
+test it on new rows with `python predict.py new.csv --evaluate`, and train it again when the result falls.
+
+## Data
+
+```
+{data}
+```
+
+## Results
+
+```
+{report}
+```
+
+Calibrated on validation rows (temperature {tested.temperature:.3g}).
+A probability of {tested.threshold.value:.6g} or more counts as 1 ({tested.threshold.reason}).
+
+## Limits
+
+- The intervals say what chance alone can do with this many test rows. They do not cover people or times that are not in
+  the data.
+- A category that was not seen in training is treated like any other that was not, a missing cell like those that were
+  missing.
+- The model holds the values of the text and id columns that it learned from, `{modern.METRICS_FILE}` and
+  `{modern.REPORT_FILE}` the most frequent of them, and this card one row.
+
+## Settings
+
+| setting | value |
+|-|-|
+{settings}
+
+{card_inputs(run, tested)}"""
+    return (text + exported).encode()
+
+
+def card_inputs(run: modern.Run, tested: modern.Tested) -> str:
+    """How to use the model, with one of its test rows as an example."""
+    row = run.folds[0].split.test[:1]
+    nets = zip(run.folds, tested.weights, strict=True)
+    logits = [run.predictor.logits(run.features, *net, row)[0] for net in nets]
+    probability = float(np.mean(modern.sigmoid(np.array(logits) / tested.temperature)))
+    types = {float: ("float64", "NaN"), int: ("int64", modern.MISSING), str: ("string", '""')}
+    inputs = python = ""
+    for name, cells in modern.raw_inputs(run.table, row).items():
+        kind, missing = types[type(cells.item())]
+        text = json.dumps(cells.item(), ensure_ascii=False)
+        cell = "float('nan')" if text == "NaN" else text
+        inputs += f"| `{name}` | {kind} | {missing} |\n"
+        python += f"    {json.dumps(name, ensure_ascii=False)}: tf.constant([[{cell}]], tf.{kind}),\n"
+    return f"""## Inputs and output
+
+Every input is one column of the table with shape [rows, 1]. The output is `probability`, [rows, 1], 32-bit floating
+point.
+
+| input | type | a missing cell |
+|-|-|-|
+{inputs}
+From the text of a cell, white space at both ends left out: a number is its value (in an int64, rounded to a whole
+number); the int64 of an id is its integer (5.0 is 5), and {modern.UNSEEN} for any other text; a string is the
+text, letter for letter (TRUE is not True, 1.10 is not 1.1).
+
+From Python, with nothing of this project; these values give {probability:.4f}:
+
+```python
+import keras, tensorflow as tf
+
+model = keras.models.load_model("{modern.MODEL_FILE}")
+probability = model({{
+{python}}})
+```
+
+`model.predict` gives the same, but for numbers that take more than 32 bits, which it rounds first.
+
+"""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:

@@ -34,7 +34,7 @@ The sections, in the order in which things happen:
     Evaluation                         measures, intervals, calibration, a logistic regression to compare with
     Files: whole or not at all         put into place together or not at all; nobody else's are touched
     Checkpoints and resuming           what an interrupted run leaves
-    What the user reads                the report, the model card
+    What the user reads                what is printed of the data and the results; report.py makes more of them
     Main                               all of it in order
 """
 
@@ -2562,10 +2562,6 @@ NETWORK_SHARE = 1 / 3  # of one net's answer, the rest a logistic regression, un
 IMPORTANCE_ROWS = 5_000
 IMPORTANCE_CELLS = 1 << 29  # shuffled in all; of a table with a thousand columns, fewer rows are looked at
 IMPORTANCE_PIECE = 1 << 22  # shuffled at a time
-EFFECT_COLUMNS = 6  # the most important ones
-EFFECT_VALUES = 12  # of a column
-EFFECT_ROWS = 300
-EFFECT_CELLS = 1 << 24  # changed at a time
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -2815,67 +2811,6 @@ def importance(run: Run, weights: list[Weights], temperature: float) -> dict[str
     return {names[number]: float(rises[number] / total) for number in np.argsort(-rises)}
 
 
-def typical_rows(table: Table, column: Column, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows with the usual cells of a column, one row for each cell, and how many rows have it.
-
-    Those of a category are its most frequent values, those of a number quantiles, which stand for the rows near them; a
-    missing cell comes last.
-    """
-    place = table.of_kind(column.kind).index(column)
-    if column.kind == "number":
-        cells = table.numbers[rows, place]
-        missing = np.isnan(cells)
-        chosen = np.unique(cells[~missing])
-        if len(chosen) > EFFECT_VALUES:
-            shares = np.linspace(0.025, 0.975, EFFECT_VALUES)
-            chosen = np.unique(np.quantile(cells[~missing], shares, method="inverted_cdf"))
-        nearest = np.searchsorted((chosen[1:] + chosen[:-1]) / 2, cells[~missing])
-        counts = np.bincount(nearest, minlength=len(chosen))
-    else:
-        cells = table.codes[rows, place]
-        missing = (cells == 0) & (column.vocabulary[0] in ("", MISSING))
-        counts = np.bincount(cells[~missing], minlength=1)
-        chosen = np.argsort(-counts, kind="stable")[:EFFECT_VALUES]
-        chosen = chosen[counts[chosen] > 0]
-        counts = counts[chosen]
-    found = [np.argmax(cells == cell) for cell in chosen]
-    if missing.any():
-        found, counts = [*found, np.argmax(missing)], np.append(counts, missing.sum())
-    return rows[found], counts
-
-
-def effects(run: Run, weights: list[Weights], temperature: float, importances: dict[str, float]) -> list[dict]:
-    """How the mean probability of test rows moves with a column: its partial dependence (Friedman, 2001).
-
-    All rows are given the cell that a typical row has in the column, one typical row after another.
-    """
-    columns = [column for kind in ("number", "category") for column in run.table.of_kind(kind)]
-    numbers, names = len(run.table.of_kind("number")), [column.name for column in columns]
-    chosen = [names.index(name) for name in islice(importances, EFFECT_COLUMNS)]
-    trained = np.concatenate([fold.split.training for fold in run.folds])
-    trained = np.unique(trained[:: max(1, len(trained) // SCALE_ROWS)])
-    typical = [typical_rows(run.table, columns[place], trained) for place in chosen]
-    donors, lengths = np.concatenate([rows for rows, _ in typical]), [len(rows) for rows, _ in typical]
-    most = max(1, min(EFFECT_ROWS, EFFECT_CELLS // (run.encoding.width * len(donors))))
-    sums, total = np.zeros(len(donors)), 0
-    for fold, own in zip(run.folds, weights, strict=True):
-        rows = fold.split.test[:: math.ceil(len(fold.split.test) * len(run.folds) / most)]
-        column = np.repeat(np.repeat(chosen, lengths), len(rows))[:, None]
-        kept, given = run.features.take(np.tile(rows, len(donors))), run.features.take(np.repeat(donors, len(rows)))
-        scaled = np.where(column == np.arange(numbers), given[0], kept[0])
-        indices = np.where(column - numbers == np.arange(len(columns) - numbers), given[1], kept[1])
-        logits = run.predictor.outputs(own, encode(scaled, indices, run.encoding, fold.encoder))[-1]
-        sums += sigmoid(np.asarray(logits, float) / temperature).reshape(len(donors), -1).sum(axis=1)
-        total += len(rows)
-    found, means = [], np.split(sums / total, np.cumsum(lengths)[:-1])
-    for place, (rows, counts), probability in zip(chosen, typical, means, strict=True):
-        cells = raw_inputs(run.table, rows)[names[place]][:, 0].tolist()
-        values = [None if cell in ("", MISSING) or cell != cell else cell for cell in cells]
-        parts = {"values": values, "rows": counts.tolist(), "probability": probability.tolist()}
-        found.append({"column": names[place], "kind": columns[place].kind, **parts})
-    return found
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Files: whole or not at all
 
@@ -2976,9 +2911,9 @@ def finish_commit(folder: Path) -> None:
         raise
     for _, _, before in moves:
         remove(before)
-    report = folder / REPORT_FILE
-    if folder / MODEL_FILE in places and report not in places and is_ours(report):
-        remove(report)  # which is of the model before
+    for place in (folder / CARD_FILE, folder / REPORT_FILE):
+        if folder / MODEL_FILE in places and place not in places and is_ours(place):
+            remove(place)  # which is of the model before
     path.unlink(missing_ok=True)
 
 
@@ -3439,95 +3374,6 @@ def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
     return lines
 
 
-def model_card(run: Run, tested: Tested) -> str:
-    """What a user of the model should know."""
-    label, date = run.options.label, tested.metrics["date"]
-    data, report = "\n".join(show_data(run.options, run.table, run.splits)), "\n".join(tested.report)
-    settings = "\n".join(f"| {name} | {value} |" for name, value in tested.settings.items())
-    return f"""# Model card: {label}
-
-Written by train_model_modern.py {VERSION} on {date} beside `{MODEL_FILE}`; a later run replaces it.
-
-## What it is for
-
-It tells how likely `{label}` is 1 for rows like those it learned from: the same people, the same programs, the same
-harvester. It was not tested on anyone else, and it is no ground for judging a person. Programs and habits change:
-test it on new rows with `python predict.py new.csv --evaluate`, and train it again when the result falls.
-
-## Data
-
-```
-{data}
-```
-
-## Results
-
-```
-{report}
-```
-
-Calibrated on validation rows (temperature {tested.temperature:.3g}).
-A probability of {tested.threshold.value:.6g} or more counts as 1 ({tested.threshold.reason}).
-
-## Limits
-
-- The intervals say what chance alone can do with this many test rows. They do not cover people or times that are not in
-  the data.
-- A category that was not seen in training is treated like any other that was not, a missing cell like those that were
-  missing.
-- The model holds the values of the text and id columns that it learned from, `{METRICS_FILE}` and `{REPORT_FILE}` the
-  most frequent of them, and this card one row.
-
-## Settings
-
-| setting | value |
-|-|-|
-{settings}
-
-{card_inputs(run, tested)}"""
-
-
-def card_inputs(run: Run, tested: Tested) -> str:
-    """How to use the model, with one of its test rows as an example."""
-    row = run.folds[0].split.test[:1]
-    nets = zip(run.folds, tested.weights, strict=True)
-    logits = [run.predictor.logits(run.features, *net, row)[0] for net in nets]
-    probability = float(np.mean(sigmoid(np.array(logits) / tested.temperature)))
-    types = {float: ("float64", "NaN"), int: ("int64", MISSING), str: ("string", '""')}
-    inputs = python = ""
-    for name, cells in raw_inputs(run.table, row).items():
-        kind, missing = types[type(cells.item())]
-        text = json.dumps(cells.item(), ensure_ascii=False)
-        cell = "float('nan')" if text == "NaN" else text
-        inputs += f"| `{name}` | {kind} | {missing} |\n"
-        python += f"    {json.dumps(name, ensure_ascii=False)}: tf.constant([[{cell}]], tf.{kind}),\n"
-    return f"""## Inputs and output
-
-Every input is one column of the table with shape [rows, 1]. The output is `probability`, [rows, 1], 32-bit floating
-point.
-
-| input | type | a missing cell |
-|-|-|-|
-{inputs}
-From the text of a cell, white space at both ends left out: a number is its value (in an int64, rounded to a whole
-number); the int64 of an id is its integer (5.0 is 5), and {UNSEEN} for any other text; a string is the text, letter for
-letter (TRUE is not True, 1.10 is not 1.1).
-
-From Python, with nothing of this project; these values give {probability:.4f}:
-
-```python
-import keras, tensorflow as tf
-
-model = keras.models.load_model("{MODEL_FILE}")
-probability = model({{
-{python}}})
-```
-
-`model.predict` gives the same, but for numbers that take more than 32 bits, which it rounds first.
-
-"""
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Main
 
@@ -3909,9 +3755,6 @@ def evaluate(run: Run) -> Tested:
         "threshold": threshold.value,
         "temperature": temperature,
         "importance": columns,
-        "effects": effects(run, weights, temperature, columns),
-        "history": mean_history(folds),
-        "data": describe_data(table),
         "epochs": len(longest.history),
         "best_epoch": longest.best_epoch,
         "settings": resolved_settings(run, threshold),
@@ -3951,25 +3794,6 @@ def kept_weights(run: Run) -> tuple[list[Weights], float]:
     return [mix_with_linear_model(network, weights[0], linear, share)], temperature
 
 
-def mean_history(folds: list[Fold]) -> dict[str, list[float]]:
-    """Epoch by epoch what training and validation gave: means over folds, and how far apart they were."""
-    epochs = range(1, max(len(fold.history) for fold in folds) + 1)
-    logs = [mean_logs(folds, epoch) for epoch in epochs]
-    names = ("loss", "val_loss", "accuracy", "val_accuracy", "learning_rate")
-    history = {name: [entry[name] for entry in logs] for name in names}
-    if len(folds) > 1:
-        losses = [[mean_logs([fold], epoch)["val_loss"] for fold in folds] for epoch in epochs]
-        history |= {"val_loss_lowest": [*map(min, losses)], "val_loss_highest": [*map(max, losses)]}
-    return history
-
-
-def describe_data(table: Table) -> dict[str, Any]:
-    """What was read, for metrics.json."""
-    facts = ("name", "kind", "reason", "distinct", "missing", "hint")
-    columns = [{name: getattr(column, name) for name in facts} for column in table.columns]
-    return {"positive": float(table.label.mean()), "notes": table.notes, "columns": columns}
-
-
 def show_training(folds: list[Fold]) -> str:
     epochs, bests = [len(fold.history) for fold in folds], [fold.best_epoch for fold in folds]
     if len(folds) == 1:
@@ -4006,21 +3830,16 @@ def finish(run: Run, stop: StopRequest) -> int:
     write_beside(folder / MODEL_FILE, run.model_file(tested.weights, tested.threshold.value, tested.temperature))
     predictions = prediction_rows(run, tested)
     write_beside(folder / PREDICTIONS_FILE, predictions)
-    page, absent = draw_report(folder / REPORT_FILE, tested.metrics, predictions)
-    if page:
-        write_beside(folder / REPORT_FILE, page)
     if run.events:
         log_results(run, tested)
-    card = not os.path.lexists(folder / CARD_FILE) or is_ours(folder / CARD_FILE)  # a README.md of the user's stays
-    if card:
-        write_beside(folder / CARD_FILE, (model_card(run, tested) + exported).encode())
+    left_out = write_for_readers(run, tested, predictions, exported)
     run.timing["total_s"] = time.perf_counter() - STARTED
     write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
     refuse_foreign(folder, options.export)  # what has come meanwhile
     stop.committing = True
     commit(folder, RESULT_FILES)
     (folder / RESUME_FILE).unlink(missing_ok=True)
-    print_files(run, card, absent)
+    print_files(run, left_out)
     for words in failures:
         print_error(f"error: {words}; the model and its metrics are saved")
     return 1 if failures else 0
@@ -4035,16 +3854,30 @@ def export(run: Run, tested: Tested) -> tuple[list[str], str]:
     return exporter.export(run.saved.model, details, run.options.model_dir, names, inputs, run.print)
 
 
-def draw_report(place: Path, metrics: dict[str, Any], predictions: bytes) -> tuple[bytes, str]:
-    """The page that report.py makes of a run, or why there is none."""
-    if os.path.lexists(place) and not is_ours(place):
-        return b"", f"{place} is a file of your own and was left as it is"
+def from_report(function: str, *arguments: Any) -> tuple[Any, str]:
+    """What a function of report.py gives; or None, and why."""
     if not Path(__file__).resolve().with_name("report.py").is_file():
-        return b"", f"left out: report.py, which draws it, is not beside {Path(__file__).name}"
+        return None, f"left out: report.py, which makes it, is not beside {Path(__file__).name}"
     try:
-        return import_beside("report").page(metrics, predictions), ""
-    except Exception as error:  # no model is lost because its picture cannot be drawn
-        return b"", f"left out: report.py failed ({type(error).__name__}: {error})"
+        return getattr(import_beside("report"), function)(*arguments), ""
+    except Exception as error:  # no model is lost because nothing can be drawn of it
+        return None, f"left out: report.py failed ({type(error).__name__}: {error})"
+
+
+def write_for_readers(run: Run, tested: Tested, predictions: bytes, exported: str) -> dict[str, str]:
+    """Write the model card and the report beside their places, as far as report.py is there: why not, for each."""
+    facts, fault = from_report("facts", run, tested)
+    tested.metrics.update(facts or {})
+    card, no_card = from_report("model_card", run, tested, exported)
+    page, no_page = (b"", fault) if fault else from_report("page", tested.metrics, predictions)
+    left_out = {CARD_FILE: no_card, REPORT_FILE: no_page}
+    for name, content in ((CARD_FILE, card), (REPORT_FILE, page)):
+        place = run.options.model_dir / name
+        if os.path.lexists(place) and not is_ours(place):
+            left_out[name] = f"{place} is a file of your own and was left as it is"
+        elif content:
+            write_beside(place, content)
+    return left_out
 
 
 def import_beside(name: str) -> Any:
@@ -4074,13 +3907,12 @@ def prediction_rows(run: Run, tested: Tested) -> bytes:
     return b"".join(written)
 
 
-def print_files(run: Run, card: bool, no_report: str) -> None:
+def print_files(run: Run, left_out: dict[str, str]) -> None:
     """Name what the run has left, and what would be worth trying."""
     options, folder, timing = run.options, run.options.model_dir, run.timing
-    own = "" if card else " is a file of your own and was left as it is"
     run.print("", f"Model      {folder / MODEL_FILE}", f"Metrics    {folder / METRICS_FILE}")
-    run.print(f"Tested     {folder / PREDICTIONS_FILE}", f"Card       {folder / CARD_FILE}{own}")
-    run.print(f"Report     {no_report or folder / REPORT_FILE}")
+    run.print(f"Tested     {folder / PREDICTIONS_FILE}", f"Card       {left_out[CARD_FILE] or folder / CARD_FILE}")
+    run.print(f"Report     {left_out[REPORT_FILE] or folder / REPORT_FILE}")
     for name, (file, _) in EXPORTS.items():
         if name not in options.export and os.path.lexists(folder / file):
             run.print(f"Export     {folder / file} is of an earlier run; --export {name} writes it anew")

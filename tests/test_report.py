@@ -332,8 +332,6 @@ def test_a_report_of_the_users_own_is_left(copied, how, capsys):
         (place / "mine").mkdir(parents=True)
     assert report.main([str(copied)]) == 2
     assert "was not written by this program" in capsys.readouterr().err
-    page, words = modern.draw_report(place, metrics_of(copied), (copied / modern.PREDICTIONS_FILE).read_bytes())
-    assert page == b"" and words.endswith("is a file of your own and was left as it is")
     modern.write_beside(copied / modern.MODEL_FILE, b"new")
     modern.commit(copied, modern.RESULT_FILES)
     assert own.read_text() == "<!doctype html>years of work" and (copied / modern.MODEL_FILE).read_bytes() == b"new"
@@ -349,20 +347,31 @@ def test_a_run_goes_on_without_a_report(sample, tmp_path, monkeypatch, capsys):
     assert modern.main(arguments) == 0
     assert f"Report     {place} is a file of your own" in capsys.readouterr().out and place.read_text() == "mine"
     place.write_text(modern.REPORT_START)  # of an earlier run
-    broken = SimpleNamespace(page=lambda *_: 1 / 0)
+    broken = SimpleNamespace(facts=report.facts, page=lambda *_: 1 / 0, model_card=report.model_card)
     monkeypatch.setattr(modern, "import_beside", lambda name: broken)
     assert modern.main(arguments) == 0
     assert "Report     left out: report.py failed (ZeroDivisionError: division by zero)" in capsys.readouterr().out
     assert not place.exists() and (tmp_path / "model" / modern.METRICS_FILE).exists()
-    monkeypatch.setattr(modern, "__file__", str(tmp_path / "train_model_modern.py"))  # report.py is not beside it
-    metrics, predictions = metrics_of(tmp_path / "model"), (tmp_path / "model" / modern.PREDICTIONS_FILE).read_bytes()
-    words = "left out: report.py, which draws it, is not beside train_model_modern.py"
-    assert modern.draw_report(place, metrics, predictions) == (b"", words)
+
+
+def test_copied_alone_the_trainer_leaves_no_report_or_card_of_an_earlier_model(folder, sample, tmp_path, run):
+    alone, model_dir = tmp_path / "train_model_modern.py", tmp_path / "model"
+    shutil.copy(ROOT / alone.name, alone)
+    model_dir.mkdir()
+    for name in (modern.CARD_FILE, modern.REPORT_FILE):
+        shutil.copy(folder / "ten" / name, model_dir)
+    flags = ["--epochs", "3", "--folds", "1", "--no-tensorboard", "--no-checkpoints"]
+    done = run(alone, sample(60), *flags, cwd=tmp_path)
+    words = "left out: report.py, which makes it, is not beside train_model_modern.py"
+    assert done.returncode == 0 and done.stdout.count(words) == 2
+    left = {path.name for path in model_dir.iterdir() if not path.name.startswith(".")}
+    assert left == {modern.MODEL_FILE, modern.METRICS_FILE, modern.PREDICTIONS_FILE}
 
 
 def test_no_report_of_an_earlier_model_stays(tmp_path, monkeypatch):
-    place = tmp_path / modern.REPORT_FILE
+    place, card = tmp_path / modern.REPORT_FILE, tmp_path / modern.CARD_FILE
     place.write_text(f"{modern.REPORT_START} 1 -->")
+    card.write_text("mine")
     modern.write_beside(tmp_path / "productivity_model.onnx", b"new")
     modern.commit(tmp_path, ["productivity_model.onnx"])
     assert place.exists()  # what is exported later is of the same model
@@ -381,6 +390,7 @@ def test_no_report_of_an_earlier_model_stays(tmp_path, monkeypatch):
     monkeypatch.undo()
     modern.finish_commit(tmp_path)  # as the next run does
     assert not place.exists() and (tmp_path / modern.METRICS_FILE).read_bytes() == b"new"
+    assert card.read_text() == "mine"
 
 
 def simulated(rows, seed):
