@@ -34,7 +34,7 @@ The sections, in the order in which things happen:
     Evaluation                         measures, intervals, calibration, a logistic regression to compare with
     Files: whole or not at all         put into place together or not at all; nobody else's are touched
     Checkpoints and resuming           what an interrupted run leaves
-    What the user reads                the report, the model card
+    What the user reads                what is printed of the data and the results; report.py makes more of them
     Main                               all of it in order
 """
 
@@ -116,6 +116,8 @@ ARCHITECTURES = {
 MODEL_FILE = "productivity_model.keras"
 METRICS_FILE = "metrics.json"
 CARD_FILE = "README.md"
+REPORT_FILE = "report.html"
+REPORT_START = "<!doctype html>\n<!-- Report of train_model_modern.py"
 PREDICTIONS_FILE = "predictions.csv"
 PREDICTION_COLUMNS = [b"file", b"line", b"fold", b"label", b"probability"]
 RESUME_FILE = "resume.npz"
@@ -127,7 +129,8 @@ EXPORTS = {  # what --export writes, and the packages it takes
     "litert": ("productivity_model.tflite", ("ai-edge-litert",)),
     "onnx": ("productivity_model.onnx", ("onnx", "onnxruntime")),
 }
-RESULT_FILES = [MODEL_FILE, PREDICTIONS_FILE, CARD_FILE, *(file for file, _ in EXPORTS.values()), METRICS_FILE]
+RESULT_FILES = [MODEL_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE]
+RESULT_FILES += [*(file for file, _ in EXPORTS.values()), METRICS_FILE]
 
 
 def threshold_rule(text: str) -> tuple[str, float | None]:
@@ -3061,6 +3064,9 @@ def finish_commit(folder: Path) -> None:
         raise
     for _, _, before in moves:
         remove(before)
+    for place in (folder / CARD_FILE, folder / REPORT_FILE):
+        if folder / MODEL_FILE in places and place not in places and is_ours(place):
+            remove(place)  # which is of the model before
     path.unlink(missing_ok=True)
 
 
@@ -3127,6 +3133,8 @@ def is_ours(path: Path) -> bool:
         return start.startswith(b'{\n  "rows":')
     if path.name == PREDICTIONS_FILE:
         return start.splitlines()[:1] in ([b",".join(names)] for names in (PREDICTION_COLUMNS[1:], PREDICTION_COLUMNS))
+    if path.name == REPORT_FILE:
+        return start.startswith(REPORT_START.encode())
     if path.name == CARD_FILE:
         return start.startswith(b"# Model card: ") and b"\n\nWritten by train_model_modern.py" in start
     if path.suffix == ".onnx":
@@ -3541,94 +3549,6 @@ def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
     return lines
 
 
-def model_card(run: Run, tested: Tested) -> str:
-    """What a user of the model should know."""
-    label, date = run.options.label, time.strftime("%Y-%m-%d")
-    data, report = "\n".join(show_data(run.options, run.table, run.splits)), "\n".join(tested.report)
-    settings = "\n".join(f"| {name} | {value} |" for name, value in tested.settings.items())
-    return f"""# Model card: {label}
-
-Written by train_model_modern.py {VERSION} on {date} beside `{MODEL_FILE}`; a later run replaces it.
-
-## What it is for
-
-It tells how likely `{label}` is 1 for rows like those it learned from: the same people, the same programs, the same
-harvester. It was not tested on anyone else, and it is no ground for judging a person. Programs and habits change:
-test it on new rows with `python predict.py new.csv --evaluate`, and train it again when the result falls.
-
-## Data
-
-```
-{data}
-```
-
-## Results
-
-```
-{report}
-```
-
-Calibrated on validation rows (temperature {tested.temperature:.3g}).
-A probability of {tested.threshold.value:.6g} or more counts as 1 ({tested.threshold.reason}).
-
-## Limits
-
-- The intervals say what chance alone can do with this many test rows. They do not cover people or times that are not in
-  the data.
-- A category that was not seen in training is treated like any other that was not, a missing cell like those that were
-  missing.
-- The model holds the values of the text and id columns that it learned from, and this card one row.
-
-## Settings
-
-| setting | value |
-|-|-|
-{settings}
-
-{card_inputs(run, tested)}"""
-
-
-def card_inputs(run: Run, tested: Tested) -> str:
-    """How to use the model, with one of its test rows as an example."""
-    row = run.folds[0].split.test[:1]
-    nets = zip(run.folds, tested.weights, strict=True)
-    logits = [run.predictor.logits(run.features, *net, row)[0] for net in nets]
-    probability = float(np.mean(sigmoid(np.array(logits) / tested.temperature)))
-    types = {float: ("float64", "NaN"), int: ("int64", MISSING), str: ("string", '""')}
-    inputs = python = ""
-    for name, cells in raw_inputs(run.table, row).items():
-        kind, missing = types[type(cells.item())]
-        text = json.dumps(cells.item(), ensure_ascii=False)
-        cell = "float('nan')" if text == "NaN" else text
-        inputs += f"| `{name}` | {kind} | {missing} |\n"
-        python += f"    {json.dumps(name, ensure_ascii=False)}: tf.constant([[{cell}]], tf.{kind}),\n"
-    return f"""## Inputs and output
-
-Every input is one column of the table with shape [rows, 1]. The output is `probability`, [rows, 1], 32-bit floating
-point.
-
-| input | type | a missing cell |
-|-|-|-|
-{inputs}
-From the text of a cell, white space at both ends left out: a number is its value (in an int64, rounded to a whole
-number); the int64 of an id is its integer (5.0 is 5), and {UNSEEN} for any other text; a string is the text, letter for
-letter (TRUE is not True, 1.10 is not 1.1).
-
-From Python, with nothing of this project; these values give {probability:.4f}:
-
-```python
-import keras, tensorflow as tf
-
-model = keras.models.load_model("{MODEL_FILE}")
-probability = model({{
-{python}}})
-```
-
-`model.predict` gives the same, but for numbers that take more than 32 bits, which it rounds first.
-
-"""
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Main
 
@@ -4016,6 +3936,7 @@ def evaluate(run: Run) -> Tested:
         "best_epoch": longest.best_epoch,
         "settings": resolved_settings(run, threshold),
         "timing": run.timing,
+        "date": time.strftime("%Y-%m-%d"),
         "versions": {"python": platform.python_version(), "script": VERSION, **packages},
     }
     return Tested(weights, temperature, threshold, validation, tested, metrics, report)
@@ -4084,19 +4005,18 @@ def finish(run: Run, stop: StopRequest) -> int:
     run.print("", *tested.report, *show_suspects(tested.metrics["suspect_labels"]))
     failures, exported = export(run, tested) if options.export else ([], "")
     write_beside(folder / MODEL_FILE, run.model_file(tested.weights, tested.threshold.value, tested.temperature))
-    write_beside(folder / PREDICTIONS_FILE, prediction_rows(run, tested))
+    predictions = prediction_rows(run, tested)
+    write_beside(folder / PREDICTIONS_FILE, predictions)
     if run.events:
         log_results(run, tested)
-    card = not os.path.lexists(folder / CARD_FILE) or is_ours(folder / CARD_FILE)  # a README.md of the user's stays
-    if card:
-        write_beside(folder / CARD_FILE, (model_card(run, tested) + exported).encode())
+    left_out = write_for_readers(run, tested, predictions, exported)
     run.timing["total_s"] = time.perf_counter() - STARTED
     write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
     refuse_foreign(folder, options.export)  # what has come meanwhile
     stop.committing = True
     commit(folder, RESULT_FILES)
     (folder / RESUME_FILE).unlink(missing_ok=True)
-    print_files(run, card)
+    print_files(run, left_out)
     for words in failures:
         print_error(f"error: {words}; the model and its metrics are saved")
     return 1 if failures else 0
@@ -4109,6 +4029,32 @@ def export(run: Run, tested: Tested) -> tuple[list[str], str]:
     details, inputs = run.details(tested.threshold.value), raw_inputs(run.table, rows)
     names, exporter = list(dict.fromkeys(run.options.export)), import_beside("export_model")
     return exporter.export(run.saved.model, details, run.options.model_dir, names, inputs, run.print)
+
+
+def from_report(function: str, *arguments: Any) -> tuple[Any, str]:
+    """What a function of report.py gives; or None, and why."""
+    if not Path(__file__).resolve().with_name("report.py").is_file():
+        return None, f"left out: report.py, which makes it, is not beside {Path(__file__).name}"
+    try:
+        return getattr(import_beside("report"), function)(*arguments), ""
+    except Exception as error:  # no model is lost because nothing can be drawn of it
+        return None, f"left out: report.py failed ({type(error).__name__}: {error})"
+
+
+def write_for_readers(run: Run, tested: Tested, predictions: bytes, exported: str) -> dict[str, str]:
+    """Write the model card and the report beside their places, as far as report.py is there: why not, for each."""
+    facts, fault = from_report("facts", run, tested)
+    tested.metrics.update(facts or {})
+    card, no_card = from_report("model_card", run, tested, exported)
+    page, no_page = (b"", fault) if fault else from_report("page", tested.metrics, predictions)
+    left_out = {CARD_FILE: no_card, REPORT_FILE: no_page}
+    for name, content in ((CARD_FILE, card), (REPORT_FILE, page)):
+        place = run.options.model_dir / name
+        if os.path.lexists(place) and not is_ours(place):
+            left_out[name] = f"{place} is a file of your own and was left as it is"
+        elif content:
+            write_beside(place, content)
+    return left_out
 
 
 def import_beside(name: str) -> Any:
@@ -4138,12 +4084,12 @@ def prediction_rows(run: Run, tested: Tested) -> bytes:
     return b"".join(written)
 
 
-def print_files(run: Run, card: bool) -> None:
+def print_files(run: Run, left_out: dict[str, str]) -> None:
     """Name what the run has left, and what would be worth trying."""
     options, folder, timing = run.options, run.options.model_dir, run.timing
-    own = "" if card else " is a file of your own and was left as it is"
     run.print("", f"Model      {folder / MODEL_FILE}", f"Metrics    {folder / METRICS_FILE}")
-    run.print(f"Tested     {folder / PREDICTIONS_FILE}", f"Card       {folder / CARD_FILE}{own}")
+    run.print(f"Tested     {folder / PREDICTIONS_FILE}", f"Card       {left_out[CARD_FILE] or folder / CARD_FILE}")
+    run.print(f"Report     {left_out[REPORT_FILE] or folder / REPORT_FILE}")
     for name, (file, _) in EXPORTS.items():
         if name not in options.export and os.path.lexists(folder / file):
             run.print(f"Export     {folder / file} is of an earlier run; --export {name} writes it anew")

@@ -555,4 +555,4 @@ def test_copied_alone_into_an_empty_folder_it_trains(sample, tmp_path, command):
         pytest.skip("uv could not download the packages")
     assert done.returncode == 0, done.stderr
     written = {path.name for path in (alone / "model").iterdir()}
-    assert written >= {modern.MODEL_FILE, modern.METRICS_FILE, modern.PREDICTIONS_FILE, modern.CARD_FILE, "logs"}
+    assert written >= {modern.MODEL_FILE, modern.METRICS_FILE, modern.PREDICTIONS_FILE, "logs"}
