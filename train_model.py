@@ -15,11 +15,12 @@ import time
 import zipfile
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from train_model_modern import MISSING, Parser, Table, UserError, parse_options, read_table, split_rows
+from train_model_modern import MISSING, Parser, Table, UserError, missing_package, parse_options, read_table, split_rows
+
+# isort: split
+import numpy as np  # after the above, which says what to do where it is not installed
 
 MODEL_FILE, METRICS_FILE = "basic_model.keras", "basic_metrics.json"
 MARK = "basic.json"  # an entry in the model's archive, by which this program knows its own
@@ -122,6 +123,8 @@ if __name__ == "__main__":
         run(parse_arguments())
     except KeyboardInterrupt:
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        sys.exit(missing_package(error))
     except (UserError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)  # 2: the command line or the data is wrong

@@ -40,6 +40,12 @@ The sections, in the order in which things happen:
 
 from __future__ import annotations
 
+import sys
+
+if (PYTHON := sys.version_info[:2]) < (3, 11):  # PYTHON 3.11 OR LATER IS NEEDED (one below 3.8 shows this line)
+    needed = "error: Python 3.11 or later is needed, and {} is Python {}.{}; activate the virtual environment"
+    sys.exit(needed.format(sys.executable, *PYTHON) + " or install a newer Python")
+
 import argparse
 import codecs
 import contextlib
@@ -59,7 +65,6 @@ import re
 import shutil
 import signal
 import stat
-import sys
 import tempfile
 import time
 import zipfile
@@ -82,11 +87,17 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))  # until main() can say more
 
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    what = f"error: the package {error.name} is not installed for {sys.executable}"
+    activate = r".venv\Scripts\activate" if os.name == "nt" else ". .venv/bin/activate"
+    return f"{what}; activate the virtual environment ({activate}) or run pip install -r requirements-cpu.txt"
+
+
 try:
     import numpy as np
-except ModuleNotFoundError:
-    sys.stderr.write(f"error: the package numpy is not installed for {sys.executable}; ")
-    sys.exit("use .venv/bin/python, or pip install -r requirements-cpu.txt")
+except ModuleNotFoundError as error:
+    sys.exit(missing_package(error))
 
 STARTED = time.perf_counter()
 VERSION = "1.4.0"
@@ -4035,11 +4046,6 @@ def output_failed(output: Output) -> int:
     if output.failure:
         print_error(f"error: standard output: {output.failure}; all else is done")
     return 1 if output.failure else 0
-
-
-def missing_package(error: ModuleNotFoundError) -> str:
-    what = f"the package {error.name} is not installed for {sys.executable}"
-    return f"error: {what}; use .venv/bin/python, or pip install -r requirements-cpu.txt"
 
 
 def report_errors(command: Callable[[], int]) -> int:
