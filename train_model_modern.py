@@ -66,6 +66,7 @@ import shutil
 import signal
 import stat
 import tempfile
+import textwrap
 import time
 import zipfile
 from collections import Counter, deque
@@ -2612,22 +2613,58 @@ def whole_scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]
     return {"roc_auc": float(roc[0]), "pr_auc": float(pr[0]), "log_loss": float(log_losses(label, probability).mean())}
 
 
-def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str, list[float]]:
-    """How far the ends of 95 % intervals are from scores, by percentiles over resampled rows (Efron, 1979)."""
+@functools.lru_cache(1)  # all models that are tested on the same rows are compared on the same samples
+def resamples(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of many rows are resampled, and how often each counts in each of R samples [R, rows] (Efron, 1979)."""
     generator = np.random.default_rng([seed, 2])
-    narrower = math.sqrt(min(1, BOOTSTRAP_ROWS / len(label)))
-    if len(label) > BOOTSTRAP_ROWS:
-        chosen = generator.choice(len(label), BOOTSTRAP_ROWS, replace=False)
-        label, probability = label[chosen], probability[chosen]
-    rows = len(label)
-    weights = generator.multinomial(rows, np.full(rows, 1 / rows), min(RESAMPLES, 1_000_000 // rows)).astype(np.float32)
-    resampled = [*ranking(label, probability, weights), weights @ log_losses(label, probability) / rows]
-    ends = {}
-    for (name, whole), values in zip(whole_scores(label, probability).items(), resampled, strict=True):
-        values = values[np.isfinite(values)]
-        percentiles = np.percentile(values, [2.5, 97.5]) if len(values) else []  # no sample has both classes
-        ends[name] = [float((end - whole) * narrower) for end in percentiles]
-    return ends
+    chosen = np.arange(rows) if rows <= BOOTSTRAP_ROWS else generator.choice(rows, BOOTSTRAP_ROWS, replace=False)
+    count = len(chosen)
+    weights = generator.multinomial(count, np.full(count, 1 / count), min(RESAMPLES, 1_000_000 // count))
+    return chosen, weights.astype(np.float32)
+
+
+def interval_ends(resampled: np.ndarray, whole: float, rows: int) -> list[float]:
+    """How far the ends of the 95 % interval of a score of so many rows are from it; its values in resamples are [R]."""
+    values = resampled[np.isfinite(resampled)]
+    percentiles = np.percentile(values, [2.5, 97.5]) if len(values) else []  # no sample has both classes
+    return [float(end - whole) * math.sqrt(min(1, BOOTSTRAP_ROWS / rows)) for end in percentiles]
+
+
+def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str, list[float]]:
+    """How far the ends of 95 % intervals are from the scores of predictions [N]."""
+    rows, (chosen, weights) = len(label), resamples(len(label), seed)
+    label, probability = label[chosen], probability[chosen]
+    resampled = [*ranking(label, probability, weights), weights @ log_losses(label, probability) / len(chosen)]
+    whole = whole_scores(label, probability)
+    return {name: interval_ends(values, whole[name], rows) for name, values in zip(whole, resampled, strict=True)}
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """How likely counts that differ so much are by chance (McNemar, 1947): exact, of many rows with a correction."""
+    rows, rarer = gained + lost, min(gained, lost)
+    if rows <= 1_000:
+        return min(1.0, 2 * sum(math.comb(rows, count) for count in range(rarer + 1)) / 2**rows)
+    return math.erfc(max(0, abs(gained - lost) - 1) / math.sqrt(2 * rows))
+
+
+def compare(
+    label: np.ndarray, model: tuple[np.ndarray, float], baseline: tuple[np.ndarray, float], seed: int
+) -> dict[str, dict[str, Any]]:
+    """Log-loss and accuracy of the model less those of a baseline on the same rows, row by row, with 95 % intervals.
+
+    Both are given as probabilities [N] and the threshold from which they count as 1.
+    """
+    rows, (chosen, weights) = len(label), resamples(len(label), seed)
+    losses = log_losses(label, model[0]) - log_losses(label, baseline[0])
+    ends = interval_ends(weights @ losses[chosen] / len(chosen), losses[chosen].mean(), rows)
+    right, matched = (((part >= threshold) == (label > 0.5)) for part, threshold in (model, baseline))
+    gained, lost = int(np.sum(right & ~matched)), int(np.sum(matched & ~right))
+    difference = (gained - lost) / rows
+    # Of paired proportions, with the correction for continuity (Fleiss, Levin and Paik, 2003).
+    half = (1 + 1.959964 * math.sqrt(gained + lost - rows * difference**2)) / rows
+    accuracy = {"difference": difference, "ci95": [max(-1.0, difference - half), min(1.0, difference + half)]}
+    log_loss = {"difference": float(losses.mean()), "ci95": [float(losses.mean()) + end for end in ends]}
+    return {"log_loss": log_loss, "accuracy": accuracy | {"p_value": mcnemar(gained, lost)}}
 
 
 def tenths(probability: np.ndarray) -> np.ndarray:
@@ -2752,12 +2789,14 @@ def row_pieces(rows: np.ndarray, size: int = PIECE_ROWS) -> list[np.ndarray]:
 
 def baselines(features: Features, encoding: Encoding, folds: list[Fold]) -> dict[str, np.ndarray]:
     """Probabilities of the test rows by what anyone could do without a network: always the majority, a linear model."""
-    linear, majority = [], []
+    linear = []
     for fold in folds:
         pieces = (encode_sparse(features, piece, encoding, fold.encoder) for piece in row_pieces(fold.split.test))
         linear += [sigmoid(linear_logits(rows, fold.linear)) for rows in pieces]
-        majority.append(np.full(len(fold.split.test), float(features.label[fold.split.training].mean())))
-    return {"majority": np.concatenate(majority), "logistic_regression": np.concatenate(linear)}
+    # The same for all folds: their shares, which differ by a row, would rank the rows, and the wrong way round.
+    share = float(np.mean([features.label[fold.split.training].mean() for fold in folds]))
+    linear = np.concatenate(linear)
+    return {"majority": np.full(len(linear), share), "logistic_regression": linear}
 
 
 class Predictor:
@@ -3308,35 +3347,76 @@ def describe_columns(table: Table) -> list[str]:
     return [f"{row[0]:<{width}}  {row[1]:<9}{row[2]:>10}{row[3]:>10}  {row[4]}" for row in rows]
 
 
-def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, folds: int) -> list[str]:
-    (right, false), (missed, hits) = test["confusion"]
-    rows, majority, linear = right + false + missed + hits, bases["majority"], bases["logistic_regression"]
-    how = "the model never saw" if folds == 1 else f"each tested by the one of {folds} nets that never saw it"
-    lines = [f"Test, {rows:,} rows {how} (95 % intervals)", f"{'accuracy':>34}{'ROC AUC':>25}{'log-loss':>10}{'':>17}"]
-    for name, result in {"this model": test, "logistic regression": linear, "always the majority": majority}.items():
-        accuracy = f"{percent(result['accuracy']):>10}{interval(result['accuracy_ci95']):>16}"
-        auc = "-" if result["roc_auc"] is None else f"{result['roc_auc']:.3f}"
-        log_loss = f"{result['log_loss']:>10.3f}{interval(result['log_loss_ci95'], 1, 3):>17}"
-        lines.append(f"  {name:<22}{accuracy}{auc:>9}{log_loss}")
-    for name in ("precision", "recall"):
-        lines.append(f"  {name:<22}{percent(test[name]):>10}{interval(test[f'{name}_ci95']):>16}")
-    chosen = f"at threshold {threshold.value:.3g} ({threshold.reason})"
-    lines.append(f"  F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}, {chosen}")
-    found = f"{hits:,} of the {hits + missed:,} rows of 1 were found"
-    lines.append(f"  {found}; {false:,} of the {right + false:,} rows of 0 were taken for 1")
-    low, high = test["accuracy_ci95"]
-    shown = "is shown: the intervals overlap."
-    if low <= majority["accuracy_ci95"][1]:
-        lines += [f"No gain over always answering with the majority class {shown} More labelled rows would help most."]
-    elif low <= linear["accuracy_ci95"][1]:
-        lines += [f"Better than the majority class; no gain over a logistic regression {shown}"]
-    if high - low > 0.15:
-        wide = f"The interval is {100 * (high - low):.0f} points wide because only {rows} rows could be tested"
-        lines.append(f"{wide}: read one run as a hint, not as a measurement.")
+BASELINES = {"majority": "always predicting the majority class", "logistic_regression": "a logistic regression"}
+
+
+def judge(comparison: dict[str, Any], test: dict[str, Any], folds: int) -> list[str]:
+    """The verdict, in sentences: what the test shows, and how far it can be trusted."""
+    sentences = [judge_baseline(BASELINES[name], **parts) for name, parts in comparison.items()]
+    if not sentences[0].startswith("Better"):
+        sentences.append("More labelled rows would help most.")
+    width, rows = 100 * (test["accuracy_ci95"][1] - test["accuracy_ci95"][0]), np.sum(test["confusion"])
+    if width > 15:
+        wide = f"The interval of the accuracy is {width:.0f} points wide, as only {rows:,} rows could be tested"
+        sentences.append(f"{wide}: take this run as a hint, not as a measurement.")
     if folds > 1:
-        lines.append(
-            f"The model that is saved is the mean of the {folds} nets, usually more accurate than the one tested."
-        )
+        mean = f"The saved model is the mean of the {folds} nets"
+        sentences.append(f"{mean}, which is usually more accurate than each of them, as tested here.")
+    return sentences
+
+
+def judge_baseline(name: str, log_loss: dict[str, Any], accuracy: dict[str, Any]) -> str:
+    """Whether the model is better than a baseline, and in which metric: what may well be chance is no difference."""
+    (low, high), p_value, found = log_loss["ci95"], accuracy["p_value"], []
+    right = accuracy["difference"] if p_value < 0.05 else 0
+    for word, shown in (
+        ("better", {"log-loss": high < 0, "accuracy": right > 0}),
+        ("worse", {"log-loss": low > 0, "accuracy": right < 0}),
+    ):
+        if any(shown.values()):
+            found.append(f"{word} than {name} in {' and '.join(compress(shown, shown.values()))}")
+    words = ", ".join(found).capitalize() or f"No gain over {name} is shown"
+    loss = f"{log_loss['difference']:+.4f} (95 % interval of the difference {low:+.4f} to {high:+.4f})"
+    lowest, highest = (100 * end for end in accuracy["ci95"])
+    chance = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    points = f"{100 * accuracy['difference']:+.2f} points ({lowest:+.2f} to {highest:+.2f}, McNemar {chance})"
+    return f"{words}: log-loss {loss}, accuracy {points}."
+
+
+def wrap(sentence: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(sentence, 80, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def rows_of(label: str, value: int) -> str:
+    """What the rows of a class are called."""
+    return f"{'' if value else 'un'}productive rows" if label == "productive" else f"rows with {label} = {value}"
+
+
+def show_result(
+    label: str, test: dict[str, Any], bases: dict[str, Any], threshold: Choice, verdict: list[str], folds: int
+) -> list[str]:
+    """The results as a table, at most 80 characters wide, and in sentences."""
+    (right, false), (missed, hits) = test["confusion"]
+    how = " that the model never saw" if folds == 1 else ", each by the net that never saw it"
+    columns = {"this model": test, "logistic regression": bases["logistic_regression"]}
+    columns["always the majority"] = bases["majority"]
+    lines = [f"Test on {right + false + missed + hits:,} rows{how} (95 % intervals)"]
+    lines.append(f"{'':<11}" + "".join(f"{name:>23}" for name in columns))
+    scales = {"accuracy": (100, 1, " %"), "roc_auc": (1, 3, ""), "log_loss": (1, 3, "")}
+    for name, (scale, digits, unit) in (scales | dict.fromkeys(("precision", "recall"), (100, 1, " %"))).items():
+        cells = []
+        for result in list(columns.values())[: 3 if name in scales else 2]:  # of one class only, they say nothing
+            value, ends = result[name], result[f"{name}_ci95"]
+            shown = "-" if value is None else f"{scale * value:.{digits}f}{unit}"
+            cells.append(f"{shown} {interval(ends, scale, digits) if ends else '':>14}")
+        title = {"roc_auc": "ROC AUC", "log_loss": "log-loss"}.get(name, name)
+        lines.append(f"  {title:<9}" + "".join(f"{cell:>23}" for cell in cells))
+    found = f"Found {hits:,} of {hits + missed:,} {rows_of(label, 1)}; {false:,} of {right + false:,}"
+    taken = "productive" if label == "productive" else f"{label} = 1"
+    lines += wrap(f"{found} {rows_of(label, 0)} were taken for {taken}.", "  ")
+    scores = f"F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}"
+    lines += wrap(f"{scores}, at threshold {threshold.value:.3g} ({threshold.reason}).", "  ")
+    lines += ["", *(line for sentence in verdict for line in wrap(sentence))]
     return lines
 
 
@@ -3360,7 +3440,7 @@ def show_importance(values: dict[str, float]) -> list[str]:
     shown = [(name, value) for name, value in values.items() if value > 0.01 * most][:10]
     width = max(len(name) for name, _ in shown)
     bars = [f"  {name:<{width}}  {value:6.3f}  {'#' * max(1, round(30 * value / most))}" for name, value in shown]
-    return ["Columns, by how much the log-loss rises without them", *bars]
+    return ["", "Permutation importance (rise in test log-loss when the column is shuffled)", *bars]
 
 
 def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
@@ -3833,9 +3913,13 @@ def evaluate(run: Run) -> Tested:
     test = measure(*tested, threshold.value, seed)
     guesses = baselines(run.features, run.encoding, folds)
     bases = {name: measure(label, probability, 0.5, seed) for name, probability in guesses.items()}
-    columns = importance(run, weights, temperature)
-    result, rare = show_result(test, bases, threshold, len(folds)), show_thresholds(*validation)
-    report = [*result, *rare, *show_importance(columns)]
+    comparison = {
+        name: compare(label, (tested[1], threshold.value), (probability, 0.5), seed)
+        for name, probability in guesses.items()
+    }
+    verdict, columns = judge(comparison, test, len(folds)), importance(run, weights, temperature)
+    report = show_result(options.label, test, bases, threshold, verdict, len(folds))
+    report += [*show_thresholds(*validation), *show_importance(columns)]
     longest = max(folds, key=lambda fold: len(fold.history))
     parts = {"train": len(folds[0].split.training), "validation": len(folds[0].split.validation), "test": len(label)}
     packages = {name: metadata_version(name) for name in ("tensorflow", "keras", "numpy", "pandas", "tensorboard")}
@@ -3843,6 +3927,8 @@ def evaluate(run: Run) -> Tested:
         "rows": {"read": table.read, "used": len(table.label), "skipped": table.skipped, **parts},
         "test": test,
         "baselines": bases,
+        "comparison": comparison,
+        "verdict": verdict,
         "threshold": threshold.value,
         "temperature": temperature,
         "importance": columns,
