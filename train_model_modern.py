@@ -156,37 +156,53 @@ def threshold_rule(text: str) -> tuple[str, float | None]:
             name, number = "fixed", float(text)
         if 0 < number < 1:
             return name, number
-    rules = "a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9, cost=FP:FN"
-    raise argparse.ArgumentTypeError(f"{text} is none of: {rules}")
+    rules = "a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9 or cost=FP:FN"
+    raise argparse.ArgumentTypeError(f"takes {rules}, not {text}")
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
+        """Tell what is wrong with the command line in one sentence, and which flags may have been meant."""
+        message = re.sub(r"^argument ([^:]+): (?=takes )", r"\1 ", message).removeprefix("argument ")
+        if message.startswith("unrecognized arguments"):
+            from difflib import get_close_matches
+
+            given = [word.partition("=")[0] for word in message.split() if word.startswith("-")]
+            meant = [flag for word in given for flag in get_close_matches(word, self._option_string_actions, 1)]
+            message += f" (did you mean {' or '.join(meant)}?)" if meant else ""
         raise UserError(f"{message}; --help lists the flags")
 
 
-def positive_integer(text: str) -> int:
+def positive_integer(text: str, what: str = "a whole number of 1 or more") -> int:
     if not re.fullmatch(r"0*[1-9]\d{0,17}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+        raise argparse.ArgumentTypeError(f"takes {what}, not {text}")
     return int(text)
 
 
+def row_count(text: str) -> int:
+    return positive_integer(text, "a number of rows")
+
+
 def fold_count(text: str) -> int | str:
-    return text if text == "auto" else positive_integer(text)
+    return text if text == "auto" else positive_integer(text, "a whole number of 1 or more, or auto")
+
+
+def checkpoint_count(text: str) -> int:
+    return 0 if text == "0" else positive_integer(text, "a whole number of 0 or more")
 
 
 def positive_number(text: str) -> float:
     with contextlib.suppress(ValueError):
         if math.isfinite(value := float(text)) and value > 0:
             return value
-    raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    raise argparse.ArgumentTypeError(f"takes a number above 0, not {text}")
 
 
 def seed_number(text: str) -> int:
     with contextlib.suppress(ValueError):
         if 0 <= (value := int(text)) < 2**31:
             return value
-    raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2147483647")
+    raise argparse.ArgumentTypeError(f"takes a whole number from 0 to 2147483647, not {text}")
 
 
 def build_parser() -> Parser:
@@ -205,48 +221,49 @@ def build_parser() -> Parser:
         group.add_argument(name, default=default, help=f"{text} (default: {shown})", **settings)
 
     path = os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
-    text = f"the table to learn from; several files, or a directory of them, are read as one (default: {path})"
+    text = f"the CSV file to train on; several files, or a directory of them, are read as one table (default: {path})"
     parser.add_argument("csv", nargs="*", default=[path], metavar="CSV", help=text)
     group = parser.add_argument_group("model")
-    flag("--architecture", "standard", "hidden units 8 / 10, 10 / 16, 12, 8", choices=ARCHITECTURES)
-    flag("--model-dir", "model", "where everything is written", type=Path, metavar="DIR")
+    flag("--architecture", "standard", "hidden layers of 8 / 10, 10 / 16, 12, 8 units", choices=ARCHITECTURES)
+    flag("--model-dir", "model", "the directory for everything that is written", type=Path, metavar="DIR")
     group = parser.add_argument_group("data")
-    text = "train on N generated rows, for a first try without data (500 when N is left out)"
-    group.add_argument("--sample", nargs="?", const=500, help=text, **count)
-    flag("--label", "productive", "the column to predict, 0 or 1", metavar="COLUMN")
+    text = "train on N generated rows, for a first try without data of your own (N: 500 if left out)"
+    group.add_argument("--sample", nargs="?", const=500, help=text, type=row_count, metavar="N")
+    flag("--label", "productive", "the column to predict; it holds 0 and 1", metavar="COLUMN")
     group.add_argument("--categorical", help="columns to read as categories", **columns)
     group.add_argument("--numeric", help="columns to read as numbers", **columns)
-    group.add_argument("--drop", help="columns to leave out", **columns)
-    text = "K nets on K cross-validation folds, averaged, tested on all rows; 1: one net; auto: K where it pays"
+    group.add_argument("--drop", help="columns to ignore", **columns)
+    text = "train K nets by cross-validation, so that every row is tested, and save their mean; 1: one net; "
+    text += f"auto: {ENSEMBLE} up to {ENSEMBLE_ROWS:,} rows, 1 above and where {ENSEMBLE} would take long"
     flag("--folds", "auto", text, type=fold_count, metavar="K")
-    flag("--split", "random", "at random, or train on the past rows and test on the last", choices=("random", "time"))
-    text = "leave out the rows that would be refused, and say how many"
+    flag("--split", "random", "random; time: train on the first rows, test on the last", choices=("random", "time"))
+    text = "leave out rows that cannot be used, and say how many"
     group.add_argument("--skip-bad-rows", default=False, help=text, **switch)
     group = parser.add_argument_group("training")
-    flag("--epochs", 150, "at most", **count)
-    group.add_argument("--batch-size", help="rows a step (default: from the number of rows)", **count)
-    group.add_argument("--learning-rate", type=positive_number, metavar="X", help="at the start (default: 0.006)")
-    flag("--seed", 42, "of split, weights, order and dropout", type=seed_number, metavar="N")
-    flag("--adamw", True, "AdamW; off: Adam")
-    flag("--reduce-lr", True, "halve the learning rate when the validation loss stalls")
-    flag("--early-stopping", True, "stop when the validation loss has stalled, keep the best weights")
-    flag("--class-weight", "none", "balanced: weight the rarer class up", choices=("none", "balanced"))
-    text = "a number, f1, balanced, precision=X, recall=X or cost=FP:FN"
+    flag("--epochs", 150, "the maximum number of epochs; early stopping may end training sooner", **count)
+    group.add_argument("--batch-size", help="rows per step (default: chosen from the number of rows)", **count)
+    group.add_argument("--learning-rate", type=positive_number, metavar="X", help="initial rate (default: 0.006)")
+    flag("--seed", 42, "seed of the split, initial weights, row order and dropout", type=seed_number, metavar="N")
+    flag("--adamw", True, "optimise with AdamW; off: with Adam")
+    flag("--reduce-lr", True, "halve the learning rate when the validation loss stops falling")
+    flag("--early-stopping", True, "stop when the validation loss has stopped falling, and keep the best weights")
+    flag("--class-weight", "none", "balanced: give the rarer class more weight", choices=("none", "balanced"))
+    text = "the probability from which a row counts as 1: a number, f1, balanced, precision=X, recall=X or cost=FP:FN"
     flag("--threshold", "0.5", text, type=threshold_rule, metavar="RULE")
-    flag("--resume", False, "go on with the interrupted run in the model directory")
+    flag("--resume", False, "continue the interrupted run in the model directory")
     group = parser.add_argument_group("speed")
-    flag("--cpu-only", False, "hide every accelerator")
-    group.add_argument("--mixed-precision", help="16-bit matrix products (default: where it pays)", **switch)
-    group.add_argument("--xla", help="one compiled program for the epochs (default: where it pays)", **switch)
+    flag("--cpu-only", False, "use no GPU")
+    group.add_argument("--mixed-precision", help="16-bit matrix products (default: where they are faster)", **switch)
+    group.add_argument("--xla", help="compile with XLA (default: when the run is long enough)", **switch)
     group = parser.add_argument_group("output")
     flag("--checkpoints", True, "save the model at each new best epoch")
-    flag("--keep-checkpoints", 5, "the newest N are kept, 0 keeps all", type=int, metavar="N")
+    flag("--keep-checkpoints", 5, "keep the newest N, 0: all", type=checkpoint_count, metavar="N")
     flag("--tensorboard", True, "write logs for TensorBoard")
     flag("--profile", False, "profile ten epochs for TensorBoard's Profile tab")
-    text = f"write the model as {', '.join(EXPORTS)} too"
+    text = f"also write the model in other formats: {', '.join(EXPORTS)}"
     group.add_argument("--export", nargs="+", choices=EXPORTS, default=[], metavar="FORMAT", help=text)
-    flag("--describe", False, "show what the data holds, train nothing, write nothing")
-    group.add_argument("--quiet", default=False, help="print nothing but errors", **switch)
+    flag("--describe", False, "summarise the data; nothing is trained or written")
+    group.add_argument("--quiet", default=False, help="print errors only", **switch)
     group.add_argument("--version", action="version", version=VERSION)
     return parser
 
@@ -265,14 +282,12 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         raise UserError("a CSV and --sample were both given; leave one of them out")
     if options.profile and not options.tensorboard:
         raise UserError("--profile writes to the logs that --no-tensorboard turns off; leave one of them out")
-    if options.keep_checkpoints < 0:
-        raise UserError(f"--keep-checkpoints {options.keep_checkpoints} is below 0; give 0 to keep all")
     if (rate := options.learning_rate) and rate < MINIMUM_LEARNING_RATE:
         raise UserError(f"--learning-rate {rate:g} is below {MINIMUM_LEARNING_RATE:g}, the smallest rate used")
     if options.folds == 2:
-        raise UserError("--folds 2 leaves no rows to train on beside those to stop by and to test on; give 3 or more")
+        raise UserError("--folds 2 leaves no rows to train on: validation and testing take a fold each; give 3 or more")
     if options.folds not in ("auto", 1) and options.split == "time":
-        raise UserError("--folds and --split time exclude each other: folds are drawn at random")
+        raise UserError("--folds and --split time cannot be combined: folds are drawn at random")
     check_exports(options.export)
     if options.export:
         import_beside("export_model")  # what is wrong with it shows before training
@@ -534,7 +549,7 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
         where = name_some(lines[bad])
         if not skip_bad_rows:
             fault = f"{fields[bad[0]]} fields where {len(names)} are expected"
-            raise UserError(f"{path}: {where}: {fault}; mend the rows or leave them out with --skip-bad-rows")
+            raise UserError(f"{path}: {where}: {fault}; fix the rows or leave them out with --skip-bad-rows")
         notes.append(f"{where}: wrong number of fields, left out")
     content = "\n".join([*compress(records, kept), ""]) if quotes else None
     skip = [] if quotes else np.flatnonzero(~kept).tolist()
@@ -765,7 +780,7 @@ def read_table(options: argparse.Namespace) -> Table:
     label, files, lines = label[keep], files[keep], lines[keep]
     stores = fill_columns(columns, cells, keep, len(label))
     table = Table(columns, *stores, label, files, lines, shown, notes, read, skipped)
-    check_rows(data_name(options), table)
+    check_rows(options, table)
     if options.split != "time":
         sort_rows(table)
     table.scales = fit_scales(table.numbers)
@@ -821,7 +836,7 @@ def handle_bad_rows(source: Source, options: argparse.Namespace, checked: list[s
     if name != options.label:
         wrong = "text, infinity or a number beyond 3.4e38 in a column of numbers; a missing number is an empty cell"
         others = f", read it with --categorical {name}, leave it out with --drop {name}"
-    raise UserError(f"{source.path}: {where}, column {name}: {wrong}; mend the rows{others} or use --skip-bad-rows")
+    raise UserError(f"{source.path}: {where}, column {name}: {wrong}; fix the rows{others} or use --skip-bad-rows")
 
 
 def fill_columns(
@@ -853,7 +868,7 @@ def fill_columns(
         next(places[column.kind])[:] = values
         named = column.kind == "category" or name_words(column.name) & QUANTITY_WORDS
         if not named and 2 < column.distinct <= 10 and rows > 200 and not np.any(known % 1):
-            column.hint = f"few whole numbers: --categorical {column.name} if they are names for something"
+            column.hint = f"few different whole numbers; --categorical {column.name} if they stand for categories"
     filled = Counter(column.kind for column in columns)
     return numbers[: filled["number"]].T, codes[: filled["category"]].T
 
@@ -883,15 +898,20 @@ def sort_rows(table: Table) -> None:
         part[:] = part[order]
 
 
-def check_rows(path: str, table: Table) -> None:
+def rows_of(label: str, value: int) -> str:
+    """What the rows of a class are called."""
+    return f"{'' if value else 'un'}productive rows" if label == "productive" else f"rows with {label} = {value}"
+
+
+def check_rows(options: argparse.Namespace, table: Table) -> None:
     rows, positive = len(table.label), int(table.label.sum())
-    count, rarer = min((positive, "productive"), (rows - positive, "unproductive"))
-    few = f"only {count} of {rows} rows {'is' if count == 1 else 'are'} {rarer}"
+    count, rarer = min((positive, 1), (rows - positive, 0))
+    few = f"of {rows:,} rows only {count} are {rows_of(options.label, rarer)}"
     teaching = any(column.kind != "dropped" for column in table.columns)
     refuse(
-        path,
-        (rows < 20, f"{rows} usable rows, 20 are needed; label some more"),
-        (count < 5, f"{few}, 5 of each class are needed; label some more of them"),
+        data_name(options),
+        (rows < 20, f"only {rows} usable rows, at least 20 are needed; label more rows"),
+        (count < 5, f"{few}, at least 5 are needed; label more of them"),
         (not teaching, "no column is left to learn from: all are empty, constant, timestamps or row numbers"),
     )
 
@@ -1272,40 +1292,39 @@ def choose_folds(options: argparse.Namespace, label: np.ndarray) -> Choice:
         return Choice(1, "as asked")
     if options.split == "time":
         return Choice(1, "folds are drawn at random, the split is by time")
-    folds = ENSEMBLE if options.folds == "auto" else options.folds
-    lowered = f"lowered to {rarer}, the rows of the rarer class: every fold needs one"
+    asked = ENSEMBLE if options.folds == "auto" else options.folds
+    folds = min(asked, rarer)
+    lowered = f"lowered from {asked:,}: the rarer class has {rarer} rows, and every fold needs one"
     if options.folds != "auto":
-        return Choice(min(folds, rarer), "as asked" if folds <= rarer else f"--folds {folds} {lowered}")
-    steps = (
-        ENSEMBLE * min(options.epochs, USUAL_EPOCHS) * 0.8 * rows / choose_batch_size(options.batch_size, rows).value
-    )
+        return Choice(folds, "as asked" if folds == asked else lowered)
+    steps = ENSEMBLE * min(options.epochs, USUAL_EPOCHS) * 0.8 * rows
+    steps /= choose_batch_size(options.batch_size, rows).value
     seconds = steps * (STEP_SECONDS_WITHOUT_XLA if options.xla is False else STEP_SECONDS_WITH_XLA)
-    cost = f"{ENSEMBLE} nets take about {max(0.1, seconds):.1f} s of one core to train"
-    if rows > ENSEMBLE_ROWS or seconds > ENSEMBLE_SECONDS:
-        few = (
-            f" and gain little from {rows:,} rows" if rows > ENSEMBLE_ROWS else "; --folds 10 trains them all the same"
-        )
-        return Choice(1, cost + few)
-    return Choice(min(folds, rarer), f"{cost}, and their mean is more accurate" + f"; {lowered}" * (folds > rarer))
+    cost = f"training {ENSEMBLE} nets takes about {max(0.1, seconds):.1f} s on one core"
+    if rows > ENSEMBLE_ROWS:
+        return Choice(1, f"{cost} and gains little with {rows:,} rows")
+    if seconds > ENSEMBLE_SECONDS:
+        return Choice(1, f"{cost}; --folds {ENSEMBLE} trains them all the same")
+    return Choice(folds, f"{cost}, and their mean is more accurate" if folds == asked else lowered)
 
 
 def choose_learning_rate(asked: float | None) -> Choice:
-    return Choice(asked, "as asked") if asked else Choice(0.006, "from 500 to a million rows better than 0.001")
+    return Choice(asked, "as asked") if asked else Choice(0.006, "better than 0.001 from 500 to a million rows")
 
 
 def choose_batch_size(asked: int | None, rows: int) -> Choice:
     if asked:
-        return Choice(min(asked, rows), "as asked" if asked <= rows else f"no more than the {rows} training rows")
+        return Choice(min(asked, rows), "as asked" if asked <= rows else "all training rows: there are no more")
     for size, most in ((8, 1_000), (16, 4_000), (32, 50_000)):
         if rows < most:
-            return Choice(size, f"{rows:,} training rows, fewer than {most:,}: enough steps an epoch to learn")
-    return Choice(256, f"{rows:,} training rows: as accurate as smaller batches, and twice as fast")
+            return Choice(size, f"fewer than {most:,} training rows: small batches give enough steps per epoch")
+    return Choice(256, f"{most:,} training rows or more: as accurate as smaller batches, and twice as fast")
 
 
 def choose_patience(steps: int) -> Choice:
     """Epochs without a better validation loss before stopping; the learning rate is halved after a third of it."""
     patience = min(50, max(10, math.ceil(2_000 / steps)))
-    return Choice(patience, f"{patience * steps:,} steps without a better validation loss")
+    return Choice(patience, f"{patience * steps:,} steps")
 
 
 def choose_momentum(steps: int) -> Choice:
@@ -1317,7 +1336,7 @@ def choose_xla(asked: bool | None, steps: int) -> Choice:
     if asked is not None:
         return Choice(asked, "as asked")
     saved = steps * (STEP_SECONDS_WITHOUT_XLA - STEP_SECONDS_WITH_XLA)
-    words = f"{steps:,} steps to run would save {saved:.1f} s, compiling costs {XLA_COMPILE_SECONDS} s"
+    words = f"in at most {steps:,} steps it saves {saved:.1f} s, compiling takes {XLA_COMPILE_SECONDS} s"
     return Choice(saved > XLA_COMPILE_SECONDS, words)
 
 
@@ -1338,9 +1357,9 @@ def choose_precision(asked: bool | None, device: Device) -> Choice:
             return Choice("float16", f"{device.name} has 16-bit units ({version})")
         return Choice("float32", f"{device.name} has no 16-bit units ({version} is below 7.0)")
     if asked is None:
-        return Choice("float32", "layers this narrow gain nothing from 16 bits on a CPU")
+        return Choice("float32", "16 bits are no faster for layers this narrow on a CPU")
     if device.flags & {"avx512_bf16", "amx_bf16"}:
-        return Choice("bfloat16", "as asked; on a CPU it measures slower than float32 for layers this narrow")
+        return Choice("bfloat16", "as asked, though slower than float32 for layers this narrow on a CPU")
     return Choice("float32", f"asked for 16 bits, but {device.name} has neither avx512_bf16 nor amx_bf16")
 
 
@@ -2267,7 +2286,7 @@ def end_reason(plan: Plan, fold: Fold, epochs: int) -> str:
     """Why a fold's training is over; empty when it is not."""
     if plan.patience and int(fold.state.wait) >= plan.patience:
         return f"no better validation loss for {plan.patience} epochs"
-    return f"{epochs} epochs are over" if len(fold.history) >= epochs else ""
+    return f"reached the limit of {epochs:,} epochs" if len(fold.history) >= epochs else ""
 
 
 def record_epoch(plan: Plan, fold: Fold, row: np.ndarray, weights: Weights) -> None:
@@ -2295,8 +2314,8 @@ def epoch_logs(row: np.ndarray, rows: int, validation_rows: int) -> dict[str, fl
 
 
 def mean_logs(folds: list[Fold], epoch: int) -> dict[str, float]:
-    """The logs of an epoch, a mean over folds; a fold that has stopped counts with its best epoch."""
-    logs = [fold.history[epoch - 1 if epoch <= len(fold.history) else fold.best_epoch - 1] for fold in folds]
+    """The logs of an epoch, a mean over folds; one that has stopped keeps its last, so that the mean does not jump."""
+    logs = [fold.history[min(epoch, len(fold.history)) - 1] for fold in folds]
     return {name: sum(entry[name] for entry in logs) / len(logs) for name in logs[0]}
 
 
@@ -2324,7 +2343,7 @@ def callback_list(
     def as_callback(listener: Any) -> Callback:
         if isinstance(listener, Callback):
             return listener
-        hooks = ("on_epoch_begin", "on_epoch_end", "on_train_end")
+        hooks = ("on_train_begin", "on_epoch_begin", "on_epoch_end", "on_train_end")
         return LambdaCallback(**{name: getattr(listener, name) for name in hooks if hasattr(listener, name)})
 
     listeners = [as_callback(part) for part in callbacks]
@@ -2344,11 +2363,15 @@ class Output:
     def __init__(self, quiet: bool) -> None:
         self.quiet, self.failure = quiet, ""
 
-    def print(self, *lines: str, end: str = "\n") -> None:
+    def print(self, *lines: str) -> None:
+        self.show(lambda: print("\n".join(lines), flush=True))
+
+    def show(self, write: Callable[[], object]) -> None:
+        """Call what writes to standard output."""
         if self.quiet:
             return
         try:
-            print("\n".join(lines), end=end, flush=True)
+            write()
         except (OSError, ValueError) as error:
             if not isinstance(error, BrokenPipeError):  # which means that whoever reads this has enough of it
                 self.failure = getattr(error, "strerror", None) or str(error)
@@ -2383,27 +2406,52 @@ def prepare_streams() -> None:
 
 
 class Progress:
-    """A live line on a terminal, a plain line every few epochs elsewhere."""
+    """On a terminal a bar in one line, as wide as the terminal; elsewhere a plain line every few epochs."""
 
     def __init__(self, epochs: int, output: Output) -> None:
-        self.epochs, self.output, self.live = epochs, output, sys.stdout.isatty()
+        self.epochs, self.output, self.bar, self.first = epochs, output, None, 0
         self.started = self.shown = time.perf_counter()
 
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        self.started = time.perf_counter()
+        if sys.stdout.isatty() and not self.output.quiet:
+            self.output.show(self.start_bar)
+
+    def start_bar(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+        console = Console(file=sys.stdout)
+        if console.is_terminal and not console.is_dumb_terminal:
+            text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="crop"))
+            settings = {"auto_refresh": False, "transient": True, "expand": True, "redirect_stderr": False}
+            self.bar = Progress(text, BarColumn(None), console=console, **settings)
+            self.bar.add_task(f"epoch   0/{self.epochs}", total=self.epochs)
+            self.bar.start()
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        epoch, now = epoch + 1, time.perf_counter()
-        losses = f"loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}"
-        words = f"epoch {epoch:3d}/{self.epochs}  {losses}  val_accuracy {logs['val_accuracy']:.3f}"
-        if not self.live and (epoch in (1, 2, 5) or epoch % 10 == 0):
-            self.output.print(words)
-        if self.live and (epoch == 1 or now - self.shown >= 0.05):
-            self.shown = now
-            left = (now - self.started) / epoch * (self.epochs - epoch)
-            bar = ("#" * round(20 * epoch / self.epochs)).ljust(20, ".")
-            self.output.print(f"\r[{bar}] {words}  at most {left:.0f} s left ", end="")
+        self.first, epoch, now = self.first or epoch + 1, epoch + 1, time.perf_counter()
+        parts = {"epoch": f"epoch {epoch:3d}/{self.epochs}"}
+        parts |= {name: f"{name} {logs[name]:.4f}" for name in ("loss", "val_loss")}
+        parts["accuracy"] = f"val_accuracy {logs['val_accuracy']:.3f}"
+        if not self.bar:
+            if epoch in (1, 2, 5) or epoch % 10 == 0:
+                self.output.print("  ".join(parts.values()))
+        elif epoch == self.first or now - self.shown >= 0.05:
+            self.shown, seconds = now, (now - self.started) / (epoch - self.first + 1)
+            if now - self.started > 1:
+                parts["left"] = f"at most {math.ceil(seconds * (self.epochs - epoch)):,} s left"
+            for name in ("loss", "left", "accuracy"):  # what a narrow terminal goes without first
+                if len("  ".join(parts.values())) > self.bar.console.width - 8:
+                    parts.pop(name, None)
+            words = "  ".join(parts.values())
+            self.output.show(lambda: self.bar.update(0, completed=epoch, description=words, refresh=True))
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        if self.live:
-            self.output.print("\r" + " " * 110 + "\r", end="")
+        if self.bar:
+            with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+                self.bar.stop()
 
 
 class EventLog:
@@ -2486,7 +2534,7 @@ class EventLog:
         self.scalars("train", epoch, values)
         values = {f"epoch/{name}": logs[f"val_{name}"] for name in names}
         if len(self.folds) > 1:
-            losses = [fold.history[epoch - 1]["val_loss"] for fold in trained]
+            losses = [fold.history[min(epoch, len(fold.history)) - 1]["val_loss"] for fold in self.folds]
             values |= {"folds/lowest_loss": min(losses), "folds/highest_loss": max(losses)}
         self.scalars("validation", epoch, values)
         if epoch == 1 or epoch % self.every == 0:
@@ -3295,6 +3343,19 @@ def interval(values: list[float], scale: float = 100, digits: int = 1) -> str:
     return f"{scale * values[0]:.{digits}f} to {scale * values[1]:.{digits}f}"
 
 
+def earlier_model(folder: Path) -> str:
+    """What is known of the model that the last whole run left, or "" if there is none. Its metrics may be damaged."""
+    try:
+        written = time.localtime((folder / MODEL_FILE).stat().st_mtime)
+    except OSError:
+        return ""
+    what = f"the model of {time.strftime('%Y-%m-%d %H:%M', written)}"
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
+        metrics = json.loads((folder / METRICS_FILE).read_bytes())
+        return f"{what} ({metrics['rows']['used']:,} rows, accuracy {metrics['test']['accuracy']:.3f})"
+    return what
+
+
 def titled_list(title: str, parts: list[str]) -> list[str]:
     """Lines of at most about 111 characters that list parts, none of them broken; the first line has the title."""
     lines = [f"{title:<11}{part}" for part in parts[:1]]
@@ -3307,25 +3368,30 @@ def titled_list(title: str, parts: list[str]) -> list[str]:
 
 
 def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
-    share, skipped = float(table.label.mean()), f" ({table.skipped} left out)" if table.skipped else ""
-    lines = [f"Data       {', '.join(short_names(options.csv))}: {len(table.label):,} rows{skipped}"]
+    share, skipped = float(table.label.mean()), f" ({table.skipped:,} left out)" if table.skipped else ""
+    rows = "" if options.sample else f": {len(table.label):,} rows{skipped}"
+    lines = [f"Data       {', '.join(short_names(options.csv))}{rows}"]
     lines += [f"           note: {note}" for note in table.notes]
-    lines.append(f"Label      {options.label}: {percent(share)} are 1, {percent(1 - share)} are 0")
-    missing = {column.name: f" ({column.missing} missing)" if column.missing else "" for column in table.columns}
+    lines.append(f"Label      {options.label}: 1 in {percent(share)} of rows, 0 in {percent(1 - share)}")
+    missing = {column.name: f" ({column.missing:,} missing)" if column.missing else "" for column in table.columns}
     lines += titled_list("Numbers", [column.name + missing[column.name] for column in table.of_kind("number")])
-    texts = [f"{column.name} ({column.distinct} values){missing[column.name]}" for column in table.of_kind("category")]
+    categories = table.of_kind("category")
+    texts = [f"{column.name} ({column.distinct:,} values){missing[column.name]}" for column in categories]
     lines += titled_list("Categories", texts)
     lines += titled_list("Left out", [f"{column.name} ({column.reason})" for column in table.of_kind("dropped")])
     lines += [f"           hint: {column.name}: {column.hint}" for column in table.columns if column.hint]
-    training, validation, test = (f"{len(part):,}" for part in splits[0])
-    if len(splits) > 1:
-        each = f"trains on about {training} rows, stops by {validation}, is tested on {test}"
-        words = f"{len(splits)} folds at random within each class: each net {each}"
-    else:
-        ways = {"random": "at random within each class", "time": "by time: the first rows train, the last rows test"}
-        words = f"{training} training, {validation} validation, {test} test rows, {ways[options.split]}"
+    training, validation, test = (count_range([len(part) for part in parts]) for parts in zip(*splits, strict=True))
+    use = " (used for early stopping)" if options.early_stopping else ""
+    words = f"{training} rows for training, {validation} for validation{use}, {test} for testing"
+    ways = {"random": "at random within each class", "time": "in the order of time"}
+    words = f"each net has {words}" if len(splits) > 1 else words
     folds = choose_folds(options, table.label)
-    return [*lines, f"Folds      {folds.value} ({folds.reason})", f"Split      {words}"]
+    return [*lines, f"Folds      {folds.value} ({folds.reason})", f"Split      {words}, {ways[options.split]}"]
+
+
+def count_range(counts: list[int]) -> str:
+    least, most = min(counts), max(counts)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def describe_columns(table: Table) -> list[str]:
@@ -3384,12 +3450,10 @@ def judge_baseline(name: str, log_loss: dict[str, Any], accuracy: dict[str, Any]
 
 
 def wrap(sentence: str, indent: str = "") -> list[str]:
-    return textwrap.wrap(sentence, 80, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
-
-
-def rows_of(label: str, value: int) -> str:
-    """What the rows of a class are called."""
-    return f"{'' if value else 'un'}productive rows" if label == "productive" else f"rows with {label} = {value}"
+    """A sentence in lines of at most 80 characters; a number and its % stay together."""
+    kept = sentence.replace(" %", "\xa0%")
+    lines = textwrap.wrap(kept, 80, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    return [line.replace("\xa0", " ") for line in lines]
 
 
 def show_result(
@@ -3422,14 +3486,14 @@ def show_result(
 
 def show_calibration(label: np.ndarray, probability: np.ndarray, confusion: list[list[int]]) -> list[str]:
     """The calibration curve and the confusion matrix of the test rows as tables."""
-    lines, bins = ["probability given   rows   of these are 1", ""], tenths(probability)
+    lines, bins = ["probability         rows   share of 1", ""], tenths(probability)
     for number in range(10):
         part = label[bins == number]
         share = float(part.mean()) if len(part) else 0
         observed = f"{percent(share):>8}  {'#' * round(20 * share)}" if len(part) else ""
         lines.append(f"{10 * number:>3} to {10 * number + 10:>3} %     {len(part):>8,}  {observed}")
-    lines += ["", f"{'':<12}{'taken for 0':>14}{'taken for 1':>14}"]
-    return lines + [f"rows of {row}   {cells[0]:>14,}{cells[1]:>14,}" for row, cells in enumerate(confusion)]
+    lines += ["", f"{'':<12}{'predicted 0':>14}{'predicted 1':>14}"]
+    return lines + [f"label {row}     {cells[0]:>14,}{cells[1]:>14,}" for row, cells in enumerate(confusion)]
 
 
 def show_importance(values: dict[str, float]) -> list[str]:
@@ -3447,7 +3511,7 @@ def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
     """When one class is rare: what other thresholds would give, on validation rows."""
     if min(label.mean(), 1 - label.mean()) >= 0.2:
         return []
-    lines = ["One class is rare; on validation rows other thresholds would give"]
+    lines = ["", "One class is rare; on the validation rows, other thresholds would give"]
     for text in ("0.5", "f1", "balanced"):
         threshold = choose_threshold(threshold_rule(text), label, probability).value
         predicted = probability >= threshold
@@ -3566,7 +3630,7 @@ def decide(options: argparse.Namespace, splits: list[Split], label: np.ndarray) 
     total = steps_to_run(options, splits, batch_size.value)
     xla = choose_xla(options.xla, total)
     if options.profile and options.xla is None:
-        xla = Choice(True, "a profile shows the steps of compiled programs only")
+        xla = Choice(True, "a profile shows only the steps of compiled programs")
     a_fold = total // len(splits)
     patience, momentum = choose_patience(a_fold // options.epochs), choose_momentum(a_fold)
     rate = choose_learning_rate(options.learning_rate)
@@ -3614,7 +3678,8 @@ def load_data(options: argparse.Namespace) -> Table:
         try:
             table = read_table(options)
         except UserError as error:
-            raise UserError(str(error).replace(path, f"--sample {options.sample}")) from None
+            words = str(error).removeprefix(f"{path}: ").partition(";")[0]
+            raise UserError(f"--sample {options.sample}: {words}; generate more rows") from None
     options.csv = table.names = [f"{options.sample:,} generated rows"]
     return table
 
@@ -3726,19 +3791,21 @@ def plan_training(run: Run) -> None:
 
 def show_plan(run: Run) -> list[str]:
     options, plan, decisions = run.options, run.plan, run.decisions
-    units = ", ".join(map(str, ARCHITECTURES[options.architecture].units))
-    nets = f", {len(run.folds)} nets" if len(run.folds) > 1 else ""
+    units = "-".join(map(str, ARCHITECTURES[options.architecture].units))
+    nets = f"{len(run.folds)} nets, each with " if len(run.folds) > 1 else ""
+    rate, patience = decisions["learning_rate"], decisions["patience"]
+    stop = f"stops after {plan.patience} epochs ({patience.reason}) without a better validation loss"
     lines = [
         f"Device     {run.device.name}",
-        f"Model      {options.architecture}: {plan.width} inputs, hidden units {units}{nets}",
-        f"Batch      {plan.batch_size} rows ({decisions['batch_size'].reason})",
-        f"Rate       {decisions['learning_rate'].value:g} to start with ({decisions['learning_rate'].reason})",
-        f"Patience   {decisions['patience'].value} epochs ({decisions['patience'].reason})",
-        f"XLA        {'on' if plan.xla else 'off'}: {decisions['xla'].reason}",
-        f"Precision  {plan.precision}: {decisions['precision'].reason}",
+        f"Model      {options.architecture}: {nets}{plan.width} inputs, hidden layers {units}",
+        f"Batch      {plan.batch_size:,} rows ({decisions['batch_size'].reason})",
+        f"Rate       {rate.value:g} at the start ({rate.reason})",
+        f"Patience   {stop if plan.patience else 'none: trains all epochs (--no-early-stopping)'}",
+        f"XLA        {'on' if plan.xla else 'off'} ({decisions['xla'].reason})",
+        f"Precision  {plan.precision} ({decisions['precision'].reason})",
     ]
     if options.class_weight == "balanced":
-        what = "probabilities are those of a world in which both are equally frequent"
+        what = "the probabilities are those of a population in which both are equally frequent"
         lines.append(f"Weights    classes are balanced: {what}")
     return lines
 
@@ -3831,20 +3898,25 @@ def train(run: Run, stop: StopRequest) -> int:
 
 
 def end_early(run: Run, number: int, state: StateFile) -> int:
-    """Say what is left of a run that a signal or its loss ended; the files of the last whole run stay as they are."""
+    """Say why a run is over before its end, and what is left: the files of the last whole run stay as they are."""
     options, failed = run.options, next((fold.reason for fold in run.folds if fold.failed), "")
-    parts = [f"error: {failed}; try a smaller --learning-rate" if failed else f"stopped: {signal.Signals(number).name}"]
+    words = f"error: {failed}; try a smaller --learning-rate" if failed else f"stopped: {signal.Signals(number).name}"
     if failed:
         state.path.unlink(missing_ok=True)
     elif not state.failure:
         folder = "" if str(options.model_dir) == "model" else f" --model-dir {options.model_dir}"
-        parts.append(f"go on with --resume{folder}")
-    if names := run.description["checkpoints"]:
-        parts.append(f"the best model so far is {options.model_dir / 'checkpoints' / names[-1]}")
-    if (options.model_dir / METRICS_FILE).exists():
-        parts.append(f"the last whole run in {options.model_dir} is as it was")
-    print_error("; ".join(parts))
+        words += f"; continue with --resume{folder}"
+    print_error("; ".join([words, *what_is_left(run)]))
     return 128 + number if number else 1
+
+
+def what_is_left(run: Run) -> list[str]:
+    """Where the models are of a run that is over before its end, and of the last whole run."""
+    folder, names = run.options.model_dir, run.description["checkpoints"]
+    left = [f"the best model of this run so far is {folder / 'checkpoints' / names[-1]}"] if names else []
+    if earlier := earlier_model(folder):
+        left.append(f"{folder / MODEL_FILE} is still {earlier}")
+    return left
 
 
 def open_events(run: Run) -> EventLog | None:
@@ -3853,7 +3925,7 @@ def open_events(run: Run) -> EventLog | None:
         return None
     if not metadata_version("tensorboard"):
         absent = "the package tensorboard is not installed (pip install tensorboard)"
-        run.print(f"TensorBoard: {absent}; going on without logs")
+        run.print(f"TensorBoard: {absent}; training goes on without logs")
         return None
     if options.profile and not metadata_version("xprof"):
         why = "TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed"
@@ -3872,7 +3944,7 @@ def open_events(run: Run) -> EventLog | None:
         events = EventLog(folder, options.epochs, plan.rows, run.folds, values_of)
     except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
         words = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        run.print(f"TensorBoard: {logs}: {words}; going on without logs")
+        run.print(f"TensorBoard: {logs}: {words}; training goes on without logs")
         return None
     if options.resume:
         done = max(len(fold.history) for fold in run.folds)
@@ -3970,12 +4042,17 @@ def kept_weights(run: Run) -> tuple[list[Weights], float]:
     return [mix_with_linear_model(network, weights[0], linear, share)], temperature
 
 
-def show_training(folds: list[Fold]) -> str:
-    epochs, bests = [len(fold.history) for fold in folds], [fold.best_epoch for fold in folds]
-    if len(folds) == 1:
-        return f"Trained    {epochs[0]} epochs, the best was {bests[0]}: {folds[0].reason}"
-    best = f"the best were {min(bests)} to {max(bests)}"
-    return f"Trained    {len(folds)} nets for {min(epochs)} to {max(epochs)} epochs, {best}"
+def show_training(run: Run) -> list[str]:
+    """How long training took, in epochs, which of them is kept, and why the first one is good already."""
+    epochs, bests = [len(fold.history) for fold in run.folds], [fold.best_epoch for fold in run.folds]
+    nets, whose, why = "", "the", run.folds[0].reason
+    if len(epochs) > 1:
+        at_limit = sum(count >= run.options.epochs for count in epochs)
+        nets, whose = f"{len(epochs)} nets for ", "each net's"
+        why = f"{at_limit} reached the limit of {run.options.epochs:,}" if at_limit else ""
+    kept = f"{whose} best epoch ({count_range(bests)}) is kept" if run.plan.patience else f"{whose} last epoch is kept"
+    start = "Started from a logistic regression of the training rows, so epoch 1 is good already."
+    return [f"Trained    {nets}{count_range(epochs)} epochs{f' ({why})' if why else ''}; {kept}", f"           {start}"]
 
 
 def log_results(run: Run, tested: Tested) -> None:
@@ -3999,7 +4076,7 @@ def log_results(run: Run, tested: Tested) -> None:
 def finish(run: Run, stop: StopRequest) -> int:
     """Test the model, say what came of it, and put it and all that belongs to it into their places together."""
     options, folder = run.options, run.options.model_dir
-    run.print(show_training(run.folds))
+    run.print(*show_training(run))
     tested = evaluate(run)
     run.print("", *tested.report)
     failures, exported = export(run, tested) if options.export else ([], "")
@@ -4066,14 +4143,14 @@ def print_files(run: Run, card: bool) -> None:
     run.print(f"Tested     {folder / PREDICTIONS_FILE}", f"Card       {folder / CARD_FILE}{own}")
     for name, (file, _) in EXPORTS.items():
         if name not in options.export and os.path.lexists(folder / file):
-            run.print(f"Export     {folder / file} is of an earlier run; --export {name} writes it anew")
+            run.print(f"Export     {folder / file} is from an earlier run; --export {name} writes it again")
     if run.events:
         run.print(f"Logs       tensorboard --logdir {folder / 'logs'}")
     if options.split == "time":
-        why = "the same model tested on rows drawn at random would look better than it is"
-        run.print(f"Split      by time: neighbouring rows are alike, so that {why}")
-    speed = f"{timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)"
-    run.print(f"Time       {timing['total_s']:.1f} s, of which training {speed}")
+        why = "a random split would make the model look better than it is"
+        run.print(f"Split      by time: neighbouring rows are alike, so {why}")
+    speed = f"{timing['train_s']:.2f} s for training ({timing['rows_per_s']:,.0f} rows/s)"
+    run.print(f"Time       {timing['total_s']:.1f} s in total, {speed}")
 
 
 def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
@@ -4110,10 +4187,12 @@ def train_command(arguments: list[str] | None) -> int:
     )
     with lock_folder(options.model_dir), stop_on_signals() as stop:
         run.print(*show_data(options, table, splits))
+        if replaced := earlier_model(options.model_dir):
+            run.print(f"Replaces   {replaced}, once this run is over")
         if warning := shared_warning(options.model_dir):
             run.print(f"Warning    {warning}")
         if not options.resume and (options.model_dir / RESUME_FILE).exists():
-            words = "an interrupted run was in the model directory; this one starts anew (--resume would have gone on)"
+            words = "the interrupted run in the model directory is given up (--resume would have continued it)"
             run.print(f"           note: {words}")
             (options.model_dir / RESUME_FILE).unlink()
         try:
@@ -4121,6 +4200,8 @@ def train_command(arguments: list[str] | None) -> int:
             plan_training(run)
             run.print(*show_plan(run))
             code = train(run, stop) or finish(run, stop)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(*error.args[:1], *what_is_left(run)) from None
         finally:
             if run.events:
                 run.events.close()
@@ -4130,24 +4211,24 @@ def train_command(arguments: list[str] | None) -> int:
 def output_failed(output: Output) -> int:
     """The exit code of a command that has done all else: 1, and told, when standard output failed."""
     if output.failure:
-        print_error(f"error: standard output: {output.failure}; all else is done")
+        print_error(f"error: standard output: {output.failure}; everything else is done")
     return 1 if output.failure else 0
 
 
 def report_errors(command: Callable[[], int]) -> int:
     """The exit code of a command; what goes wrong in it is told in one line."""
     prepare_streams()
-    code, kept = 1, "what whole runs have left is as it was"
+    code, kept = 1, "the results of earlier runs are unchanged"
     try:
         return command()
     except UserError as error:
         code, words = 2, f"error: {error}"
     except KeyboardInterrupt as error:
-        number = error.args[0] if error.args else signal.SIGINT
-        code, words = 128 + number, f"stopped: {signal.Signals(number).name}; {kept}"
+        number, *left = error.args or [signal.SIGINT]
+        code, words = 128 + number, "; ".join([f"stopped: {signal.Signals(number).name}", *(left or [kept])])
     except MemoryError as error:
         what = "not enough memory" + (f" ({error})" if str(error) else "")
-        words = f"error: {what}; end other programs, raise the limit (ulimit -v), or give fewer rows"
+        words = f"error: {what}; close other programs, raise the limit (ulimit -v), or give fewer rows"
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         words = f"error: {place}{error.strerror or error}; {kept}"
