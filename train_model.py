@@ -17,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from train_model_modern import MISSING, Parser, Table, UserError, missing_package, parse_options, read_table, split_rows
+import train_model_modern as modern
+from train_model_modern import MISSING, Table, UserError, read_table, split_rows
 
 # isort: split
 import numpy as np  # after the above, which says what to do where it is not installed
@@ -28,18 +29,22 @@ EPOCHS, PATIENCE, BATCH_SIZE = 150, 20, 32
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(prog="train_model.py", description="Train the basic network on HARVEST.CSV.", allow_abbrev=False)
+    purpose, words = "Train the basic network on HARVEST.CSV.", "the CSV file to train on"
+    parser = modern.Parser(prog="train_model.py", description=purpose, allow_abbrev=False)
     add = parser.add_argument
-    add("csv", nargs="?", metavar="CSV", help="what to learn from (default: HARVEST.CSV in the temporary directory)")
-    add("--model-dir", type=Path, default="model", metavar="DIR", help="where the model is written (default: model)")
+    add(
+        "csv",
+        nargs="?",
+        metavar="CSV",
+        help=f"{words} (default: HARVEST.CSV in the temporary directory)",
+    )
+    add("--model-dir", type=Path, default="model", metavar="DIR", help="the directory for the model (default: model)")
     add("--quick", action="store_true", help="at most 20 epochs")
     add("--lightweight", action="store_true", help="one hidden layer of 8 units in place of two of 10")
-    add("--cpu-only", action="store_true", help="hide every accelerator")
-    add("--seed", type=int, default=42, metavar="N", help="of split and weights (default: 42)")
-    options = parser.parse_args(arguments)
-    if not 0 <= options.seed < 2**31:
-        parser.error(f"argument --seed: {options.seed} is not in 0 to 2147483647")
-    return options
+    add("--cpu-only", action="store_true", help="use no GPU")
+    words = "seed of the split and the initial weights (default: 42)"
+    add("--seed", type=modern.seed_number, default=42, metavar="N", help=words)
+    return parser.parse_args(arguments)
 
 
 def as_numbers(table: Table) -> tuple[list[str], np.ndarray]:
@@ -72,7 +77,7 @@ def is_ours(path: Path) -> bool:
 
 
 def run(options: argparse.Namespace) -> None:
-    table = read_table(parse_options(["--", options.csv] if options.csv else []))
+    table = read_table(modern.parse_options(["--", options.csv] if options.csv else []))
     split = training, validation, test = split_rows(table.label, "random", options.seed)
     names, inputs = as_numbers(table)
     prepare_folder(options.model_dir)
@@ -114,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
         Path(new, METRICS_FILE).write_bytes(json.dumps(metrics, indent=2).encode())
         for name in (MODEL_FILE, METRICS_FILE):  # a failure until here leaves the previous files
             os.replace(Path(new, name), options.model_dir / name)
-    print(f"test accuracy {accuracy:.3f} on {len(test)} rows after {epochs} epochs in {seconds:.1f} s")
+    print(f"test accuracy {accuracy:.3f} on {len(test):,} rows after {epochs} epochs in {seconds:.1f} s")
     print(f"model saved to {options.model_dir / MODEL_FILE}")
 
 
@@ -124,7 +129,7 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except ModuleNotFoundError as error:
-        sys.exit(missing_package(error))
+        sys.exit(modern.missing_package(error))
     except (UserError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)  # 2: the command line or the data is wrong

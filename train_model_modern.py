@@ -202,7 +202,7 @@ def seed_number(text: str) -> int:
     with contextlib.suppress(ValueError):
         if 0 <= (value := int(text)) < 2**31:
             return value
-    raise argparse.ArgumentTypeError(f"takes a whole number from 0 to 2147483647, not {text}")
+    raise argparse.ArgumentTypeError(f"takes a whole number from 0 to {2**31 - 1:,}, not {text}")
 
 
 def build_parser() -> Parser:
