@@ -1719,7 +1719,7 @@ def build_model(
     networks = [keras.Model(*pair) for pair in ends]
     shown = [layer.output for layer in networks[0].layers if layer.trainable_variables]
     probe = keras.Model(ends[0][0], [*shown, layers.Identity()(ends[0][1])])  # Keras takes no output twice
-    first = keras.Model(inputs, probabilities[0]) if len(encoders) > 1 else model
+    first = keras.Model(inputs, probabilities[0], name="first_net") if len(encoders) > 1 else model
     return SavedModel(model, networks, probe, first)
 
 
@@ -2454,14 +2454,18 @@ class Progress:
                 self.bar.stop()
 
 
+HYPERPARAMETERS = ("architecture", "batch_size", "folds", "learning_rate", "seed")  # the most telling
+HYPERPARAMETERS += ("adamw", "class_weight", "early_stopping", "epochs", "patience", "precision", "reduce_lr", "split")
+
+
 class EventLog:
-    """TensorBoard's event files of a run: logs/<run>/train, validation and training_step."""
+    """TensorBoard's event files of a run: logs/<run>/train and validation."""
 
     def __init__(self, folder: Path, epochs: int, rows: int, folds: list[Fold], values_of: Callable) -> None:
         import tensorflow as tf
 
         self.folder, self.folds, self.writers, self.failure = folder, folds, {}, ""
-        for name in ("train", "validation", "training_step"):
+        for name in ("train", "validation"):
             (folder / name).mkdir(exist_ok=True)
             self.writers[name] = tf.io.TFRecordWriter(str(folder / name / f"events.out.tfevents.{time.time():.6f}"))
             self.add(name, file_version="brain.Event:2")
@@ -2496,24 +2500,36 @@ class EventLog:
         indented = "\n".join("    " + line for line in lines)  # so that it is shown as it stands
         self.add("train", 0, text_pb(tag, [indented]))
 
-    def graphs(self, first: keras.Model, layers: dict[str, Any], plan: Plan, state: State) -> None:
+    def graphs(self, saved: SavedModel, config: dict[str, Any], plan: Plan, state: State) -> None:
         """The first network from raw columns on and a training step as operations; the whole model as Keras layers."""
         import tensorflow as tf
 
-        names, size = input_names(list(first.input)), plan.batch_size
+        first, size = saved.first, plan.batch_size
+        names = input_names(list(first.input))
         inputs = {key: tf.TensorSpec([None, 1], part.dtype, names[key]) for key, part in first.input.items()}
         forward = tf.function(lambda inputs: first(inputs, training=False), autograph=False)
         state = State(*(tf.TensorSpec.from_tensor(part, name) for name, part in state._asdict().items()))
         batch = tf.zeros([plan.width, size]), tf.zeros(size), tf.zeros([plan.byte_rows, size], tf.uint8), tf.constant(0)
         step = tf.function(train_step, autograph=False)
-        for writer, function, values in (("train", forward, [inputs]), ("training_step", step, [plan, state, *batch])):
-            graph = function.get_concrete_function(*values).graph
-            self.add(writer, graph_def=graph.as_graph_def(add_shapes=True).SerializeToString())
-        for layer in layers["config"]["layers"]:
+        network, training = (
+            function.get_concrete_function(*values).graph.as_graph_def(add_shapes=True)
+            for function, values in ((forward, [inputs]), (step, [plan, state, *batch]))
+        )
+        scope_columns(network, tuple(layer.name for layer in saved.networks[0].layers))
+        self.add("train", graph_def=network.SerializeToString())
+        metadata = tf.compat.v1.RunMetadata()
+        metadata.function_graphs.add().pre_optimization_graph.CopyFrom(training)
+        self.graph("training_step", metadata.SerializeToString(), "graph_run_metadata_graph")
+        for layer in config["config"]["layers"]:
             for node in layer["inbound_nodes"]:  # TensorBoard takes no numbers as arguments of operations
                 node["args"] = [part for part in node["args"] if isinstance(part, dict | list)]
-        data = {"plugin_data": {"plugin_name": "graph_keras_model", "content": b"1"}}
-        value = {"tag": "keras", "tensor": tf.make_tensor_proto(json.dumps(layers)), "metadata": data}
+        self.graph("keras", json.dumps(config), "graph_keras_model")
+
+    def graph(self, tag: str, content: str | bytes, plugin: str) -> None:
+        import tensorflow as tf
+
+        data = {"plugin_data": {"plugin_name": plugin, "content": b"1"}}
+        value = {"tag": tag, "tensor": tf.make_tensor_proto(content), "metadata": data}
         self.add("train", 0, tf.compat.v1.Summary(value=[value]))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
@@ -2563,14 +2579,16 @@ class EventLog:
         self.add("validation", step, curve)
 
     def trial(self, settings: dict[str, Any], results: dict[str, float], step: int) -> None:
-        """This run as a row of the HParams tab: settings and final test metrics."""
-        from tensorboard.plugins.hparams import api_pb2, summary, summary_v2
+        """This run as a row of the HParams tab: hyperparameters, and metrics of validation and test rows."""
+        from tensorboard.plugins.hparams import api_pb2, summary
 
         self.scalars("validation", step, results)
-        values = {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
-        columns = [summary_v2.HParam(name) for name in values]
-        self.add("validation", 0, summary_v2.hparams_config_pb(columns, [summary_v2.Metric(tag) for tag in results]))
-        self.add("validation", 0, summary_v2.hparams_pb(values))
+        values = {name: settings[name] for name in HYPERPARAMETERS}
+        # TensorBoard sorts those that differ to the front, and shows the first five.
+        columns = [api_pb2.HParamInfo(name=name, differs=name in HYPERPARAMETERS[:5]) for name in values]
+        metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in results]
+        self.add("validation", 0, summary.experiment_pb(columns, metrics))
+        self.add("validation", 0, summary.session_start_pb(values, group_name=self.folder.name))
         self.add("validation", 0, summary.session_end_pb(api_pb2.STATUS_SUCCESS))
 
     def close(self) -> None:
@@ -2599,9 +2617,43 @@ class Profile:
         self.running.close()
 
 
-def run_folder(logs: Path, architecture: str) -> Path:
+def scope_columns(graph: Any, network: tuple[str, ...]) -> None:
+    """Put the operations between the columns and the layers of the network into two name scopes: by kind of column."""
+    sources = {node.name: {name.removeprefix("^").partition(":")[0] for name in node.input} for node in graph.node}
+    columns = {node.name for node in graph.node if node.op == "Placeholder" and "/" not in node.name}
+    looked_up = (sources[node.name] for node in graph.node if node.op.startswith("LookupTable"))
+    categories, new = columns.intersection(set().union(*looked_up)), {}
+    for scope, starts in (("numbers", columns - categories), ("categories", categories)):
+        inside, constants = set(starts), set()
+        for node in graph.node:  # in the order of computation
+            data, inner = sources[node.name] - constants, node.name.partition("/")[2]
+            if not data and node.name not in columns:
+                constants.add(node.name)
+            elif data and data <= inside and inner and not inner.startswith(network):
+                inside.add(node.name)
+        for node in reversed(graph.node):
+            if node.name in inside:
+                inside |= constants & sources[node.name]
+        new |= {name: name.replace("/", f"/{scope}/", 1) for name in inside - columns}
+    for node in graph.node:
+        node.name = new.get(node.name, node.name)
+        for place, name in enumerate(node.input):  # which may be ^operation or operation:2
+            node.input[place] = re.sub(r"[^^:]+", lambda found: new.get(found[0], found[0]), name, count=1)
+
+
+def run_name(options: argparse.Namespace, folds: int) -> str:
+    """What a run is called: its network, the number of folds, and what else of its settings is not the default."""
+    parser, parts = build_parser(), [options.architecture, f"folds{folds}"]
+    for name in HYPERPARAMETERS:
+        value = getattr(options, name, None)
+        if name not in ("architecture", "folds") and value != parser.get_default(name):
+            parts.append(f"no_{name}" if value is False else f"{name}{value}")
+    return "_".join(parts)
+
+
+def run_folder(logs: Path, name: str) -> Path:
     """A folder of its own for this run, also when two start in one second."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{architecture}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{name}"
     for folder in (logs / name, *(logs / f"{name}_{number}" for number in range(2, 1_000))):
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
@@ -2875,10 +2927,10 @@ class Predictor:
         values, kinds = {}, {"kernel": "weights", "moving_mean": "mean", "moving_variance": "variance"}
         for variable, value in named_weights(self.network, weights):
             layer, _, name = variable.path.removeprefix("fold_1_").rpartition("/")
-            values[f"{kinds.get(name, name)}/{layer}"] = value
+            values[f"layers/{layer}/{kinds.get(name, name)}"] = value
         layers = [layer.name.removeprefix("fold_1_") for layer in self.network.layers if layer.trainable_variables]
         *outputs, _ = self.outputs(weights, encoded)
-        return values | {f"activations/{layer}": output for layer, output in zip(layers, outputs, strict=True)}
+        return values | {f"layers/{layer}/activations": output for layer, output in zip(layers, outputs, strict=True)}
 
 
 def importance(run: Run, weights: list[Weights], temperature: float) -> dict[str, float]:
@@ -3205,7 +3257,7 @@ SAVE_SECONDS = 2.0
 FACTS = ("reason", "best_loss", "best_epoch")  # of a fold, kept in the description; the rest are arrays
 NOT_COMPARED = {"resume", "quiet", "model_dir", "csv"}  # flags that may differ from those of the interrupted run
 CHECKPOINT_NAME = re.compile(r"model_\d{2,9}_[01]\.\d{4}\.keras")
-RUN_NAME = re.compile(r"\d{8}-\d{6}_[a-z]+(_\d+)?")  # a run's folder in logs/
+RUN_NAME = re.compile(r"\d{8}-\d{6}(_[a-z0-9.-]+)+")  # a run's folder in logs/
 
 
 def fingerprint(table: Table) -> str:
@@ -3940,7 +3992,7 @@ def open_events(run: Run) -> EventLog | None:
     try:
         if earlier and (logs / earlier).is_symlink():
             raise OSError(errno.ELOOP, "the folder of the run is a link, which is not followed")
-        folder = logs / earlier if earlier else run_folder(logs, options.architecture)
+        folder = logs / earlier if earlier else run_folder(logs, run_name(options, len(run.folds)))
         events = EventLog(folder, options.epochs, plan.rows, run.folds, values_of)
     except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
         words = getattr(error, "strerror", None) or str(error).splitlines()[0]
@@ -3950,8 +4002,7 @@ def open_events(run: Run) -> EventLog | None:
         done = max(len(fold.history) for fold in run.folds)
         events.drawn = done - done % events.every
     else:
-        layers = json.loads(run.archive.entries["config.json"])
-        events.graphs(run.saved.first, layers, plan, run.folds[0].state)
+        events.graphs(run.saved, json.loads(run.archive.entries["config.json"]), plan, run.folds[0].state)
         events.text("data", show_data(options, run.table, run.splits))
     return events
 
@@ -4062,7 +4113,14 @@ def log_results(run: Run, tested: Tested) -> None:
     events.curve("pr_curve/validation", step, *tested.validation)
     events.curve("pr_curve/test", step, *tested.test)
     events.text("calibration", show_calibration(*tested.test, metrics["test"]["confusion"]))
-    results = {f"test/{name}": value for name, value in metrics["test"].items() if isinstance(value, float)}
+    label, probability = tested.validation
+    scores = {"accuracy": float(np.mean((probability >= tested.threshold.value) == (label > 0.5)))}
+    scores |= whole_scores(label, probability)
+    results = {f"validation/{name}": scores[name] for name in ("log_loss", "accuracy")}  # TensorBoard shows five
+    results |= {f"test/{name}": metrics["test"][name] for name in ("log_loss", "accuracy", "roc_auc")}
+    results |= {f"validation/{name}": score for name, score in scores.items()}
+    results |= {f"test/{name}": value for name, value in metrics["test"].items() if isinstance(value, float)}
+    results = {tag: value for tag, value in results.items() if value is not None}
     settings = tested.settings
     events.trial(settings, results, step)
     width = max(map(len, settings))

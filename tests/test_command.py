@@ -81,7 +81,7 @@ def test_a_plain_run_leaves_what_is_promised(run, sample, tmp_path):
     files = sorted(path.name for path in (tmp_path / "model" / "checkpoints").iterdir())
     assert 1 <= len(files) <= 5 and all(name.startswith("model_") and len(name.split("_")) == 3 for name in files)
     (logs,) = (tmp_path / "model" / "logs").iterdir()
-    assert sorted(path.name for path in logs.iterdir()) == ["train", "training_step", "validation"]
+    assert sorted(path.name for path in logs.iterdir()) == ["train", "validation"]
     assert not list((tmp_path / "model").glob("**/*.tmp"))
 
 
