@@ -173,22 +173,18 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; --help lists the flags")
 
 
-def positive_integer(text: str, what: str = "a whole number of 1 or more") -> int:
-    if not re.fullmatch(r"0*[1-9]\d{0,17}", text, re.ASCII):
+def whole_number(text: str, what: str = "a whole number of 1 or more", least: int = 1, most: int = 10**18) -> int:
+    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or not least <= int(text) <= most:
         raise argparse.ArgumentTypeError(f"takes {what}, not {text}")
     return int(text)
 
 
-def row_count(text: str) -> int:
-    return positive_integer(text, "a number of rows")
+def seed_number(text: str) -> int:
+    return whole_number(text, f"a whole number from 0 to {2**31 - 1:,}", 0, 2**31 - 1)
 
 
 def fold_count(text: str) -> int | str:
-    return text if text == "auto" else positive_integer(text, "a whole number of 1 or more, or auto")
-
-
-def checkpoint_count(text: str) -> int:
-    return 0 if text == "0" else positive_integer(text, "a whole number of 0 or more")
+    return text if text == "auto" else whole_number(text, "a whole number of 1 or more, or auto")
 
 
 def positive_number(text: str) -> float:
@@ -198,16 +194,11 @@ def positive_number(text: str) -> float:
     raise argparse.ArgumentTypeError(f"takes a number above 0, not {text}")
 
 
-def seed_number(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if 0 <= (value := int(text)) < 2**31:
-            return value
-    raise argparse.ArgumentTypeError(f"takes a whole number from 0 to {2**31 - 1:,}, not {text}")
-
-
 def build_parser() -> Parser:
     switch = {"action": argparse.BooleanOptionalAction}
-    count = {"type": positive_integer, "metavar": "N"}
+    rows = functools.partial(whole_number, what="a number of rows")
+    kept = functools.partial(whole_number, what="a whole number of 0 or more", least=0)
+    count = {"type": whole_number, "metavar": "N"}
     columns = {"nargs": "+", "default": [], "metavar": "COLUMN"}
     purpose = "Train a small Keras network on HARVEST.CSV and say how far it can be trusted."
     parser = Parser(prog="train_model_modern.py", description=purpose, allow_abbrev=False)
@@ -228,7 +219,7 @@ def build_parser() -> Parser:
     flag("--model-dir", "model", "the directory for everything that is written", type=Path, metavar="DIR")
     group = parser.add_argument_group("data")
     text = "train on N generated rows, for a first try without data of your own (N: 500 if left out)"
-    group.add_argument("--sample", nargs="?", const=500, help=text, type=row_count, metavar="N")
+    group.add_argument("--sample", nargs="?", const=500, help=text, type=rows, metavar="N")
     flag("--label", "productive", "the column to predict; it holds 0 and 1", metavar="COLUMN")
     group.add_argument("--categorical", help="columns to read as categories", **columns)
     group.add_argument("--numeric", help="columns to read as numbers", **columns)
@@ -257,7 +248,7 @@ def build_parser() -> Parser:
     group.add_argument("--xla", help="compile with XLA (default: when the run is long enough)", **switch)
     group = parser.add_argument_group("output")
     flag("--checkpoints", True, "save the model at each new best epoch")
-    flag("--keep-checkpoints", 5, "keep the newest N, 0: all", type=checkpoint_count, metavar="N")
+    flag("--keep-checkpoints", 5, "keep the newest N, 0: all", type=kept, metavar="N")
     flag("--tensorboard", True, "write logs for TensorBoard")
     flag("--profile", False, "profile ten epochs for TensorBoard's Profile tab")
     text = f"also write the model in other formats: {', '.join(EXPORTS)}"
@@ -2739,14 +2730,6 @@ def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str
     return {name: interval_ends(values, whole[name], rows) for name, values in zip(whole, resampled, strict=True)}
 
 
-def mcnemar(gained: int, lost: int) -> float:
-    """How likely counts that differ so much are by chance (McNemar, 1947): exact, of many rows with a correction."""
-    rows, rarer = gained + lost, min(gained, lost)
-    if rows <= 1_000:
-        return min(1.0, 2 * sum(math.comb(rows, count) for count in range(rarer + 1)) / 2**rows)
-    return math.erfc(max(0, abs(gained - lost) - 1) / math.sqrt(2 * rows))
-
-
 def compare(
     label: np.ndarray, model: tuple[np.ndarray, float], baseline: tuple[np.ndarray, float], seed: int
 ) -> dict[str, dict[str, Any]]:
@@ -2759,12 +2742,17 @@ def compare(
     ends = interval_ends(weights @ losses[chosen] / len(chosen), losses[chosen].mean(), rows)
     right, matched = (((part >= threshold) == (label > 0.5)) for part, threshold in (model, baseline))
     gained, lost = int(np.sum(right & ~matched)), int(np.sum(matched & ~right))
-    difference = (gained - lost) / rows
-    # Of paired proportions, with the correction for continuity (Fleiss, Levin and Paik, 2003).
-    half = (1 + 1.959964 * math.sqrt(gained + lost - rows * difference**2)) / rows
-    accuracy = {"difference": difference, "ci95": [max(-1.0, difference - half), min(1.0, difference + half)]}
-    log_loss = {"difference": float(losses.mean()), "ci95": [float(losses.mean()) + end for end in ends]}
-    return {"log_loss": log_loss, "accuracy": accuracy | {"p_value": mcnemar(gained, lost)}}
+    differing, difference = gained + lost, (gained - lost) / rows
+    # McNemar's test (1947), and the interval of paired proportions (Fleiss, Levin and Paik, 2003), both with the
+    # correction for continuity.
+    p_value = math.erfc(max(0, abs(gained - lost) - 1) / math.sqrt(2 * max(1, differing)))
+    half = (1 + 1.959964 * math.sqrt(differing - rows * difference**2)) / rows
+    interval = [max(-1.0, difference - half), min(1.0, difference + half)]
+    mean = float(losses.mean())
+    return {
+        "log_loss": {"difference": mean, "ci95": [mean + end for end in ends]},
+        "accuracy": {"difference": difference, "ci95": interval, "p_value": p_value},
+    }
 
 
 def tenths(probability: np.ndarray) -> np.ndarray:
@@ -3387,12 +3375,22 @@ def resumed_options(given: dict[str, Any], folder: Path) -> tuple[argparse.Names
 # What the user reads
 
 
+HARD_SPACE = "\xa0"
+
+
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
 def interval(values: list[float], scale: float = 100, digits: int = 1) -> str:
     return f"{scale * values[0]:.{digits}f} to {scale * values[1]:.{digits}f}"
+
+
+def wrap(text: str, first: str = "", indent: str = "", width: int = 80) -> list[str]:
+    """A text in lines; a number and its % stay together."""
+    kept, whole = text.replace(" %", f"{HARD_SPACE}%"), {"break_long_words": False, "break_on_hyphens": False}
+    lines = textwrap.wrap(kept, width, initial_indent=first, subsequent_indent=indent, **whole)
+    return [line.replace(HARD_SPACE, " ") for line in lines]
 
 
 def earlier_model(folder: Path) -> str:
@@ -3409,14 +3407,8 @@ def earlier_model(folder: Path) -> str:
 
 
 def titled_list(title: str, parts: list[str]) -> list[str]:
-    """Lines of at most about 111 characters that list parts, none of them broken; the first line has the title."""
-    lines = [f"{title:<11}{part}" for part in parts[:1]]
-    for part in parts[1:]:
-        lines[-1] += ","
-        if len(lines[-1]) + len(part) > 112:
-            lines.append(" " * 10)
-        lines[-1] += f" {part}"
-    return lines
+    """Lines of at most 112 characters that list parts, none of them broken; the first line has the title."""
+    return wrap(", ".join(part.replace(" ", HARD_SPACE) for part in parts), f"{title:<11}", " " * 11, 112)
 
 
 def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
@@ -3501,13 +3493,6 @@ def judge_baseline(name: str, log_loss: dict[str, Any], accuracy: dict[str, Any]
     return f"{words}: log-loss {loss}, accuracy {points}."
 
 
-def wrap(sentence: str, indent: str = "") -> list[str]:
-    """A sentence in lines of at most 80 characters; a number and its % stay together."""
-    kept = sentence.replace(" %", "\xa0%")
-    lines = textwrap.wrap(kept, 80, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
-    return [line.replace("\xa0", " ") for line in lines]
-
-
 def show_result(
     label: str, test: dict[str, Any], bases: dict[str, Any], threshold: Choice, verdict: list[str], folds: int
 ) -> list[str]:
@@ -3529,9 +3514,9 @@ def show_result(
         lines.append(f"  {title:<9}" + "".join(f"{cell:>23}" for cell in cells))
     found = f"Found {hits:,} of {hits + missed:,} {rows_of(label, 1)}; {false:,} of {right + false:,}"
     taken = "productive" if label == "productive" else f"{label} = 1"
-    lines += wrap(f"{found} {rows_of(label, 0)} were taken for {taken}.", "  ")
+    lines += wrap(f"{found} {rows_of(label, 0)} were taken for {taken}.", "  ", "  ")
     scores = f"F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}"
-    lines += wrap(f"{scores}, at threshold {threshold.value:.3g} ({threshold.reason}).", "  ")
+    lines += wrap(f"{scores}, at threshold {threshold.value:.3g} ({threshold.reason}).", "  ", "  ")
     lines += ["", *(line for sentence in verdict for line in wrap(sentence))]
     return lines
 
@@ -4114,13 +4099,12 @@ def log_results(run: Run, tested: Tested) -> None:
     events.curve("pr_curve/test", step, *tested.test)
     events.text("calibration", show_calibration(*tested.test, metrics["test"]["confusion"]))
     label, probability = tested.validation
-    scores = {"accuracy": float(np.mean((probability >= tested.threshold.value) == (label > 0.5)))}
-    scores |= whole_scores(label, probability)
-    results = {f"validation/{name}": scores[name] for name in ("log_loss", "accuracy")}  # TensorBoard shows five
-    results |= {f"test/{name}": metrics["test"][name] for name in ("log_loss", "accuracy", "roc_auc")}
-    results |= {f"validation/{name}": score for name, score in scores.items()}
-    results |= {f"test/{name}": value for name, value in metrics["test"].items() if isinstance(value, float)}
-    results = {tag: value for tag, value in results.items() if value is not None}
+    right, results = (probability >= tested.threshold.value) == (label > 0.5), {}
+    validation = whole_scores(label, probability) | {"accuracy": float(right.mean())}
+    for name in ("log_loss", "accuracy", "roc_auc", *metrics["test"]):  # TensorBoard shows the first five
+        for part, scores in (("validation", validation), ("test", metrics["test"])):
+            if isinstance(scores.get(name), float):
+                results[f"{part}/{name}"] = scores[name]
     settings = tested.settings
     events.trial(settings, results, step)
     width = max(map(len, settings))
