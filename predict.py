@@ -52,6 +52,7 @@ CHUNK_ROWS = 100_000
 MAXIMUM_MODEL_BYTES = 1 << 28
 LONGEST_RECORD = 1_000  # lines that one record of standard input may have
 OPEN_QUOTES = "unexpected end of data"  # what the csv module says of a record that may go on
+STREAM = "standard input"  # what messages call it
 PAUSE_SECONDS = 2.0  # after which a record whose quotes are open is not waited for
 
 
@@ -277,12 +278,12 @@ def read_stream(details: Details) -> Iterator[pd.DataFrame]:
     lines = Lines()
     first = lines.next()
     if first is None:
-        raise UserError("-: standard input is empty; pipe rows into it")
+        raise UserError("standard input is empty; pipe rows into it")
     _, cells, problem = read_record(lines, first, 1)
     if problem := flaw(first[1]) or problem:
-        raise UserError(f"-: line 1 cannot be read ({problem}); give the column names as UTF-8 text")
-    names, named = modern.column_names("-", cells, unlabelled=True)
-    check_names("-", names, details)
+        raise UserError(f"{STREAM}: line 1 cannot be read ({problem}); give the column names as UTF-8 text")
+    names, named = modern.column_names(STREAM, cells, unlabelled=True)
+    check_names(STREAM, names, details)
     header = cells if named else None
     if not named:
         lines.again.append(first)
@@ -364,7 +365,7 @@ def predict_chunk(model: keras.Model, details: Details, options: argparse.Namesp
         name = wrong[place]
         words = f"line {chunk.index[place]}, column {name}: {chunk[name].iloc[place][:50]!r} is not a number"
         if options.csv != "-":
-            raise UserError(f"{options.csv}: {words}; mend the cell or leave it empty")
+            raise UserError(f"{options.csv}: {words}; fix the cell or leave it empty")
         note(f"{words}, left out")
     if bad.any():
         return predict_chunk(model, details, options, chunk[~bad])
@@ -456,10 +457,11 @@ def run(options: argparse.Namespace) -> int:
         modern.finish_commit(options.model.parent)
     chunks = read_stream(details) if options.csv == "-" else read_rows(options.csv, details)
     first = next(chunks)  # before TensorFlow is imported: bad input is told at once
+    source = STREAM if options.csv == "-" else options.csv
     if options.evaluate and details.label not in first:
-        raise UserError(f"{options.csv}: line 1 has no column {details.label}, which --evaluate needs")
+        raise UserError(f"{source}: line 1 has no column {details.label}, which --evaluate needs")
     if options.evaluate and not len(first) and options.csv != "-":
-        raise UserError(f"{options.csv}: holds no rows to evaluate")
+        raise UserError(f"{source}: holds no rows to evaluate")
     model, names = load_model(options.model, details), answer_names(list(first))
     with open_output(options.output, options.csv == "-") as out:
         for chunk in itertools.chain([first], chunks):
@@ -475,7 +477,7 @@ def run(options: argparse.Namespace) -> int:
     if options.evaluate:
         label, probability = (np.concatenate(parts) for parts in zip(*known, strict=True))
         if not len(label):
-            raise UserError(f"{options.csv}: holds no rows to evaluate")
+            raise UserError(f"{source}: holds no rows to evaluate")
         show_evaluation(label, probability, details.threshold)
     return 0
 

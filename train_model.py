@@ -15,11 +15,13 @@ import time
 import zipfile
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from train_model_modern import MISSING, Parser, Table, UserError, parse_options, read_table, split_rows
+import train_model_modern as modern
+from train_model_modern import MISSING, Table, UserError, read_table, split_rows
+
+# isort: split
+import numpy as np  # after the above, which says what to do where it is not installed
 
 MODEL_FILE, METRICS_FILE = "basic_model.keras", "basic_metrics.json"
 MARK = "basic.json"  # an entry in the model's archive, by which this program knows its own
@@ -27,18 +29,19 @@ EPOCHS, PATIENCE, BATCH_SIZE = 150, 20, 32
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(prog="train_model.py", description="Train the basic network on HARVEST.CSV.", allow_abbrev=False)
+    parser = modern.Parser(
+        prog="train_model.py", description="Train the basic network on HARVEST.CSV.", allow_abbrev=False
+    )
     add = parser.add_argument
-    add("csv", nargs="?", metavar="CSV", help="what to learn from (default: HARVEST.CSV in the temporary directory)")
-    add("--model-dir", type=Path, default="model", metavar="DIR", help="where the model is written (default: model)")
+    words = "the CSV file to train on (default: HARVEST.CSV in the temporary directory)"
+    add("csv", nargs="?", metavar="CSV", help=words)
+    add("--model-dir", type=Path, default="model", metavar="DIR", help="the directory for the model (default: model)")
     add("--quick", action="store_true", help="at most 20 epochs")
     add("--lightweight", action="store_true", help="one hidden layer of 8 units in place of two of 10")
-    add("--cpu-only", action="store_true", help="hide every accelerator")
-    add("--seed", type=int, default=42, metavar="N", help="of weights and order (default: 42)")
-    options = parser.parse_args(arguments)
-    if not 0 <= options.seed < 2**31:
-        parser.error(f"argument --seed: {options.seed} is not in 0 to 2147483647")
-    return options
+    add("--cpu-only", action="store_true", help="use no GPU")
+    words = "seed of the initial weights and the order of rows (default: 42)"
+    add("--seed", type=modern.seed_number, default=42, metavar="N", help=words)
+    return parser.parse_args(arguments)
 
 
 def as_numbers(table: Table) -> tuple[list[str], np.ndarray]:
@@ -71,9 +74,9 @@ def is_ours(path: Path) -> bool:
 
 
 def run(options: argparse.Namespace) -> None:
-    modern = parse_options(["--", options.csv] if options.csv else [])
-    table = read_table(modern)
-    split = training, validation, test = split_rows(table.label, modern.split, modern.split_seed)
+    plain = modern.parse_options(["--", options.csv] if options.csv else [])
+    table = read_table(plain)
+    split = training, validation, test = split_rows(table.label, plain.split, plain.split_seed)
     names, inputs = as_numbers(table)
     prepare_folder(options.model_dir)
     mean, deviation = inputs[training].mean(axis=0), inputs[training].std(axis=0)
@@ -114,7 +117,7 @@ def run(options: argparse.Namespace) -> None:
         Path(new, METRICS_FILE).write_bytes(json.dumps(metrics, indent=2).encode())
         for name in (MODEL_FILE, METRICS_FILE):  # a failure until here leaves the previous files
             os.replace(Path(new, name), options.model_dir / name)
-    print(f"test accuracy {accuracy:.3f} on {len(test)} rows after {epochs} epochs in {seconds:.1f} s")
+    print(f"test accuracy {accuracy:.3f} on {len(test):,} rows after {epochs} epochs in {seconds:.1f} s")
     print(f"model saved to {options.model_dir / MODEL_FILE}")
 
 
@@ -123,6 +126,8 @@ if __name__ == "__main__":
         run(parse_arguments())
     except KeyboardInterrupt:
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        sys.exit(modern.missing_package(error))
     except (UserError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)  # 2: the command line or the data is wrong

@@ -40,6 +40,12 @@ The sections, in the order in which things happen:
 
 from __future__ import annotations
 
+import sys
+
+if (PYTHON := sys.version_info[:2]) < (3, 11):  # PYTHON 3.11 OR LATER IS NEEDED (one below 3.8 shows this line)
+    needed = "error: Python 3.11 or later is needed, and {} is Python {}.{}; activate the virtual environment"
+    sys.exit(needed.format(sys.executable, *PYTHON) + " or install a newer Python")
+
 import argparse
 import codecs
 import contextlib
@@ -59,8 +65,8 @@ import re
 import shutil
 import signal
 import stat
-import sys
 import tempfile
+import textwrap
 import time
 import zipfile
 from collections import Counter, deque
@@ -83,11 +89,17 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))  # until main() can say more
 
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    what = f"error: the package {error.name} is not installed for {sys.executable}"
+    activate = r".venv\Scripts\activate" if os.name == "nt" else ". .venv/bin/activate"
+    return f"{what}; activate the virtual environment ({activate}) or run pip install -r requirements-cpu.txt"
+
+
 try:
     import numpy as np
-except ModuleNotFoundError:
-    sys.stderr.write(f"error: the package numpy is not installed for {sys.executable}; ")
-    sys.exit("use .venv/bin/python, or pip install -r requirements-cpu.txt")
+except ModuleNotFoundError as error:
+    sys.exit(missing_package(error))
 
 STARTED = time.perf_counter()
 VERSION = "1.4.0"
@@ -148,42 +160,49 @@ def threshold_rule(text: str) -> tuple[str, float | None]:
             name, number = "fixed", float(text)
         if 0 < number < 1:
             return name, number
-    rules = "a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9, cost=FP:FN"
-    raise argparse.ArgumentTypeError(f"{text} is none of: {rules}")
+    rules = "a number between 0 and 1, f1, balanced, precision=0.9, recall=0.9 or cost=FP:FN"
+    raise argparse.ArgumentTypeError(f"takes {rules}, not {text}")
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
+        """Tell what is wrong with the command line in one sentence, and which flags may have been meant."""
+        message = re.sub(r"^argument ([^:]+): (?=takes )", r"\1 ", message).removeprefix("argument ")
+        if message.startswith("unrecognized arguments"):
+            from difflib import get_close_matches
+
+            given = [word.partition("=")[0] for word in message.split() if word.startswith("-")]
+            meant = [flag for word in given for flag in get_close_matches(word, self._option_string_actions, 1)]
+            message += f" (did you mean {' or '.join(meant)}?)" if meant else ""
         raise UserError(f"{message}; --help lists the flags")
 
 
-def positive_integer(text: str) -> int:
-    if not re.fullmatch(r"0*[1-9]\d{0,17}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+def whole_number(text: str, what: str = "a whole number of 1 or more", least: int = 1, most: int = 10**18) -> int:
+    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"takes {what}, not {text}")
     return int(text)
 
 
+def seed_number(text: str) -> int:
+    return whole_number(text, f"a whole number from 0 to {2**31 - 1:,}", 0, 2**31 - 1)
+
+
 def fold_count(text: str) -> int | str:
-    return text if text == "auto" else positive_integer(text)
+    return text if text == "auto" else whole_number(text, "a whole number of 1 or more, or auto")
 
 
 def positive_number(text: str) -> float:
     with contextlib.suppress(ValueError):
         if math.isfinite(value := float(text)) and value > 0:
             return value
-    raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-
-
-def seed_number(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if 0 <= (value := int(text)) < 2**31:
-            return value
-    raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2147483647")
+    raise argparse.ArgumentTypeError(f"takes a number above 0, not {text}")
 
 
 def build_parser() -> Parser:
     switch = {"action": argparse.BooleanOptionalAction}
-    count = {"type": positive_integer, "metavar": "N"}
+    rows = functools.partial(whole_number, what="a number of rows")
+    kept = functools.partial(whole_number, what="a whole number of 0 or more", least=0)
+    count = {"type": whole_number, "metavar": "N"}
     columns = {"nargs": "+", "default": [], "metavar": "COLUMN"}
     purpose = "Train a small Keras network on HARVEST.CSV and say how far it can be trusted."
     parser = Parser(prog="train_model_modern.py", description=purpose, allow_abbrev=False)
@@ -197,48 +216,52 @@ def build_parser() -> Parser:
         group.add_argument(name, default=default, help=f"{text} (default: {shown})", **settings)
 
     path = os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
-    text = f"the table to learn from; several files, or a directory of them, are read as one (default: {path})"
+    text = f"the CSV file to train on; several files, or a directory of them, are read as one table (default: {path})"
     parser.add_argument("csv", nargs="*", default=[path], metavar="CSV", help=text)
     group = parser.add_argument_group("model")
-    flag("--architecture", "standard", "hidden units 8 / 10, 10 / 16, 12, 8", choices=ARCHITECTURES)
-    flag("--model-dir", "model", "where everything is written", type=Path, metavar="DIR")
+    flag("--architecture", "standard", "hidden layers of 8 / 10, 10 / 16, 12, 8 units", choices=ARCHITECTURES)
+    flag("--model-dir", "model", "the directory for everything that is written", type=Path, metavar="DIR")
     group = parser.add_argument_group("data")
-    text = "train on N generated rows, for a first try without data (500 when N is left out)"
-    group.add_argument("--sample", nargs="?", const=500, help=text, **count)
-    flag("--label", "productive", "the column to predict, 0 or 1", metavar="COLUMN")
+    text = "train on N generated rows, for a first try without data of your own (N: 500 if left out)"
+    group.add_argument("--sample", nargs="?", const=500, help=text, type=rows, metavar="N")
+    flag("--label", "productive", "the column to predict; it holds 0 and 1", metavar="COLUMN")
     group.add_argument("--categorical", help="columns to read as categories", **columns)
     group.add_argument("--numeric", help="columns to read as numbers", **columns)
-    group.add_argument("--drop", help="columns to leave out", **columns)
-    flag("--folds", "auto", "K nets on K folds, averaged; 1: one; auto: K where it pays", type=fold_count, metavar="K")
-    flag("--split", "random", "at random, or train on the past rows and test on the last", choices=("random", "time"))
-    group.add_argument("--time-column", metavar="COLUMN", help="what --split time sorts by (default: a timestamp)")
-    flag("--split-seed", 42, "of the split, and of the rows of --sample", type=seed_number, metavar="N")
-    flag("--skip-bad-rows", False, "leave out the rows that would be refused, and say how many")
+    group.add_argument("--drop", help="columns to ignore", **columns)
+    text = "train K nets by cross-validation, so that every row is tested, and save their mean; 1: one net; "
+    text += f"auto: {ENSEMBLE} up to {ENSEMBLE_ROWS:,} rows, 1 above and where {ENSEMBLE} would take long"
+    flag("--folds", "auto", text, type=fold_count, metavar="K")
+    flag("--split", "random", "random; time: train on the past, test on what came last", choices=("random", "time"))
+    text = "the column that --split time sorts by (default: a timestamp found in the data)"
+    group.add_argument("--time-column", metavar="COLUMN", help=text)
+    flag("--split-seed", 42, "seed of the split, and of the rows of --sample", type=seed_number, metavar="N")
+    text = "leave out rows that cannot be used, and say how many"
+    group.add_argument("--skip-bad-rows", default=False, help=text, **switch)
     group = parser.add_argument_group("training")
-    flag("--epochs", 150, "at most", **count)
-    group.add_argument("--batch-size", help="rows a step (default: from the number of rows)", **count)
-    group.add_argument("--learning-rate", type=positive_number, metavar="X", help="at the start (default: 0.006)")
-    flag("--seed", 42, "of weights, order and dropout", type=seed_number, metavar="N")
-    flag("--adamw", True, "AdamW; off: Adam")
-    flag("--reduce-lr", True, "halve the learning rate when the validation loss stalls")
-    flag("--early-stopping", True, "stop when the validation loss has stalled, keep the best weights")
-    flag("--class-weight", "none", "balanced: weight the rarer class up", choices=("none", "balanced"))
-    text = "a number, f1, balanced, precision=X, recall=X or cost=FP:FN"
+    flag("--epochs", 150, "the maximum number of epochs; early stopping may end training sooner", **count)
+    group.add_argument("--batch-size", help="rows per step (default: chosen from the number of rows)", **count)
+    group.add_argument("--learning-rate", type=positive_number, metavar="X", help="initial rate (default: 0.006)")
+    flag("--seed", 42, "seed of the initial weights, row order and dropout", type=seed_number, metavar="N")
+    flag("--adamw", True, "optimise with AdamW; off: with Adam")
+    flag("--reduce-lr", True, "halve the learning rate when the validation loss stops falling")
+    flag("--early-stopping", True, "stop when the validation loss has stopped falling, and keep the best weights")
+    flag("--class-weight", "none", "balanced: give the rarer class more weight", choices=("none", "balanced"))
+    text = "the probability from which a row counts as 1: a number, f1, balanced, precision=X, recall=X or cost=FP:FN"
     flag("--threshold", "0.5", text, type=threshold_rule, metavar="RULE")
-    flag("--resume", False, "go on with the interrupted run in the model directory")
+    flag("--resume", False, "continue the interrupted run in the model directory")
     group = parser.add_argument_group("speed")
-    flag("--cpu-only", False, "hide every accelerator")
-    group.add_argument("--mixed-precision", help="16-bit matrix products (default: where it pays)", **switch)
-    group.add_argument("--xla", help="one compiled program for the epochs (default: where it pays)", **switch)
+    flag("--cpu-only", False, "use no GPU")
+    group.add_argument("--mixed-precision", help="16-bit matrix products (default: where they are faster)", **switch)
+    group.add_argument("--xla", help="compile with XLA (default: when the run is long enough)", **switch)
     group = parser.add_argument_group("output")
     flag("--checkpoints", True, "save the model at each new best epoch")
-    flag("--keep-checkpoints", 5, "the newest N are kept, 0 keeps all", type=int, metavar="N")
+    flag("--keep-checkpoints", 5, "keep the newest N, 0: all", type=kept, metavar="N")
     flag("--tensorboard", True, "write logs for TensorBoard")
     flag("--profile", False, "profile ten epochs for TensorBoard's Profile tab")
-    text = f"write the model as {', '.join(EXPORTS)} too"
+    text = f"also write the model in other formats: {', '.join(EXPORTS)}"
     group.add_argument("--export", nargs="+", choices=EXPORTS, default=[], metavar="FORMAT", help=text)
-    flag("--describe", False, "show what the data holds, train nothing, write nothing")
-    group.add_argument("--quiet", default=False, help="print nothing but errors", **switch)
+    flag("--describe", False, "summarise the data; nothing is trained or written")
+    group.add_argument("--quiet", default=False, help="print errors only", **switch)
     group.add_argument("--version", action="version", version=VERSION)
     return parser
 
@@ -257,14 +280,12 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         raise UserError("a CSV and --sample were both given; leave one of them out")
     if options.profile and not options.tensorboard:
         raise UserError("--profile writes to the logs that --no-tensorboard turns off; leave one of them out")
-    if options.keep_checkpoints < 0:
-        raise UserError(f"--keep-checkpoints {options.keep_checkpoints} is below 0; give 0 to keep all")
     if (rate := options.learning_rate) and rate < MINIMUM_LEARNING_RATE:
         raise UserError(f"--learning-rate {rate:g} is below {MINIMUM_LEARNING_RATE:g}, the smallest rate used")
     if options.folds == 2:
-        raise UserError("--folds 2 leaves no rows to train on beside those to stop by and to test on; give 3 or more")
+        raise UserError("--folds 2 leaves no rows to train on: validation and testing take a fold each; give 3 or more")
     if options.folds not in ("auto", 1) and options.split == "time":
-        raise UserError("--folds and --split time exclude each other: folds are drawn at random")
+        raise UserError("--folds and --split time cannot be combined: folds are drawn at random")
     if options.time_column and options.split != "time" and not options.resume:
         raise UserError("--time-column has no effect without --split time; add that, or leave --time-column out")
     check_exports(options.export)
@@ -541,7 +562,7 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
         where = name_some(lines[bad])
         if not skip_bad_rows:
             fault = f"{fields[bad[0]]} fields where {len(names)} are expected"
-            raise UserError(f"{path}: {where}: {fault}; mend the rows or leave them out with --skip-bad-rows")
+            raise UserError(f"{path}: {where}: {fault}; fix the rows or leave them out with --skip-bad-rows")
         notes.append(f"{where}: wrong number of fields, left out")
     content = "\n".join([*compress(records, kept), ""]) if quotes else None
     skip = [] if quotes else np.flatnonzero(~kept).tolist()
@@ -830,7 +851,7 @@ def read_table(options: argparse.Namespace) -> Table:
     label, files, lines = label[keep], files[keep], lines[keep]
     stores = fill_columns(columns, cells, keep, len(label))
     table = Table(columns, *stores, label, files, lines, shown, notes, read, skipped)
-    check_rows(data_name(options), table)
+    check_rows(options, table)
     if times is not None or options.split != "time":
         sort_rows(table, None if times is None else times[keep])
     table.scales = fit_scales(table.numbers)
@@ -902,7 +923,7 @@ def handle_bad_rows(source: Source, skip_bad_rows: bool, checked: list[tuple[str
     name, what = checked[faults[bad[0]] - 1]
     where = name_some(source.lines[bad[faults[bad] == faults[bad[0]]]])
     wrong, others = FAULTS[what]
-    mend = f"mend the rows{others.format(name=name)} or use --skip-bad-rows"
+    mend = f"fix the rows{others.format(name=name)} or use --skip-bad-rows"
     raise UserError(f"{source.path}: {where}, column {name}: {wrong}; {mend}")
 
 
@@ -941,7 +962,7 @@ def fill_columns(
         next(places[column.kind])[:] = values
         named = column.kind == "category" or name_words(column.name) & QUANTITY_WORDS
         if not named and 2 < column.distinct <= 10 and rows > 200 and not np.any(known % 1):
-            column.hint = f"few whole numbers: --categorical {column.name} if they are names for something"
+            column.hint = f"few different whole numbers; --categorical {column.name} if they stand for categories"
     filled = Counter(column.kind for column in columns)
     return numbers[: filled["number"]].T, codes[: filled["category"]].T
 
@@ -1026,15 +1047,20 @@ def category_hits(codes: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
     return zeros[zeros - 1 > ones].sum(), ones[ones - 1 > zeros].sum()
 
 
-def check_rows(path: str, table: Table) -> None:
+def rows_of(label: str, value: int) -> str:
+    """What the rows of a class are called."""
+    return f"{'' if value else 'un'}productive rows" if label == "productive" else f"rows with {label} = {value}"
+
+
+def check_rows(options: argparse.Namespace, table: Table) -> None:
     rows, positive = len(table.label), int(table.label.sum())
-    count, rarer = min((positive, "productive"), (rows - positive, "unproductive"))
-    few = f"only {count} of {rows} rows {'is' if count == 1 else 'are'} {rarer}"
+    count, rarer = min((positive, 1), (rows - positive, 0))
+    few = f"of {rows:,} rows only {count} are {rows_of(options.label, rarer)}"
     teaching = any(column.kind != "dropped" for column in table.columns)
     refuse(
-        path,
-        (rows < 20, f"{rows} usable rows, 20 are needed; label some more"),
-        (count < 5, f"{few}, 5 of each class are needed; label some more of them"),
+        data_name(options),
+        (rows < 20, f"only {rows} usable rows, at least 20 are needed; label more rows"),
+        (count < 5, f"{few}, at least 5 are needed; label more of them"),
         (not teaching, "no column is left to learn from: all are empty, constant, timestamps or row numbers"),
     )
 
@@ -1415,40 +1441,39 @@ def choose_folds(options: argparse.Namespace, label: np.ndarray) -> Choice:
         return Choice(1, "as asked")
     if options.split == "time":
         return Choice(1, "folds are drawn at random, the split is by time")
-    folds = ENSEMBLE if options.folds == "auto" else options.folds
-    lowered = f"lowered to {rarer}, the rows of the rarer class: every fold needs one"
+    asked = ENSEMBLE if options.folds == "auto" else options.folds
+    folds = min(asked, rarer)
+    lowered = f"lowered from {asked:,}: the rarer class has {rarer} rows, and every fold needs one"
     if options.folds != "auto":
-        return Choice(min(folds, rarer), "as asked" if folds <= rarer else f"--folds {folds} {lowered}")
-    steps = (
-        ENSEMBLE * min(options.epochs, USUAL_EPOCHS) * 0.8 * rows / choose_batch_size(options.batch_size, rows).value
-    )
+        return Choice(folds, "as asked" if folds == asked else lowered)
+    steps = ENSEMBLE * min(options.epochs, USUAL_EPOCHS) * 0.8 * rows
+    steps /= choose_batch_size(options.batch_size, rows).value
     seconds = steps * (STEP_SECONDS_WITHOUT_XLA if options.xla is False else STEP_SECONDS_WITH_XLA)
-    cost = f"{ENSEMBLE} nets take about {max(0.1, seconds):.1f} s of one core to train"
-    if rows > ENSEMBLE_ROWS or seconds > ENSEMBLE_SECONDS:
-        few = (
-            f" and gain little from {rows:,} rows" if rows > ENSEMBLE_ROWS else "; --folds 10 trains them all the same"
-        )
-        return Choice(1, cost + few)
-    return Choice(min(folds, rarer), f"{cost}, and their mean is more accurate" + f"; {lowered}" * (folds > rarer))
+    cost = f"training {ENSEMBLE} nets takes about {max(0.1, seconds):.1f} s on one core"
+    if rows > ENSEMBLE_ROWS:
+        return Choice(1, f"{cost} and gains little with {rows:,} rows")
+    if seconds > ENSEMBLE_SECONDS:
+        return Choice(1, f"{cost}; --folds {ENSEMBLE} trains them all the same")
+    return Choice(folds, f"{cost}, and their mean is more accurate" if folds == asked else lowered)
 
 
 def choose_learning_rate(asked: float | None) -> Choice:
-    return Choice(asked, "as asked") if asked else Choice(0.006, "from 500 to a million rows better than 0.001")
+    return Choice(asked, "as asked") if asked else Choice(0.006, "better than 0.001 from 500 to a million rows")
 
 
 def choose_batch_size(asked: int | None, rows: int) -> Choice:
     if asked:
-        return Choice(min(asked, rows), "as asked" if asked <= rows else f"no more than the {rows} training rows")
+        return Choice(min(asked, rows), "as asked" if asked <= rows else "all training rows: there are no more")
     for size, most in ((8, 1_000), (16, 4_000), (32, 50_000)):
         if rows < most:
-            return Choice(size, f"{rows:,} training rows, fewer than {most:,}: enough steps an epoch to learn")
-    return Choice(256, f"{rows:,} training rows: as accurate as smaller batches, and twice as fast")
+            return Choice(size, f"fewer than {most:,} training rows: small batches give enough steps per epoch")
+    return Choice(256, f"{most:,} training rows or more: as accurate as smaller batches, and twice as fast")
 
 
 def choose_patience(steps: int) -> Choice:
     """Epochs without a better validation loss before stopping; the learning rate is halved after a third of it."""
     patience = min(50, max(10, math.ceil(2_000 / steps)))
-    return Choice(patience, f"{patience * steps:,} steps without a better validation loss")
+    return Choice(patience, f"{patience * steps:,} steps")
 
 
 def choose_momentum(steps: int) -> Choice:
@@ -1460,7 +1485,7 @@ def choose_xla(asked: bool | None, steps: int) -> Choice:
     if asked is not None:
         return Choice(asked, "as asked")
     saved = steps * (STEP_SECONDS_WITHOUT_XLA - STEP_SECONDS_WITH_XLA)
-    words = f"{steps:,} steps to run would save {saved:.1f} s, compiling costs {XLA_COMPILE_SECONDS} s"
+    words = f"in at most {steps:,} steps it saves {saved:.1f} s, compiling takes {XLA_COMPILE_SECONDS} s"
     return Choice(saved > XLA_COMPILE_SECONDS, words)
 
 
@@ -1481,9 +1506,9 @@ def choose_precision(asked: bool | None, device: Device) -> Choice:
             return Choice("float16", f"{device.name} has 16-bit units ({version})")
         return Choice("float32", f"{device.name} has no 16-bit units ({version} is below 7.0)")
     if asked is None:
-        return Choice("float32", "layers this narrow gain nothing from 16 bits on a CPU")
+        return Choice("float32", "16 bits are no faster for layers this narrow on a CPU")
     if device.flags & {"avx512_bf16", "amx_bf16"}:
-        return Choice("bfloat16", "as asked; on a CPU it measures slower than float32 for layers this narrow")
+        return Choice("bfloat16", "as asked, though slower than float32 for layers this narrow on a CPU")
     return Choice("float32", f"asked for 16 bits, but {device.name} has neither avx512_bf16 nor amx_bf16")
 
 
@@ -1843,7 +1868,7 @@ def build_model(
     networks = [keras.Model(*pair) for pair in ends]
     shown = [layer.output for layer in networks[0].layers if layer.trainable_variables]
     probe = keras.Model(ends[0][0], [*shown, layers.Identity()(ends[0][1])])  # Keras takes no output twice
-    first = keras.Model(inputs, probabilities[0]) if len(encoders) > 1 else model
+    first = keras.Model(inputs, probabilities[0], name="first_net") if len(encoders) > 1 else model
     return SavedModel(model, networks, probe, first)
 
 
@@ -2410,7 +2435,7 @@ def end_reason(plan: Plan, fold: Fold, epochs: int) -> str:
     """Why a fold's training is over; empty when it is not."""
     if plan.patience and int(fold.state.wait) >= plan.patience:
         return f"no better validation loss for {plan.patience} epochs"
-    return f"{epochs} epochs are over" if len(fold.history) >= epochs else ""
+    return f"reached the limit of {epochs:,} epochs" if len(fold.history) >= epochs else ""
 
 
 def record_epoch(plan: Plan, fold: Fold, row: np.ndarray, weights: Weights) -> None:
@@ -2438,8 +2463,8 @@ def epoch_logs(row: np.ndarray, rows: int, validation_rows: int) -> dict[str, fl
 
 
 def mean_logs(folds: list[Fold], epoch: int) -> dict[str, float]:
-    """The logs of an epoch, a mean over folds; a fold that has stopped counts with its best epoch."""
-    logs = [fold.history[epoch - 1 if epoch <= len(fold.history) else fold.best_epoch - 1] for fold in folds]
+    """The logs of an epoch, a mean over folds; one that has stopped keeps its last, so that the mean does not jump."""
+    logs = [fold.history[min(epoch, len(fold.history)) - 1] for fold in folds]
     return {name: sum(entry[name] for entry in logs) / len(logs) for name in logs[0]}
 
 
@@ -2467,7 +2492,7 @@ def callback_list(
     def as_callback(listener: Any) -> Callback:
         if isinstance(listener, Callback):
             return listener
-        hooks = ("on_epoch_begin", "on_epoch_end", "on_train_end")
+        hooks = ("on_train_begin", "on_epoch_begin", "on_epoch_end", "on_train_end")
         return LambdaCallback(**{name: getattr(listener, name) for name in hooks if hasattr(listener, name)})
 
     listeners = [as_callback(part) for part in callbacks]
@@ -2487,11 +2512,15 @@ class Output:
     def __init__(self, quiet: bool) -> None:
         self.quiet, self.failure = quiet, ""
 
-    def print(self, *lines: str, end: str = "\n") -> None:
+    def print(self, *lines: str) -> None:
+        self.show(lambda: print("\n".join(lines), flush=True))
+
+    def show(self, write: Callable[[], object]) -> None:
+        """Call what writes to standard output."""
         if self.quiet:
             return
         try:
-            print("\n".join(lines), end=end, flush=True)
+            write()
         except (OSError, ValueError) as error:
             if not isinstance(error, BrokenPipeError):  # which means that whoever reads this has enough of it
                 self.failure = getattr(error, "strerror", None) or str(error)
@@ -2526,37 +2555,66 @@ def prepare_streams() -> None:
 
 
 class Progress:
-    """A live line on a terminal, a plain line every few epochs elsewhere."""
+    """On a terminal a bar in one line, as wide as the terminal; elsewhere a plain line every few epochs."""
 
     def __init__(self, epochs: int, output: Output) -> None:
-        self.epochs, self.output, self.live = epochs, output, sys.stdout.isatty()
+        self.epochs, self.output, self.bar, self.first = epochs, output, None, 0
         self.started = self.shown = time.perf_counter()
 
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        self.started = time.perf_counter()
+        if sys.stdout.isatty() and not self.output.quiet:
+            self.output.show(self.start_bar)
+
+    def start_bar(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+        console = Console(file=sys.stdout)
+        if console.is_terminal and not console.is_dumb_terminal:
+            text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="crop"))
+            settings = {"auto_refresh": False, "transient": True, "expand": True, "redirect_stderr": False}
+            self.bar = Progress(text, BarColumn(None), console=console, **settings)
+            self.bar.add_task(f"epoch   0/{self.epochs}", total=self.epochs)
+            self.bar.start()
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        epoch, now = epoch + 1, time.perf_counter()
-        losses = f"loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}"
-        words = f"epoch {epoch:3d}/{self.epochs}  {losses}  val_accuracy {logs['val_accuracy']:.3f}"
-        if not self.live and (epoch in (1, 2, 5) or epoch % 10 == 0):
-            self.output.print(words)
-        if self.live and (epoch == 1 or now - self.shown >= 0.05):
-            self.shown = now
-            left = (now - self.started) / epoch * (self.epochs - epoch)
-            bar = ("#" * round(20 * epoch / self.epochs)).ljust(20, ".")
-            self.output.print(f"\r[{bar}] {words}  at most {left:.0f} s left ", end="")
+        self.first, epoch, now = self.first or epoch + 1, epoch + 1, time.perf_counter()
+        parts = {"epoch": f"epoch {epoch:3d}/{self.epochs}"}
+        parts |= {name: f"{name} {logs[name]:.4f}" for name in ("loss", "val_loss")}
+        parts["accuracy"] = f"val_accuracy {logs['val_accuracy']:.3f}"
+        if not self.bar:
+            if epoch in (1, 2, 5) or epoch % 10 == 0:
+                self.output.print("  ".join(parts.values()))
+        elif epoch == self.first or now - self.shown >= 0.05:
+            self.shown, seconds = now, (now - self.started) / (epoch - self.first + 1)
+            if now - self.started > 1:
+                parts["left"] = f"at most {math.ceil(seconds * (self.epochs - epoch)):,} s left"
+            for name in ("loss", "left", "accuracy"):  # what a narrow terminal goes without first
+                if len("  ".join(parts.values())) > self.bar.console.width - 8:
+                    parts.pop(name, None)
+            words = "  ".join(parts.values())
+            self.output.show(lambda: self.bar.update(0, completed=epoch, description=words, refresh=True))
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        if self.live:
-            self.output.print("\r" + " " * 110 + "\r", end="")
+        if self.bar:
+            with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+                self.bar.stop()
+
+
+HYPERPARAMETERS = ("architecture", "batch_size", "folds", "learning_rate", "seed")  # the most telling
+HYPERPARAMETERS += ("adamw", "class_weight", "early_stopping", "epochs", "patience", "precision", "reduce_lr", "split")
 
 
 class EventLog:
-    """TensorBoard's event files of a run: logs/<run>/train, validation and training_step."""
+    """TensorBoard's event files of a run: logs/<run>/train and validation."""
 
     def __init__(self, folder: Path, epochs: int, rows: int, folds: list[Fold], values_of: Callable) -> None:
         import tensorflow as tf
 
         self.folder, self.folds, self.writers, self.failure = folder, folds, {}, ""
-        for name in ("train", "validation", "training_step"):
+        for name in ("train", "validation"):
             (folder / name).mkdir(exist_ok=True)
             self.writers[name] = tf.io.TFRecordWriter(str(folder / name / f"events.out.tfevents.{time.time():.6f}"))
             self.add(name, file_version="brain.Event:2")
@@ -2591,24 +2649,36 @@ class EventLog:
         indented = "\n".join("    " + line for line in lines)  # so that it is shown as it stands
         self.add("train", 0, text_pb(tag, [indented]))
 
-    def graphs(self, first: keras.Model, layers: dict[str, Any], plan: Plan, state: State) -> None:
+    def graphs(self, saved: SavedModel, config: dict[str, Any], plan: Plan, state: State) -> None:
         """The first network from raw columns on and a training step as operations; the whole model as Keras layers."""
         import tensorflow as tf
 
-        names, size = input_names(list(first.input)), plan.batch_size
+        first, size = saved.first, plan.batch_size
+        names = input_names(list(first.input))
         inputs = {key: tf.TensorSpec([None, 1], part.dtype, names[key]) for key, part in first.input.items()}
         forward = tf.function(lambda inputs: first(inputs, training=False), autograph=False)
         state = State(*(tf.TensorSpec.from_tensor(part, name) for name, part in state._asdict().items()))
         batch = tf.zeros([plan.width, size]), tf.zeros(size), tf.zeros([plan.byte_rows, size], tf.uint8), tf.constant(0)
         step = tf.function(train_step, autograph=False)
-        for writer, function, values in (("train", forward, [inputs]), ("training_step", step, [plan, state, *batch])):
-            graph = function.get_concrete_function(*values).graph
-            self.add(writer, graph_def=graph.as_graph_def(add_shapes=True).SerializeToString())
-        for layer in layers["config"]["layers"]:
+        network, training = (
+            function.get_concrete_function(*values).graph.as_graph_def(add_shapes=True)
+            for function, values in ((forward, [inputs]), (step, [plan, state, *batch]))
+        )
+        scope_columns(network, tuple(layer.name for layer in saved.networks[0].layers))
+        self.add("train", graph_def=network.SerializeToString())
+        metadata = tf.compat.v1.RunMetadata()
+        metadata.function_graphs.add().pre_optimization_graph.CopyFrom(training)
+        self.graph("training_step", metadata.SerializeToString(), "graph_run_metadata_graph")
+        for layer in config["config"]["layers"]:
             for node in layer["inbound_nodes"]:  # TensorBoard takes no numbers as arguments of operations
                 node["args"] = [part for part in node["args"] if isinstance(part, dict | list)]
-        data = {"plugin_data": {"plugin_name": "graph_keras_model", "content": b"1"}}
-        value = {"tag": "keras", "tensor": tf.make_tensor_proto(json.dumps(layers)), "metadata": data}
+        self.graph("keras", json.dumps(config), "graph_keras_model")
+
+    def graph(self, tag: str, content: str | bytes, plugin: str) -> None:
+        import tensorflow as tf
+
+        data = {"plugin_data": {"plugin_name": plugin, "content": b"1"}}
+        value = {"tag": tag, "tensor": tf.make_tensor_proto(content), "metadata": data}
         self.add("train", 0, tf.compat.v1.Summary(value=[value]))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
@@ -2629,7 +2699,7 @@ class EventLog:
         self.scalars("train", epoch, values)
         values = {f"epoch/{name}": logs[f"val_{name}"] for name in names}
         if len(self.folds) > 1:
-            losses = [fold.history[epoch - 1]["val_loss"] for fold in trained]
+            losses = [fold.history[min(epoch, len(fold.history)) - 1]["val_loss"] for fold in self.folds]
             values |= {"folds/lowest_loss": min(losses), "folds/highest_loss": max(losses)}
         self.scalars("validation", epoch, values)
         if epoch == 1 or epoch % self.every == 0:
@@ -2658,14 +2728,16 @@ class EventLog:
         self.add("validation", step, curve)
 
     def trial(self, settings: dict[str, Any], results: dict[str, float], step: int) -> None:
-        """This run as a row of the HParams tab: settings and final test metrics."""
-        from tensorboard.plugins.hparams import api_pb2, summary, summary_v2
+        """This run as a row of the HParams tab: hyperparameters, and metrics of validation and test rows."""
+        from tensorboard.plugins.hparams import api_pb2, summary
 
         self.scalars("validation", step, results)
-        values = {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
-        columns = [summary_v2.HParam(name) for name in values]
-        self.add("validation", 0, summary_v2.hparams_config_pb(columns, [summary_v2.Metric(tag) for tag in results]))
-        self.add("validation", 0, summary_v2.hparams_pb(values))
+        values = {name: settings[name] for name in HYPERPARAMETERS}
+        # TensorBoard sorts those that differ to the front, and shows the first five.
+        columns = [api_pb2.HParamInfo(name=name, differs=name in HYPERPARAMETERS[:5]) for name in values]
+        metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in results]
+        self.add("validation", 0, summary.experiment_pb(columns, metrics))
+        self.add("validation", 0, summary.session_start_pb(values, group_name=self.folder.name))
         self.add("validation", 0, summary.session_end_pb(api_pb2.STATUS_SUCCESS))
 
     def close(self) -> None:
@@ -2694,9 +2766,43 @@ class Profile:
         self.running.close()
 
 
-def run_folder(logs: Path, architecture: str) -> Path:
+def scope_columns(graph: Any, network: tuple[str, ...]) -> None:
+    """Put the operations between the columns and the layers of the network into two name scopes: by kind of column."""
+    sources = {node.name: {name.removeprefix("^").partition(":")[0] for name in node.input} for node in graph.node}
+    columns = {node.name for node in graph.node if node.op == "Placeholder" and "/" not in node.name}
+    looked_up = (sources[node.name] for node in graph.node if node.op.startswith("LookupTable"))
+    categories, new = columns.intersection(set().union(*looked_up)), {}
+    for scope, starts in (("numbers", columns - categories), ("categories", categories)):
+        inside, constants = set(starts), set()
+        for node in graph.node:  # in the order of computation
+            data, inner = sources[node.name] - constants, node.name.partition("/")[2]
+            if not data and node.name not in columns:
+                constants.add(node.name)
+            elif data and data <= inside and inner and not inner.startswith(network):
+                inside.add(node.name)
+        for node in reversed(graph.node):
+            if node.name in inside:
+                inside |= constants & sources[node.name]
+        new |= {name: name.replace("/", f"/{scope}/", 1) for name in inside - columns}
+    for node in graph.node:
+        node.name = new.get(node.name, node.name)
+        for place, name in enumerate(node.input):  # which may be ^operation or operation:2
+            node.input[place] = re.sub(r"[^^:]+", lambda found: new.get(found[0], found[0]), name, count=1)
+
+
+def run_name(options: argparse.Namespace, folds: int) -> str:
+    """What a run is called: its network, the number of folds, and what else of its settings is not the default."""
+    parser, parts = build_parser(), [options.architecture, f"folds{folds}"]
+    for name in HYPERPARAMETERS:
+        value = getattr(options, name, None)
+        if name not in ("architecture", "folds") and value != parser.get_default(name):
+            parts.append(f"no_{name}" if value is False else f"{name}{value}")
+    return "_".join(parts)
+
+
+def run_folder(logs: Path, name: str) -> Path:
     """A folder of its own for this run, also when two start in one second."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{architecture}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{name}"
     for folder in (logs / name, *(logs / f"{name}_{number}" for number in range(2, 1_000))):
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
@@ -2757,22 +2863,55 @@ def whole_scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]
     return {"roc_auc": float(roc[0]), "pr_auc": float(pr[0]), "log_loss": float(log_losses(label, probability).mean())}
 
 
-def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str, list[float]]:
-    """How far the ends of 95 % intervals are from scores, by percentiles over resampled rows (Efron, 1979)."""
+@functools.lru_cache(1)  # all models that are tested on the same rows are compared on the same samples
+def resamples(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of many rows are resampled, and how often each counts in each of R samples [R, rows] (Efron, 1979)."""
     generator = np.random.default_rng([seed, 2])
-    narrower = math.sqrt(min(1, BOOTSTRAP_ROWS / len(label)))
-    if len(label) > BOOTSTRAP_ROWS:
-        chosen = generator.choice(len(label), BOOTSTRAP_ROWS, replace=False)
-        label, probability = label[chosen], probability[chosen]
-    rows = len(label)
-    weights = generator.multinomial(rows, np.full(rows, 1 / rows), min(RESAMPLES, 1_000_000 // rows)).astype(np.float32)
-    resampled = [*ranking(label, probability, weights), weights @ log_losses(label, probability) / rows]
-    ends = {}
-    for (name, whole), values in zip(whole_scores(label, probability).items(), resampled, strict=True):
-        values = values[np.isfinite(values)]
-        percentiles = np.percentile(values, [2.5, 97.5]) if len(values) else []  # no sample has both classes
-        ends[name] = [float((end - whole) * narrower) for end in percentiles]
-    return ends
+    chosen = np.arange(rows) if rows <= BOOTSTRAP_ROWS else generator.choice(rows, BOOTSTRAP_ROWS, replace=False)
+    count = len(chosen)
+    weights = generator.multinomial(count, np.full(count, 1 / count), min(RESAMPLES, 1_000_000 // count))
+    return chosen, weights.astype(np.float32)
+
+
+def interval_ends(resampled: np.ndarray, whole: float, rows: int) -> list[float]:
+    """How far the ends of the 95 % interval of a score of so many rows are from it; its values in resamples are [R]."""
+    values = resampled[np.isfinite(resampled)]
+    percentiles = np.percentile(values, [2.5, 97.5]) if len(values) else []  # no sample has both classes
+    return [float(end - whole) * math.sqrt(min(1, BOOTSTRAP_ROWS / rows)) for end in percentiles]
+
+
+def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str, list[float]]:
+    """How far the ends of 95 % intervals are from the scores of predictions [N]."""
+    rows, (chosen, weights) = len(label), resamples(len(label), seed)
+    label, probability = label[chosen], probability[chosen]
+    resampled = [*ranking(label, probability, weights), weights @ log_losses(label, probability) / len(chosen)]
+    whole = whole_scores(label, probability)
+    return {name: interval_ends(values, whole[name], rows) for name, values in zip(whole, resampled, strict=True)}
+
+
+def compare(
+    label: np.ndarray, model: tuple[np.ndarray, float], baseline: tuple[np.ndarray, float], seed: int
+) -> dict[str, dict[str, Any]]:
+    """Log-loss and accuracy of the model less those of a baseline on the same rows, row by row, with 95 % intervals.
+
+    Both are given as probabilities [N] and the threshold from which they count as 1.
+    """
+    rows, (chosen, weights) = len(label), resamples(len(label), seed)
+    losses = log_losses(label, model[0]) - log_losses(label, baseline[0])
+    ends = interval_ends(weights @ losses[chosen] / len(chosen), losses[chosen].mean(), rows)
+    right, matched = (((part >= threshold) == (label > 0.5)) for part, threshold in (model, baseline))
+    gained, lost = int(np.sum(right & ~matched)), int(np.sum(matched & ~right))
+    differing, difference = gained + lost, (gained - lost) / rows
+    # McNemar's test (1947), and the interval of paired proportions (Fleiss, Levin and Paik, 2003), both with the
+    # correction for continuity.
+    p_value = math.erfc(max(0, abs(gained - lost) - 1) / math.sqrt(2 * max(1, differing)))
+    half = (1 + 1.959964 * math.sqrt(differing - rows * difference**2)) / rows
+    interval = [max(-1.0, difference - half), min(1.0, difference + half)]
+    mean = float(losses.mean())
+    return {
+        "log_loss": {"difference": mean, "ci95": [mean + end for end in ends]},
+        "accuracy": {"difference": difference, "ci95": interval, "p_value": p_value},
+    }
 
 
 def tenths(probability: np.ndarray) -> np.ndarray:
@@ -2897,12 +3036,14 @@ def row_pieces(rows: np.ndarray, size: int = PIECE_ROWS) -> list[np.ndarray]:
 
 def baselines(features: Features, encoding: Encoding, folds: list[Fold]) -> dict[str, np.ndarray]:
     """Probabilities of the test rows by what anyone could do without a network: always the majority, a linear model."""
-    linear, majority = [], []
+    linear = []
     for fold in folds:
         pieces = (encode_sparse(features, piece, encoding, fold.encoder) for piece in row_pieces(fold.split.test))
         linear += [sigmoid(linear_logits(rows, fold.linear)) for rows in pieces]
-        majority.append(np.full(len(fold.split.test), float(features.label[fold.split.training].mean())))
-    return {"majority": np.concatenate(majority), "logistic_regression": np.concatenate(linear)}
+    # The same for all folds: their shares, which differ by a row, would rank the rows, and the wrong way round.
+    share = float(np.mean([features.label[fold.split.training].mean() for fold in folds]))
+    linear = np.concatenate(linear)
+    return {"majority": np.full(len(linear), share), "logistic_regression": linear}
 
 
 class Predictor:
@@ -2933,10 +3074,10 @@ class Predictor:
         values, kinds = {}, {"kernel": "weights", "moving_mean": "mean", "moving_variance": "variance"}
         for variable, value in named_weights(self.network, weights):
             layer, _, name = variable.path.removeprefix("fold_1_").rpartition("/")
-            values[f"{kinds.get(name, name)}/{layer}"] = value
+            values[f"layers/{layer}/{kinds.get(name, name)}"] = value
         layers = [layer.name.removeprefix("fold_1_") for layer in self.network.layers if layer.trainable_variables]
         *outputs, _ = self.outputs(weights, encoded)
-        return values | {f"activations/{layer}": output for layer, output in zip(layers, outputs, strict=True)}
+        return values | {f"layers/{layer}/activations": output for layer, output in zip(layers, outputs, strict=True)}
 
 
 def importance(run: Run, weights: list[Weights], temperature: float) -> dict[str, float]:
@@ -3268,7 +3409,7 @@ SAVE_SECONDS = 2.0
 FACTS = ("reason", "best_loss", "best_epoch")  # of a fold, kept in the description; the rest are arrays
 NOT_COMPARED = {"resume", "quiet", "model_dir", "csv"}  # flags that may differ from those of the interrupted run
 CHECKPOINT_NAME = re.compile(r"model_\d{2,9}_[01]\.\d{4}\.keras")
-RUN_NAME = re.compile(r"\d{8}-\d{6}_[a-z]+(_\d+)?")  # a run's folder in logs/
+RUN_NAME = re.compile(r"\d{8}-\d{6}(_[a-z0-9.-]+)+")  # a run's folder in logs/
 
 
 def fingerprint(table: Table) -> str:
@@ -3398,6 +3539,9 @@ def resumed_options(given: dict[str, Any], folder: Path) -> tuple[argparse.Names
 # What the user reads
 
 
+HARD_SPACE = "\xa0"
+
+
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
@@ -3406,25 +3550,41 @@ def interval(values: list[float], scale: float = 100, digits: int = 1) -> str:
     return f"{scale * values[0]:.{digits}f} to {scale * values[1]:.{digits}f}"
 
 
+def wrap(text: str, first: str = "", indent: str = "", width: int = 80) -> list[str]:
+    """A text in lines; a number and its % stay together."""
+    kept, whole = text.replace(" %", f"{HARD_SPACE}%"), {"break_long_words": False, "break_on_hyphens": False}
+    lines = textwrap.wrap(kept, width, initial_indent=first, subsequent_indent=indent, **whole)
+    return [line.replace(HARD_SPACE, " ") for line in lines]
+
+
+def earlier_model(folder: Path) -> str:
+    """What is known of the model that the last whole run left, or "" if there is none. Its metrics may be damaged."""
+    try:
+        written = time.localtime((folder / MODEL_FILE).stat().st_mtime)
+    except OSError:
+        return ""
+    what = f"the model of {time.strftime('%Y-%m-%d %H:%M', written)}"
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
+        metrics = json.loads((folder / METRICS_FILE).read_bytes())
+        return f"{what} ({metrics['rows']['used']:,} rows, accuracy {metrics['test']['accuracy']:.3f})"
+    return what
+
+
 def titled_list(title: str, parts: list[str]) -> list[str]:
-    """Lines of at most about 111 characters that list parts, none of them broken; the first line has the title."""
-    lines = [f"{title:<11}{part}" for part in parts[:1]]
-    for part in parts[1:]:
-        lines[-1] += ","
-        if len(lines[-1]) + len(part) > 112:
-            lines.append(" " * 10)
-        lines[-1] += f" {part}"
-    return lines
+    """Lines of at most 112 characters that list parts, none of them broken; the first line has the title."""
+    return wrap(", ".join(part.replace(" ", HARD_SPACE) for part in parts), f"{title:<11}", " " * 11, 112)
 
 
 def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
-    share, skipped = float(table.label.mean()), f" ({table.skipped} left out)" if table.skipped else ""
-    lines = [f"Data       {', '.join(short_names(options.csv))}: {len(table.label):,} rows{skipped}"]
+    share, skipped = float(table.label.mean()), f" ({table.skipped:,} left out)" if table.skipped else ""
+    rows = "" if options.sample else f": {len(table.label):,} rows{skipped}"
+    lines = [f"Data       {', '.join(short_names(options.csv))}{rows}"]
     lines += [f"           note: {note}" for note in table.notes]
-    lines.append(f"Label      {options.label}: {percent(share)} are 1, {percent(1 - share)} are 0")
-    missing = {column.name: f" ({column.missing} missing)" if column.missing else "" for column in table.columns}
+    lines.append(f"Label      {options.label}: 1 in {percent(share)} of rows, 0 in {percent(1 - share)}")
+    missing = {column.name: f" ({column.missing:,} missing)" if column.missing else "" for column in table.columns}
     lines += titled_list("Numbers", [column.name + missing[column.name] for column in table.of_kind("number")])
-    texts = [f"{column.name} ({column.distinct} values){missing[column.name]}" for column in table.of_kind("category")]
+    categories = table.of_kind("category")
+    texts = [f"{column.name} ({column.distinct:,} values){missing[column.name]}" for column in categories]
     lines += titled_list("Categories", texts)
     lines += titled_list("Left out", [f"{column.name} ({column.reason})" for column in table.of_kind("dropped")])
     lines += [f"           hint: {column.name}: {column.hint}" for column in table.columns if column.hint]
@@ -3434,19 +3594,24 @@ def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) ->
 
 
 def show_split(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
-    training, validation, test = (f"{len(part):,}" for part in splits[0])
-    note = ", which can flatter the result; --split time tests on the last rows"
+    training, validation, test = (count_range([len(part) for part in parts]) for parts in zip(*splits, strict=True))
+    use = " (used for early stopping)" if options.early_stopping else ""
+    words = f"{training} rows for training, {validation} for validation{use}, {test} for testing"
+    words = f"each net has {words}" if len(splits) > 1 else words
+    way, note = (
+        "at random within each class",
+        "the result may look better than it is; --split time tests on the last rows",
+    )
     if options.split == "time":
-        order = f"by the column {table.time.value}" if table.time.value else f"in file order ({table.time.reason})"
-        words = f"by time, {order}: {training} training rows, then {validation} validation, then {test} test"
-        note = "; drawn at random, test rows can flatter the model"
-    elif len(splits) > 1:
-        each = f"trains on about {training} rows, stops by {validation}, is tested on {test}"
-        words = f"{len(splits)} folds at random within each class: each net {each}"
-    else:
-        words = f"{training} training, {validation} validation, {test} test rows, at random within each class"
+        order = f"by the column {table.time.value}" if table.time.value else f"in file order: {table.time.reason}"
+        way, note = f"by time, {order}", "a random split would make the model look better than it is"
     timed = options.split == "time" or any(column.reason == TIMESTAMP for column in table.columns)
-    return [f"Split      {words}"] + [f"           note: rows close in time are alike{note}"] * timed
+    return [f"Split      {words}, {way}"] + [f"           note: rows close in time are alike; {note}"] * timed
+
+
+def count_range(counts: list[int]) -> str:
+    least, most = min(counts), max(counts)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def describe_columns(table: Table) -> list[str]:
@@ -3468,48 +3633,80 @@ def describe_columns(table: Table) -> list[str]:
     return [f"{row[0]:<{width}}  {row[1]:<9}{row[2]:>10}{row[3]:>10}  {row[4]}" for row in rows]
 
 
-def show_result(test: dict[str, Any], bases: dict[str, Any], threshold: Choice, folds: int) -> list[str]:
-    (right, false), (missed, hits) = test["confusion"]
-    rows, majority, linear = right + false + missed + hits, bases["majority"], bases["logistic_regression"]
-    how = "the model never saw" if folds == 1 else f"each tested by the one of {folds} nets that never saw it"
-    lines = [f"Test, {rows:,} rows {how} (95 % intervals)", f"{'accuracy':>34}{'ROC AUC':>25}{'log-loss':>10}{'':>17}"]
-    for name, result in {"this model": test, "logistic regression": linear, "always the majority": majority}.items():
-        accuracy = f"{percent(result['accuracy']):>10}{interval(result['accuracy_ci95']):>16}"
-        auc = "-" if result["roc_auc"] is None else f"{result['roc_auc']:.3f}"
-        log_loss = f"{result['log_loss']:>10.3f}{interval(result['log_loss_ci95'], 1, 3):>17}"
-        lines.append(f"  {name:<22}{accuracy}{auc:>9}{log_loss}")
-    for name in ("precision", "recall"):
-        lines.append(f"  {name:<22}{percent(test[name]):>10}{interval(test[f'{name}_ci95']):>16}")
-    chosen = f"at threshold {threshold.value:.3g} ({threshold.reason})"
-    lines.append(f"  F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}, {chosen}")
-    found = f"{hits:,} of the {hits + missed:,} rows of 1 were found"
-    lines.append(f"  {found}; {false:,} of the {right + false:,} rows of 0 were taken for 1")
-    low, high = test["accuracy_ci95"]
-    shown = "is shown: the intervals overlap."
-    if low <= majority["accuracy_ci95"][1]:
-        lines += [f"No gain over always answering with the majority class {shown} More labelled rows would help most."]
-    elif low <= linear["accuracy_ci95"][1]:
-        lines += [f"Better than the majority class; no gain over a logistic regression {shown}"]
-    if high - low > 0.15:
-        wide = f"The interval is {100 * (high - low):.0f} points wide because only {rows} rows could be tested"
-        lines.append(f"{wide}: read one run as a hint, not as a measurement.")
+BASELINES = {"majority": "always predicting the majority class", "logistic_regression": "a logistic regression"}
+
+
+def judge(comparison: dict[str, Any], test: dict[str, Any], folds: int) -> list[str]:
+    """The verdict, in sentences: what the test shows, and how far it can be trusted."""
+    sentences = [judge_baseline(BASELINES[name], **parts) for name, parts in comparison.items()]
+    if not sentences[0].startswith("Better"):
+        sentences.append("More labelled rows would help most.")
+    width, rows = 100 * (test["accuracy_ci95"][1] - test["accuracy_ci95"][0]), np.sum(test["confusion"])
+    if width > 15:
+        wide = f"The interval of the accuracy is {width:.0f} points wide, as only {rows:,} rows could be tested"
+        sentences.append(f"{wide}: take this run as a hint, not as a measurement.")
     if folds > 1:
-        lines.append(
-            f"The model that is saved is the mean of the {folds} nets, usually more accurate than the one tested."
-        )
+        mean = f"The saved model is the mean of the {folds} nets"
+        sentences.append(f"{mean}, which is usually more accurate than each of them, as tested here.")
+    return sentences
+
+
+def judge_baseline(name: str, log_loss: dict[str, Any], accuracy: dict[str, Any]) -> str:
+    """Whether the model is better than a baseline, and in which metric: what may well be chance is no difference."""
+    (low, high), p_value, found = log_loss["ci95"], accuracy["p_value"], []
+    right = accuracy["difference"] if p_value < 0.05 else 0
+    for word, shown in (
+        ("better", {"log-loss": high < 0, "accuracy": right > 0}),
+        ("worse", {"log-loss": low > 0, "accuracy": right < 0}),
+    ):
+        if any(shown.values()):
+            found.append(f"{word} than {name} in {' and '.join(compress(shown, shown.values()))}")
+    words = ", ".join(found).capitalize() or f"No gain over {name} is shown"
+    loss = f"{log_loss['difference']:+.4f} (95 % interval of the difference {low:+.4f} to {high:+.4f})"
+    lowest, highest = (100 * end for end in accuracy["ci95"])
+    chance = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    points = f"{100 * accuracy['difference']:+.2f} points ({lowest:+.2f} to {highest:+.2f}, McNemar {chance})"
+    return f"{words}: log-loss {loss}, accuracy {points}."
+
+
+def show_result(
+    label: str, test: dict[str, Any], bases: dict[str, Any], threshold: Choice, verdict: list[str], folds: int
+) -> list[str]:
+    """The results as a table, at most 80 characters wide, and in sentences."""
+    (right, false), (missed, hits) = test["confusion"]
+    how = " that the model never saw" if folds == 1 else ", each by the net that never saw it"
+    columns = {"this model": test, "logistic regression": bases["logistic_regression"]}
+    columns["always the majority"] = bases["majority"]
+    lines = [f"Test on {right + false + missed + hits:,} rows{how} (95 % intervals)"]
+    lines.append(f"{'':<11}" + "".join(f"{name:>23}" for name in columns))
+    scales = {"accuracy": (100, 1, " %"), "roc_auc": (1, 3, ""), "log_loss": (1, 3, "")}
+    for name, (scale, digits, unit) in (scales | dict.fromkeys(("precision", "recall"), (100, 1, " %"))).items():
+        cells = []
+        for result in list(columns.values())[: 3 if name in scales else 2]:  # of one class only, they say nothing
+            value, ends = result[name], result[f"{name}_ci95"]
+            shown = "-" if value is None else f"{scale * value:.{digits}f}{unit}"
+            cells.append(f"{shown} {interval(ends, scale, digits) if ends else '':>14}")
+        title = {"roc_auc": "ROC AUC", "log_loss": "log-loss"}.get(name, name)
+        lines.append(f"  {title:<9}" + "".join(f"{cell:>23}" for cell in cells))
+    found = f"Found {hits:,} of {hits + missed:,} {rows_of(label, 1)}; {false:,} of {right + false:,}"
+    taken = "productive" if label == "productive" else f"{label} = 1"
+    lines += wrap(f"{found} {rows_of(label, 0)} were taken for {taken}.", "  ", "  ")
+    scores = f"F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}"
+    lines += wrap(f"{scores}, at threshold {threshold.value:.3g} ({threshold.reason}).", "  ", "  ")
+    lines += ["", *(line for sentence in verdict for line in wrap(sentence))]
     return lines
 
 
 def show_calibration(label: np.ndarray, probability: np.ndarray, confusion: list[list[int]]) -> list[str]:
     """The calibration curve and the confusion matrix of the test rows as tables."""
-    lines, bins = ["probability given   rows   of these are 1", ""], tenths(probability)
+    lines, bins = ["probability         rows   share of 1", ""], tenths(probability)
     for number in range(10):
         part = label[bins == number]
         share = float(part.mean()) if len(part) else 0
         observed = f"{percent(share):>8}  {'#' * round(20 * share)}" if len(part) else ""
         lines.append(f"{10 * number:>3} to {10 * number + 10:>3} %     {len(part):>8,}  {observed}")
-    lines += ["", f"{'':<12}{'taken for 0':>14}{'taken for 1':>14}"]
-    return lines + [f"rows of {row}   {cells[0]:>14,}{cells[1]:>14,}" for row, cells in enumerate(confusion)]
+    lines += ["", f"{'':<12}{'predicted 0':>14}{'predicted 1':>14}"]
+    return lines + [f"label {row}     {cells[0]:>14,}{cells[1]:>14,}" for row, cells in enumerate(confusion)]
 
 
 def show_importance(values: dict[str, float]) -> list[str]:
@@ -3520,7 +3717,7 @@ def show_importance(values: dict[str, float]) -> list[str]:
     shown = [(name, value) for name, value in values.items() if value > 0.01 * most][:10]
     width = max(len(name) for name, _ in shown)
     bars = [f"  {name:<{width}}  {value:6.3f}  {'#' * max(1, round(30 * value / most))}" for name, value in shown]
-    return ["Columns, by how much the log-loss rises without them", *bars]
+    return ["", "Permutation importance (rise in test log-loss when the column is shuffled)", *bars]
 
 
 def show_suspects(suspects: list[dict[str, Any]]) -> list[str]:
@@ -3539,7 +3736,7 @@ def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
     """When one class is rare: what other thresholds would give, on validation rows."""
     if min(label.mean(), 1 - label.mean()) >= 0.2:
         return []
-    lines = ["One class is rare; on validation rows other thresholds would give"]
+    lines = ["", "One class is rare; on the validation rows, other thresholds would give"]
     for text in ("0.5", "f1", "balanced"):
         threshold = choose_threshold(threshold_rule(text), label, probability).value
         predicted = probability >= threshold
@@ -3570,7 +3767,7 @@ def decide(options: argparse.Namespace, splits: list[Split], label: np.ndarray) 
     total = steps_to_run(options, splits, batch_size.value)
     xla = choose_xla(options.xla, total)
     if options.profile and options.xla is None:
-        xla = Choice(True, "a profile shows the steps of compiled programs only")
+        xla = Choice(True, "a profile shows only the steps of compiled programs")
     a_fold = total // len(splits)
     patience, momentum = choose_patience(a_fold // options.epochs), choose_momentum(a_fold)
     rate = choose_learning_rate(options.learning_rate)
@@ -3618,7 +3815,8 @@ def load_data(options: argparse.Namespace) -> Table:
         try:
             table = read_table(options)
         except UserError as error:
-            raise UserError(str(error).replace(path, f"--sample {options.sample}")) from None
+            words = str(error).removeprefix(f"{path}: ").partition(";")[0]
+            raise UserError(f"--sample {options.sample}: {words}; generate more rows") from None
     options.csv = table.names = [f"{options.sample:,} generated rows"]
     return table
 
@@ -3730,19 +3928,21 @@ def plan_training(run: Run) -> None:
 
 def show_plan(run: Run) -> list[str]:
     options, plan, decisions = run.options, run.plan, run.decisions
-    units = ", ".join(map(str, ARCHITECTURES[options.architecture].units))
-    nets = f", {len(run.folds)} nets" if len(run.folds) > 1 else ""
+    units = "-".join(map(str, ARCHITECTURES[options.architecture].units))
+    nets = f"{len(run.folds)} nets, each with " if len(run.folds) > 1 else ""
+    rate, patience = decisions["learning_rate"], decisions["patience"]
+    stop = f"stops after {plan.patience} epochs ({patience.reason}) without a better validation loss"
     lines = [
         f"Device     {run.device.name}",
-        f"Model      {options.architecture}: {plan.width} inputs, hidden units {units}{nets}",
-        f"Batch      {plan.batch_size} rows ({decisions['batch_size'].reason})",
-        f"Rate       {decisions['learning_rate'].value:g} to start with ({decisions['learning_rate'].reason})",
-        f"Patience   {decisions['patience'].value} epochs ({decisions['patience'].reason})",
-        f"XLA        {'on' if plan.xla else 'off'}: {decisions['xla'].reason}",
-        f"Precision  {plan.precision}: {decisions['precision'].reason}",
+        f"Model      {options.architecture}: {nets}{plan.width} inputs, hidden layers {units}",
+        f"Batch      {plan.batch_size:,} rows ({decisions['batch_size'].reason})",
+        f"Rate       {rate.value:g} at the start ({rate.reason})",
+        f"Patience   {stop if plan.patience else 'none: trains all epochs (--no-early-stopping)'}",
+        f"XLA        {'on' if plan.xla else 'off'} ({decisions['xla'].reason})",
+        f"Precision  {plan.precision} ({decisions['precision'].reason})",
     ]
     if options.class_weight == "balanced":
-        what = "probabilities are those of a world in which both are equally frequent"
+        what = "the probabilities are those of a population in which both are equally frequent"
         lines.append(f"Weights    classes are balanced: {what}")
     return lines
 
@@ -3835,20 +4035,25 @@ def train(run: Run, stop: StopRequest) -> int:
 
 
 def end_early(run: Run, number: int, state: StateFile) -> int:
-    """Say what is left of a run that a signal or its loss ended; the files of the last whole run stay as they are."""
+    """Say why a run is over before its end, and what is left: the files of the last whole run stay as they are."""
     options, failed = run.options, next((fold.reason for fold in run.folds if fold.failed), "")
-    parts = [f"error: {failed}; try a smaller --learning-rate" if failed else f"stopped: {signal.Signals(number).name}"]
+    words = f"error: {failed}; try a smaller --learning-rate" if failed else f"stopped: {signal.Signals(number).name}"
     if failed:
         state.path.unlink(missing_ok=True)
     elif not state.failure:
         folder = "" if str(options.model_dir) == "model" else f" --model-dir {options.model_dir}"
-        parts.append(f"go on with --resume{folder}")
-    if names := run.description["checkpoints"]:
-        parts.append(f"the best model so far is {options.model_dir / 'checkpoints' / names[-1]}")
-    if (options.model_dir / METRICS_FILE).exists():
-        parts.append(f"the last whole run in {options.model_dir} is as it was")
-    print_error("; ".join(parts))
+        words += f"; continue with --resume{folder}"
+    print_error("; ".join([words, *what_is_left(run)]))
     return 128 + number if number else 1
+
+
+def what_is_left(run: Run) -> list[str]:
+    """Where the models are of a run that is over before its end, and of the last whole run."""
+    folder, names = run.options.model_dir, run.description["checkpoints"]
+    left = [f"the best model of this run so far is {folder / 'checkpoints' / names[-1]}"] if names else []
+    if earlier := earlier_model(folder):
+        left.append(f"{folder / MODEL_FILE} is still {earlier}")
+    return left
 
 
 def open_events(run: Run) -> EventLog | None:
@@ -3857,7 +4062,7 @@ def open_events(run: Run) -> EventLog | None:
         return None
     if not metadata_version("tensorboard"):
         absent = "the package tensorboard is not installed (pip install tensorboard)"
-        run.print(f"TensorBoard: {absent}; going on without logs")
+        run.print(f"TensorBoard: {absent}; training goes on without logs")
         return None
     if options.profile and not metadata_version("xprof"):
         why = "TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed"
@@ -3872,18 +4077,17 @@ def open_events(run: Run) -> EventLog | None:
     try:
         if earlier and (logs / earlier).is_symlink():
             raise OSError(errno.ELOOP, "the folder of the run is a link, which is not followed")
-        folder = logs / earlier if earlier else run_folder(logs, options.architecture)
+        folder = logs / earlier if earlier else run_folder(logs, run_name(options, len(run.folds)))
         events = EventLog(folder, options.epochs, plan.rows, run.folds, values_of)
     except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
         words = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        run.print(f"TensorBoard: {logs}: {words}; going on without logs")
+        run.print(f"TensorBoard: {logs}: {words}; training goes on without logs")
         return None
     if options.resume:
         done = max(len(fold.history) for fold in run.folds)
         events.drawn = done - done % events.every
     else:
-        layers = json.loads(run.archive.entries["config.json"])
-        events.graphs(run.saved.first, layers, plan, run.folds[0].state)
+        events.graphs(run.saved, json.loads(run.archive.entries["config.json"]), plan, run.folds[0].state)
         events.text("data", show_data(options, run.table, run.splits))
     return events
 
@@ -3917,9 +4121,13 @@ def evaluate(run: Run) -> Tested:
     test = measure(*tested, threshold.value, seed)
     guesses = baselines(run.features, run.encoding, folds)
     bases = {name: measure(label, probability, 0.5, seed) for name, probability in guesses.items()}
-    columns = importance(run, weights, temperature)
-    result, rare = show_result(test, bases, threshold, len(folds)), show_thresholds(*validation)
-    report = [*result, *rare, *show_importance(columns)]
+    comparison = {
+        name: compare(label, (tested[1], threshold.value), (probability, 0.5), seed)
+        for name, probability in guesses.items()
+    }
+    verdict, columns = judge(comparison, test, len(folds)), importance(run, weights, temperature)
+    report = show_result(options.label, test, bases, threshold, verdict, len(folds))
+    report += [*show_thresholds(*validation), *show_importance(columns)]
     longest = max(folds, key=lambda fold: len(fold.history))
     parts = {"train": len(folds[0].split.training), "validation": len(folds[0].split.validation), "test": len(label)}
     packages = {name: metadata_version(name) for name in ("tensorflow", "keras", "numpy", "pandas", "tensorboard")}
@@ -3927,6 +4135,8 @@ def evaluate(run: Run) -> Tested:
         "rows": {"read": table.read, "used": len(table.label), "skipped": table.skipped, **parts},
         "test": test,
         "baselines": bases,
+        "comparison": comparison,
+        "verdict": verdict,
         "threshold": threshold.value,
         "temperature": temperature,
         "importance": columns,
@@ -3971,12 +4181,17 @@ def kept_weights(run: Run) -> tuple[list[Weights], float]:
     return [mix_with_linear_model(network, weights[0], linear, share)], temperature
 
 
-def show_training(folds: list[Fold]) -> str:
-    epochs, bests = [len(fold.history) for fold in folds], [fold.best_epoch for fold in folds]
-    if len(folds) == 1:
-        return f"Trained    {epochs[0]} epochs, the best was {bests[0]}: {folds[0].reason}"
-    best = f"the best were {min(bests)} to {max(bests)}"
-    return f"Trained    {len(folds)} nets for {min(epochs)} to {max(epochs)} epochs, {best}"
+def show_training(run: Run) -> list[str]:
+    """How long training took, in epochs, which of them is kept, and why the first one is good already."""
+    epochs, bests = [len(fold.history) for fold in run.folds], [fold.best_epoch for fold in run.folds]
+    nets, whose, why = "", "the", run.folds[0].reason
+    if len(epochs) > 1:
+        at_limit = sum(count >= run.options.epochs for count in epochs)
+        nets, whose = f"{len(epochs)} nets for ", "each net's"
+        why = f"{at_limit} reached the limit of {run.options.epochs:,}" if at_limit else ""
+    kept = f"{whose} best epoch ({count_range(bests)}) is kept" if run.plan.patience else f"{whose} last epoch is kept"
+    start = "Started from a logistic regression of the training rows, so epoch 1 is good already."
+    return [f"Trained    {nets}{count_range(epochs)} epochs{f' ({why})' if why else ''}; {kept}", f"           {start}"]
 
 
 def log_results(run: Run, tested: Tested) -> None:
@@ -3986,7 +4201,13 @@ def log_results(run: Run, tested: Tested) -> None:
     events.curve("pr_curve/validation", step, *tested.validation)
     events.curve("pr_curve/test", step, *tested.test)
     events.text("calibration", show_calibration(*tested.test, metrics["test"]["confusion"]))
-    results = {f"test/{name}": value for name, value in metrics["test"].items() if isinstance(value, float)}
+    label, probability = tested.validation
+    right, results = (probability >= tested.threshold.value) == (label > 0.5), {}
+    validation = whole_scores(label, probability) | {"accuracy": float(right.mean())}
+    for name in ("log_loss", "accuracy", "roc_auc", *metrics["test"]):  # TensorBoard shows the first five
+        for part, scores in (("validation", validation), ("test", metrics["test"])):
+            if isinstance(scores.get(name), float):
+                results[f"{part}/{name}"] = scores[name]
     settings = tested.settings
     events.trial(settings, results, step)
     width = max(map(len, settings))
@@ -4000,7 +4221,7 @@ def log_results(run: Run, tested: Tested) -> None:
 def finish(run: Run, stop: StopRequest) -> int:
     """Test the model, say what came of it, and put it and all that belongs to it into their places together."""
     options, folder = run.options, run.options.model_dir
-    run.print(show_training(run.folds))
+    run.print(*show_training(run))
     tested = evaluate(run)
     run.print("", *tested.report, *show_suspects(tested.metrics["suspect_labels"]))
     failures, exported = export(run, tested) if options.export else ([], "")
@@ -4092,11 +4313,11 @@ def print_files(run: Run, left_out: dict[str, str]) -> None:
     run.print(f"Report     {left_out[REPORT_FILE] or folder / REPORT_FILE}")
     for name, (file, _) in EXPORTS.items():
         if name not in options.export and os.path.lexists(folder / file):
-            run.print(f"Export     {folder / file} is of an earlier run; --export {name} writes it anew")
+            run.print(f"Export     {folder / file} is from an earlier run; --export {name} writes it again")
     if run.events:
         run.print(f"Logs       tensorboard --logdir {folder / 'logs'}")
-    speed = f"{timing['train_s']:.2f} s ({timing['rows_per_s']:,.0f} rows/s)"
-    run.print(f"Time       {timing['total_s']:.1f} s, of which training {speed}")
+    speed = f"{timing['train_s']:.2f} s for training ({timing['rows_per_s']:,.0f} rows/s)"
+    run.print(f"Time       {timing['total_s']:.1f} s in total, {speed}")
 
 
 def suspect_labels(run: Run, label: np.ndarray, probability: np.ndarray) -> list[dict[str, Any]]:
@@ -4147,10 +4368,12 @@ def train_command(arguments: list[str] | None) -> int:
     )
     with lock_folder(options.model_dir), stop_on_signals() as stop:
         run.print(*show_data(options, table, splits))
+        if replaced := earlier_model(options.model_dir):
+            run.print(f"Replaces   {replaced}, once this run is over")
         if warning := shared_warning(options.model_dir):
             run.print(f"Warning    {warning}")
         if not options.resume and (options.model_dir / RESUME_FILE).exists():
-            words = "an interrupted run was in the model directory; this one starts anew (--resume would have gone on)"
+            words = "the interrupted run in the model directory is given up (--resume would have continued it)"
             run.print(f"           note: {words}")
             (options.model_dir / RESUME_FILE).unlink()
         try:
@@ -4158,6 +4381,8 @@ def train_command(arguments: list[str] | None) -> int:
             plan_training(run)
             run.print(*show_plan(run))
             code = train(run, stop) or finish(run, stop)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(*error.args[:1], *what_is_left(run)) from None
         finally:
             if run.events:
                 run.events.close()
@@ -4167,29 +4392,24 @@ def train_command(arguments: list[str] | None) -> int:
 def output_failed(output: Output) -> int:
     """The exit code of a command that has done all else: 1, and told, when standard output failed."""
     if output.failure:
-        print_error(f"error: standard output: {output.failure}; all else is done")
+        print_error(f"error: standard output: {output.failure}; everything else is done")
     return 1 if output.failure else 0
-
-
-def missing_package(error: ModuleNotFoundError) -> str:
-    what = f"the package {error.name} is not installed for {sys.executable}"
-    return f"error: {what}; use .venv/bin/python, or pip install -r requirements-cpu.txt"
 
 
 def report_errors(command: Callable[[], int]) -> int:
     """The exit code of a command; what goes wrong in it is told in one line."""
     prepare_streams()
-    code, kept = 1, "what whole runs have left is as it was"
+    code, kept = 1, "the results of earlier runs are unchanged"
     try:
         return command()
     except UserError as error:
         code, words = 2, f"error: {error}"
     except KeyboardInterrupt as error:
-        number = error.args[0] if error.args else signal.SIGINT
-        code, words = 128 + number, f"stopped: {signal.Signals(number).name}; {kept}"
+        number, *left = error.args or [signal.SIGINT]
+        code, words = 128 + number, "; ".join([f"stopped: {signal.Signals(number).name}", *(left or [kept])])
     except MemoryError as error:
         what = "not enough memory" + (f" ({error})" if str(error) else "")
-        words = f"error: {what}; end other programs, raise the limit (ulimit -v), or give fewer rows"
+        words = f"error: {what}; close other programs, raise the limit (ulimit -v), or give fewer rows"
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         words = f"error: {place}{error.strerror or error}; {kept}"

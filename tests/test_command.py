@@ -35,15 +35,22 @@ def test_a_plain_run_leaves_what_is_promised(run, sample, tmp_path):
     for words in (
         "120 rows",
         "Folds      10 (",
-        "each net trains on about 96 rows, stops by 12, is tested on 12",
+        "each net has 96 rows for training, 12 for validation (used for early stopping), 12 for testing",
+        "Started from a logistic regression of the training rows",
         "XLA        off",
         "always the majority",
+        "\nPermutation importance (rise in test log-loss when the column is shuffled)\n",
         "tensorboard --logdir model/logs",
     ):
         assert words in done.stdout
     metrics = metrics_of(tmp_path / "model")
     assert metrics["rows"] == {"read": 120, "used": 120, "skipped": 0, "train": 96, "validation": 12, "test": 120}
     assert metrics["epochs"] == 12 and 1 <= metrics["best_epoch"] <= 12 and metrics["threshold"] == 0.5
+    assert set(metrics["comparison"]) == set(metrics["baselines"]) == {"majority", "logistic_regression"}
+    for parts in metrics["comparison"].values():
+        assert set(parts["log_loss"]) == {"difference", "ci95"}
+        assert set(parts["accuracy"]) == {"difference", "ci95", "p_value"}
+    assert " ".join(metrics["verdict"]) in " ".join(done.stdout.split())
     assert set(metrics["timing"]) == {
         "import_s",
         "load_s",
@@ -74,7 +81,7 @@ def test_a_plain_run_leaves_what_is_promised(run, sample, tmp_path):
     files = sorted(path.name for path in (tmp_path / "model" / "checkpoints").iterdir())
     assert 1 <= len(files) <= 5 and all(name.startswith("model_") and len(name.split("_")) == 3 for name in files)
     (logs,) = (tmp_path / "model" / "logs").iterdir()
-    assert sorted(path.name for path in logs.iterdir()) == ["train", "training_step", "validation"]
+    assert sorted(path.name for path in logs.iterdir()) == ["train", "validation"]
     assert not list((tmp_path / "model").glob("**/*.tmp"))
 
 
@@ -271,14 +278,14 @@ def test_stopping_keeps_the_best_so_far(sample, tmp_path):
         time.sleep(0.3)
         os.kill(process.pid, number)
         _, errors = process.communicate(timeout=60)
-        assert process.returncode == code and "go on with --resume" in errors and "Traceback" not in errors
+        assert process.returncode == code and "continue with --resume" in errors and "Traceback" not in errors
         assert (
             not (tmp_path / "model" / modern.METRICS_FILE).exists()
             and not (tmp_path / "model" / modern.MODEL_FILE).exists()
         )
         import keras
 
-        keras.models.load_model(re.search(r"the best model so far is (\S+\.keras)", errors).group(1))
+        keras.models.load_model(re.search(r"the best model of this run so far is (\S+\.keras)", errors).group(1))
 
 
 def test_a_loss_that_is_not_a_number(sample, tmp_path, capsys):
@@ -473,30 +480,64 @@ def test_predict_executes_nothing_a_model_file_brings(run, sample, tmp_path):
     )
 
 
-def test_the_live_bar_on_a_terminal(sample, tmp_path):
+def on_a_terminal(columns, command, stop_at=None):
+    """What a command shows on a terminal of so many columns, and its exit code; Ctrl-C once it has shown some bytes."""
     pty = pytest.importorskip("pty", reason="no pseudo-terminals on this system")
+    import fcntl
+    import struct
+    import termios
+
     reading, writing = pty.openpty()
-    command = [
-        sys.executable,
-        str(ROOT / "train_model_modern.py"),
-        str(sample(60)),
-        "--model-dir",
-        str(tmp_path / "model"),
-        "--epochs",
-        "30",
-        "--no-tensorboard",
-    ]
-    with subprocess.Popen(command, stdout=writing, stderr=subprocess.DEVNULL) as process:
+    fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment["TERM"], streams = "xterm-256color", dict.fromkeys(("stdin", "stdout", "stderr"), writing)
+    with subprocess.Popen([sys.executable, *map(str, command)], env=environment, **streams) as process:
         os.close(writing)
         shown = b""
         try:
             while part := os.read(reading, 65_536):
                 shown += part
+                if stop_at and stop_at in shown:
+                    stop_at = os.kill(process.pid, signal.SIGINT)
         except OSError:  # Linux says so when the other side is closed
             pass
     os.close(reading)
-    assert process.returncode == 0
-    assert b"\r[" in shown and b"epoch   1/30" in shown and b"s left" in shown and b"val_accuracy" in shown
+    return shown.decode(), process.returncode
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 140])
+def test_the_bar_is_as_wide_as_the_terminal(columns):
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import train_model_modern as modern
+seconds = iter(range(1_000))
+modern.time.perf_counter = lambda: next(seconds) * 0.3
+progress = modern.Progress(1_000, modern.Output(False))
+progress.on_train_begin()
+for epoch in range(12):
+    progress.on_epoch_end(epoch, {{"loss": 0.5, "val_loss": 0.25, "val_accuracy": 0.75}})
+progress.on_train_end()
+print("done")
+"""
+    shown, code = on_a_terminal(columns, ["-c", program])
+    drawn, _, rest = shown.rpartition("\x1b[1A\x1b[2K")
+    frames = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", part) for part in re.split(r"[\r\n]+", drawn)]
+    frames = [frame for frame in frames if frame.startswith("epoch")]
+    assert code == 0 and rest == "done\r\n" and len(frames) == 14 and {len(frame) for frame in frames} == {columns}
+    assert "\x1b[1A" not in drawn and "epoch  12/1000" in frames[-1] and "val_accuracy 0.750" in frames[-1]
+    assert "left" not in frames[1] and ("at most 297 s left" in frames[-1]) is (columns >= 80)
+    assert ("  loss 0.5000" in frames[-1]) is (columns >= 100)
+    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")  # the cursor is hidden, and shown again
+
+
+def test_stopped_while_the_bar_is_drawn(sample, tmp_path):
+    command = [ROOT / "train_model_modern.py", sample(3_000), "--model-dir", tmp_path / "model", "--no-tensorboard"]
+    command += ["--folds", "1", "--no-xla", "--no-early-stopping", "--epochs", "100000"]
+    shown, code = on_a_terminal(80, command, stop_at=b"epoch   1/")
+    bar, _, rest = shown.rpartition("\x1b[1A\x1b[2K")
+    assert code == 130 and "val_loss" in bar and rest.startswith("stopped: SIGINT; continue with --resume")
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
 
 
 def test_predict_names_the_line_of_standard_input(sample, tmp_path):

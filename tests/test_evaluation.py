@@ -1,6 +1,8 @@
 """The numbers a run reports, against plain definitions."""
 
 import json
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -186,3 +188,83 @@ def test_intervals_of_a_very_rare_class_are_valid_json():
     results = [modern.measure(label, probability, 0.5, seed) for seed in range(6)]
     assert any(result["roc_auc_ci95"] is None for result in results) and all(result["roc_auc"] for result in results)
     json.loads(json.dumps(results), parse_constant=pytest.fail)
+
+
+def test_a_comparison_has_the_intervals_of_paired_differences():
+    for rows in (2_000, 40_000):
+        label, probability = pairs(rows, digits=6)
+        other = np.clip(probability + np.random.default_rng(5).normal(0, 0.2, rows), 0.01, 0.99)
+        found = modern.compare(label, (probability, 0.5), (other, 0.5), 3)
+        assert found == modern.compare(label, (probability, 0.5), (other, 0.5), 3)
+        losses = modern.log_losses(label, probability) - modern.log_losses(label, other)
+        right = ((probability >= 0.5) == label).astype(int) - ((other >= 0.5) == label)
+        for name, differences, slack in (("log_loss", losses, 0.2), ("accuracy", right, 0.05)):
+            (low, high), difference = found[name]["ci95"], found[name]["difference"]
+            assert difference == pytest.approx(differences.mean()) and low < difference < high
+            assert (high - low) / 2 == pytest.approx(1.96 * differences.std() / math.sqrt(rows), rel=slack)
+
+
+def compared(rows, gained, lost):
+    """Models of which one is right and the other wrong in so many rows; both are right in all others."""
+    label = np.arange(rows) % 2
+    model, other = (np.where(label, 0.8, 0.2) for _ in range(2))
+    model[:lost], other[lost : lost + gained] = 1 - model[:lost], 1 - other[lost : lost + gained]
+    return modern.compare(label.astype(np.float32), (model, 0.5), (other, 0.5), 0)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(10, 2), (2, 10), (30, 10), (7, 7), (0, 0), (60, 85)])
+def test_a_difference_in_accuracy_is_tested_by_the_rows_that_one_gets_wrong(gained, lost):
+    rows = gained + lost
+    exact = min(1, 2 * sum(math.comb(rows, count) for count in range(min(gained, lost) + 1)) / 2**rows)
+    accuracy = compared(400, gained, lost)["accuracy"]
+    assert accuracy["p_value"] == pytest.approx(exact, rel=0.2)
+    low, high = accuracy["ci95"]
+    assert (low > 0 or high < 0) == (accuracy["p_value"] < 0.05)
+
+
+def test_the_verdict_follows_from_paired_differences():
+    def words(*counts):
+        return modern.judge_baseline("a stone", **compared(*counts))
+
+    assert words(400, 30, 10).startswith("Better than a stone in log-loss and accuracy: log-loss -0.0")
+    assert words(400, 10, 30).startswith("Worse than a stone in log-loss and accuracy: log-loss +0.0")
+    assert words(400, 12, 8).startswith("No gain over a stone is shown: ") and "McNemar p = 0.502" in words(400, 12, 8)
+    mixed = compared(400, 30, 10) | {"accuracy": compared(400, 10, 30)["accuracy"]}
+    assert modern.judge_baseline("it", **mixed).startswith("Better than it in log-loss, worse than it in accuracy: ")
+    better, none = compared(400, 30, 10), compared(400, 5, 5)
+    test = {"accuracy_ci95": [0.8, 0.86], "confusion": [[200, 20], [20, 160]]}
+    assert len(modern.judge({"majority": better, "logistic_regression": none}, test, 1)) == 2
+    assert "More labelled rows" in modern.judge({"majority": none, "logistic_regression": none}, test, 1)[2]
+    wide = modern.judge({"majority": better}, test | {"accuracy_ci95": [0.6, 0.9]}, 10)
+    assert "30 points wide, as only 400 rows" in wide[1] and "mean of the 10 nets" in wide[2]
+
+
+def test_always_the_majority_ranks_nothing_with_folds_either(tf, sample):
+    table = modern.read_table(modern.parse_options([str(sample(150))]))
+    splits = modern.split_folds(table.label, 47, 1)
+    encoding, encoders, features = modern.fit_encoding(table, splits)
+    linear = np.zeros(encoding.linear_width + 1)
+    parts = zip(splits, encoders, strict=True)
+    folds = [SimpleNamespace(split=split, encoder=encoder, linear=linear) for split, encoder in parts]
+    majority = modern.baselines(features, encoding, folds)["majority"]
+    label = table.label[np.concatenate([split.test for split in splits])]
+    test = modern.measure(label, majority, 0.5, 0)
+    assert test["roc_auc"] == 0.5 and test["roc_auc_ci95"] == [0.5, 0.5]
+    assert majority.mean() == pytest.approx(label.mean(), abs=1e-3)
+
+
+@pytest.mark.parametrize("label", ["productive", "churn"])
+def test_the_table_of_results_fits_80_columns(label):
+    truth, probability = pairs(200)
+    test, worst = (modern.measure(truth, part, 0.5, 0) for part in (probability, np.full(200, 1e-9)))
+    bases, same = {"majority": worst, "logistic_regression": test}, (probability, 0.5)
+    verdict = modern.judge({name: modern.compare(truth, same, same, 0) for name in bases}, test, 5)
+    lines = modern.show_result(label, test, bases, modern.Choice(0.5, "as asked"), verdict, 5)
+    assert max(map(len, lines)) <= 80 and not [line for line in lines if line != line.rstrip()]
+    text, auc = " ".join(" ".join(lines).split()), modern.interval(test["roc_auc_ci95"], 1, 3)
+    accuracy = modern.interval(test["accuracy_ci95"])
+    assert f"accuracy {100 * test['accuracy']:.1f} % {accuracy} " in text
+    assert f"ROC AUC {test['roc_auc']:.3f} {auc} " in text
+    hits, positive = test["confusion"][1][1], sum(test["confusion"][1])
+    names = {"productive": "productive rows", "churn": "rows with churn = 1"}
+    assert f"Found {hits} of {positive} {names[label]};" in text

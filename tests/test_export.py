@@ -124,7 +124,7 @@ def test_an_export_of_an_earlier_run_is_told(sample, tmp_path, capsys):
     path, folder = sample(60), tmp_path / "model"
     assert train(path, folder, "--export", "saved_model") == 0
     assert modern.main([str(path), "--model-dir", str(folder), "--epochs", "2"]) == 0
-    assert "is of an earlier run" in capsys.readouterr().out
+    assert "is from an earlier run" in capsys.readouterr().out
 
 
 def test_a_missing_package_is_told_before_training(sample, tmp_path, monkeypatch, capsys):

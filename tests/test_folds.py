@@ -83,7 +83,7 @@ def test_a_run_with_folds(sample, tmp_path, capsys):
     folder = tmp_path / "model"
     assert modern.main([str(sample(90)), "--model-dir", str(folder), "--folds", "5", "--epochs", "8"]) == 0
     printed = capsys.readouterr().out
-    assert "5 folds" in printed and "each tested by the one of 5 nets" in printed and "Hint" not in printed
+    assert "5 nets, each with" in printed and "each by the net that never saw it" in printed
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["rows"]["test"] == 90 and np.sum(metrics["test"]["confusion"]) == 90
     import keras
@@ -99,7 +99,7 @@ def test_more_folds_than_the_rarer_class_has_rows(tmp_path, capsys):
     ]
     path.write_text("\n".join([",".join(modern.V0_COLUMNS), *lines]) + "\n")
     assert modern.main([str(path), "--model-dir", str(tmp_path / "model"), "--folds", "20", "--epochs", "2"]) == 0
-    assert "--folds 20 lowered to 6" in capsys.readouterr().out
+    assert "Folds      6 (lowered from 20: the rarer class has 6 rows" in capsys.readouterr().out
 
 
 def test_refused_folds(sample, tmp_path, capsys):
@@ -112,15 +112,15 @@ def test_refused_folds(sample, tmp_path, capsys):
     ("flags", "rows", "rarer", "folds", "words"),
     [
         ([], 110, 40, 10, "their mean is more accurate"),
-        ([], 30_000, 9_000, 10, "10 nets take about"),
-        ([], 30, 6, 6, "lowered to 6, the rows of the rarer class"),
-        ([], 40_000, 9_000, 1, "gain little from 40,000 rows"),
-        (["--no-xla"], 20_000, 9_000, 1, "s of one core"),
-        (["--no-xla", "--epochs", "2"], 20_000, 9_000, 10, "s of one core"),
+        ([], 30_000, 9_000, 10, "training 10 nets takes about"),
+        ([], 30, 6, 6, "lowered from 10: the rarer class has 6 rows"),
+        ([], 40_000, 9_000, 1, "gains little with 40,000 rows"),
+        (["--no-xla"], 20_000, 9_000, 1, "s on one core"),
+        (["--no-xla", "--epochs", "2"], 20_000, 9_000, 10, "s on one core"),
         (["--split", "time"], 110, 40, 1, "the split is by time"),
         (["--folds", "1"], 110, 40, 1, "as asked"),
         (["--folds", "4"], 1_000_000, 40, 4, "as asked"),
-        (["--folds", "20"], 110, 6, 6, "--folds 20 lowered to 6"),
+        (["--folds", "20"], 110, 6, 6, "lowered from 20: the rarer class has 6 rows"),
     ],
 )
 def test_how_many_folds(flags, rows, rarer, folds, words):

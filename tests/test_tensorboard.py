@@ -62,7 +62,7 @@ def server(model_dir):
     try:
         for _ in range(240):
             try:
-                if len(json.loads(urllib.request.urlopen(f"{address}/data/runs").read())) == 3:
+                if len(json.loads(urllib.request.urlopen(f"{address}/data/runs").read())) == 2:
                     break
             except OSError:
                 pass
@@ -116,7 +116,7 @@ def test_histograms_of_all_variables_and_activations(server, model_dir):
     layers = {f"hidden_{number}": ("weights", "bias") for number in hidden}
     layers |= {f"normalization_{number}": ("gamma", "beta", "mean", "variance") for number in hidden}
     layers |= {"from_hidden": ("weights", "bias"), "from_inputs": ("weights",)}
-    assert tags == {f"{kind}/{layer}" for layer, kinds in layers.items() for kind in (*kinds, "activations")}
+    assert tags == {f"layers/{layer}/{kind}" for layer, kinds in layers.items() for kind in (*kinds, "activations")}
     for tag in tags:
         steps = [entry[1] for entry in ask(server, "plugin/histograms/histograms", run=f"{run}/train", tag=tag)]
         assert (
@@ -160,12 +160,19 @@ def test_profile(folder, tmp_path):
 def test_graphs(server, model_dir):
     run = run_name(model_dir)
     info = ask(server, "plugin/graphs/info")
-    assert info[f"{run}/train"]["run_graph"] and info[f"{run}/training_step"]["run_graph"]
-    assert info[f"{run}/train"]["tags"]["keras"]["conceptual_graph"]
+    assert set(info) == {f"{run}/train"} and info[f"{run}/train"]["run_graph"]
+    tags = info[f"{run}/train"]["tags"]
+    assert tags["keras"]["conceptual_graph"] and tags["training_step"]["op_graph"]
     forward = get(server, "plugin/graphs/graph", run=f"{run}/train", conceptual="false").decode()
     most = 200 * (1 + metrics_of(model_dir)["settings"]["folds"])
     assert 20 < forward.count("\nnode {") < most and "_output_shapes" in forward
-    step = get(server, "plugin/graphs/graph", run=f"{run}/training_step", conceptual="false").decode()
+    names = re.findall(r'\n  name: "([^"]+)"', forward)
+    root = "productivity_1" if metrics_of(model_dir)["settings"]["folds"] == 1 else "first_net_1"
+    top = {name.removeprefix(f"{root}/").partition("/")[0] for name in names if name.startswith(root)}
+    assert {"numbers", "categories"} < top and not {"Sub", "Mul", "IsNan", "SelectV2", "Const"} & top
+    used = set(re.findall(r'\n  input: "\^?([^":]+)', forward))
+    assert used < set(names) and sum(name.startswith(f"{root}/numbers/") for name in names) > 20
+    step = get(server, "plugin/graphs/graph", run=f"{run}/train", tag="training_step", conceptual="false").decode()
     assert all(f'name: "{scope}/' in step for scope in ("forward", "backward", "update", "metrics"))
     layers = get(server, "plugin/graphs/graph", run=f"{run}/train", tag="keras", conceptual="true").decode()
     assert "hidden_1" in layers and "probability" in layers
@@ -186,7 +193,11 @@ def test_hparams_and_text(server, model_dir):
         f"{server}/data/plugin/hparams/experiment", b"{}", {"content-type": "application/json"}
     )
     experiment = json.loads(urllib.request.urlopen(request).read())
-    assert {"architecture", "learning_rate", "folds"} <= {entry["name"] for entry in experiment["hparamInfos"]}
+    shown = [entry["name"] for entry in experiment["hparamInfos"]]
+    assert shown[:5] == ["architecture", "batch_size", "folds", "learning_rate", "seed"]
+    assert not {"quiet", "model_dir", "device", "tensorboard", "label"} & set(shown)
+    tags = [entry["name"]["tag"] for entry in experiment["metricInfos"]]
+    assert tags[:4] == ["validation/log_loss", "validation/accuracy", "test/log_loss", "test/accuracy"]
     wanted = [{"metric": entry["name"]} for entry in experiment["metricInfos"]]
     body = json.dumps(
         {"startIndex": 0, "sliceSize": 9, "colParams": wanted, "allowedStatuses": ["STATUS_SUCCESS"]}
@@ -195,14 +206,14 @@ def test_hparams_and_text(server, model_dir):
         f"{server}/data/plugin/hparams/session_groups", body, {"content-type": "application/json"}
     )
     (group,) = json.loads(urllib.request.urlopen(request).read())["sessionGroups"]
-    assert group["hparams"]["architecture"] == metrics["settings"]["architecture"]
+    assert group["name"] == run and group["hparams"]["architecture"] == metrics["settings"]["architecture"]
     values = {entry["name"]["tag"]: entry["value"] for entry in group["metricValues"]}
     assert values["test/accuracy"] == pytest.approx(metrics["test"]["accuracy"], rel=1e-5)
     assert set(ask(server, "plugin/text/tags")[f"{run}/train"]) == {"data", "settings", "report", "calibration"}
     assert "rows" in ask(server, "plugin/text/text", run=f"{run}/train", tag="report")[0]["text"]
     (true_negative, false_positive), _ = metrics_of(model_dir)["test"]["confusion"]
     calibration = ask(server, "plugin/text/text", run=f"{run}/train", tag="calibration")[0]["text"]
-    assert re.search(rf"rows of 0\s+{true_negative}\s+{false_positive}\b", calibration) and "90 to 100 %" in calibration
+    assert re.search(rf"label 0\s+{true_negative}\s+{false_positive}\b", calibration) and "90 to 100 %" in calibration
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: the charts were not looked at")
@@ -237,11 +248,26 @@ def test_two_runs_in_one_second_have_folders_of_their_own(tmp_path, monkeypatch)
     assert names == ["20260101-000000_standard", "20260101-000000_standard_2", "20260101-000000_standard_3"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ([], "standard_folds10"),
+        (["--architecture", "deep", "--seed", "7"], "deep_folds10_seed7"),
+        (["--seed", "42", "--no-adamw", "--learning-rate", "0.00002"], "standard_folds10_learning_rate2e-05_no_adamw"),
+        (["--split", "time", "--class-weight", "balanced"], "standard_folds10_class_weightbalanced_splittime"),
+    ],
+)
+def test_a_run_is_called_by_what_differs(flags, name):
+    found = modern.run_name(modern.parse_options(["rows.csv", *flags]), 10)
+    assert found == name and modern.RUN_NAME.fullmatch(f"20260101-000000_{found}_2")
+    assert not modern.RUN_NAME.fullmatch(f"20260101-000000_{found}/..")
+
+
 def test_logs_that_cannot_be_written_do_not_stop_training(sample, tmp_path, capsys):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "logs").write_text("in the way")
     assert modern.main([str(sample(60)), "--model-dir", str(tmp_path / "model"), "--epochs", "3"]) == 0
-    assert "going on without logs" in capsys.readouterr().out and (tmp_path / "model" / "metrics.json").exists()
+    assert "training goes on without logs" in capsys.readouterr().out and (tmp_path / "model" / "metrics.json").exists()
 
 
 def test_no_tensorboard_imports_nothing_of_it(sample, tmp_path):
@@ -276,7 +302,7 @@ def test_histograms_are_written_while_it_trains_and_once_when_it_is_resumed(samp
             found += [
                 event.step
                 for event in EventFileLoader(str(path)).Load()
-                if any(value.tag == "bias/from_hidden" for value in event.summary.value)
+                if any(value.tag == "layers/from_hidden/bias" for value in event.summary.value)
             ]
         return found
 
