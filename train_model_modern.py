@@ -859,16 +859,21 @@ def sort_category(column: Column, codes: np.ndarray, texts: dict[str, int]) -> n
 
 def sort_rows(table: Table) -> None:
     """Put the rows into the order of hashes of what each holds."""
-    hashes = np.zeros(len(table.label), np.uint64)
     columns = [*table.numbers.T, *table.codes.T, table.label]
+    order = np.argsort(hash_rows(columns))
+    for part in (*columns, table.files, table.lines):
+        part[:] = part[order]
+
+
+def hash_rows(columns: Iterable[np.ndarray]) -> np.ndarray:
+    """A hash of what each row of columns [N] holds, uint64: 64-bit numbers by their bits, others by their values."""
+    hashes: Any = np.uint64(0)
     for part in columns:
         real = part.dtype == np.float64
         bits = np.where(np.isnan(part), np.inf, part).view(np.uint64) if real else part.astype(np.uint64)
         hashes = (hashes ^ bits) * np.uint64(0x9E3779B97F4A7C15)
         hashes ^= hashes >> np.uint64(29)
-    order = np.argsort(hashes)
-    for part in (*columns, table.files, table.lines):
-        part[:] = part[order]
+    return hashes
 
 
 def check_rows(path: str, table: Table) -> None:
@@ -1762,6 +1767,45 @@ def raw_inputs(table: Table, rows: np.ndarray) -> dict[str, np.ndarray]:
         kind = np.int64 if column.integers else object
         values[column.name] = np.array(column.vocabulary, kind)[table.codes[rows, place]]
     return {name: part[:, None] for name, part in values.items()}
+
+
+ROWS_ENTRY = "training_rows.bin"  # of a model's archive
+KEPT_HASHES = 32_768  # of the rows that trained a model, about; of more a sample
+
+
+def training_rows(table: Table, splits: list[Split]) -> bytes:
+    """What tells predict.py whether a row trained or stopped a net: hashes of what the rows hold but for their label.
+
+    Unsigned 64-bit integers: the bound below which a hash is kept, the rows whose hash is, how many of these equal
+    another one, and the hashes, sorted, each once.
+    """
+    seen = np.zeros(len(table.label), bool)
+    for split in splits:
+        seen[split.training] = seen[split.validation] = True
+    bound, kept = min(2**64 - 1, KEPT_HASHES * 2**64 // int(seen.sum())), []
+    meanings = [hash_values(column.vocabulary) for column in table.of_kind("category")]
+    for rows in row_pieces(np.flatnonzero(seen)):
+        numbers = (coarse_numbers(values[rows]) for values in table.numbers.T)
+        categories = (known[codes[rows]] for known, codes in zip(meanings, table.codes.T, strict=True))
+        hashes = hash_rows([*numbers, *categories])
+        kept.append(hashes[hashes < np.uint64(bound)])
+    hashes, counts = np.unique(np.concatenate(kept), return_counts=True)
+    head = np.array([bound, counts.sum(), counts[counts > 1].sum()], np.uint64)
+    return np.concatenate([head, hashes]).astype("<u8").tobytes()
+
+
+def coarse_numbers(values: np.ndarray) -> np.ndarray:
+    """Numbers in 64 bits, of which pandas' parser may miss the last, without the last 20."""
+    unit = np.uint64(20)
+    return ((values + 0.0).view(np.uint64) + np.uint64(1 << 19) >> unit << unit).view(np.float64)  # 0.0: -0 is 0
+
+
+def hash_values(values: list[int] | list[str]) -> np.ndarray:
+    """64 bits for each value of a category: integers as they are, texts as hashes."""
+    if values and isinstance(values[0], int):
+        return np.array(values, np.int64).view(np.uint64)
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in values)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
 def model_archive(model: keras.Model) -> bytes:
@@ -3664,6 +3708,7 @@ def build_and_compile(run: Run, data: Features) -> Callable:
         compiled = pool.submit(compile_traced)
         build(run)
         run.archive = Archive(run.saved.model)
+        run.archive.entries[ROWS_ENTRY] = training_rows(run.table, run.splits)
         if run.options.resume:
             unpack_state(run)
             run.print(f"Resuming   after epoch {max(len(fold.history) for fold in run.folds)}")
