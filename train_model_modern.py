@@ -234,6 +234,8 @@ def build_parser() -> Parser:
     text = f"write the model as {', '.join(EXPORTS)} too"
     group.add_argument("--export", nargs="+", choices=EXPORTS, default=[], metavar="FORMAT", help=text)
     flag("--describe", False, "show what the data holds, train nothing, write nothing")
+    text = "show the results of runs, the best first, train nothing (default: of all directories here)"
+    group.add_argument("--compare", nargs="*", metavar="DIR", help=text)
     group.add_argument("--quiet", default=False, help="print nothing but errors", **switch)
     group.add_argument("--version", action="version", version=VERSION)
     return parser
@@ -2891,13 +2893,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def commit(folder: Path, names: list[str]) -> None:
-    """Put those of the files of a run that are written beside their places into them: all or none.
+def commit(folder: Path, names: list[str], stale: list[str] | None = None) -> None:
+    """Put those of the files of a run that are written beside their places into them: all or none; delete stale ones.
 
     A list of them is written first. Whoever is killed between two of the moves is finished by the next run.
     """
     if written := [name for name in names if os.path.lexists(beside(folder / name))]:
-        write_atomically(folder / COMMIT_FILE, json.dumps({"process": os.getpid(), "names": written}).encode())
+        listed = {"process": os.getpid(), "names": written, "stale": stale or []}
+        write_atomically(folder / COMMIT_FILE, json.dumps(listed).encode())
         finish_commit(folder)
 
 
@@ -2910,6 +2913,7 @@ def finish_commit(folder: Path) -> None:
     try:
         listed = json.loads(path.read_bytes()) if path.is_file() else {}
         process, places = int(listed["process"]), [folder / name for name in listed["names"] if name in RESULT_FILES]
+        stale = [folder / file for file, _ in EXPORTS.values() if file in listed.get("stale", [])]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return
     moves = [(beside(place, process), place, beside(Path(f"{place}-before"), process)) for place in places]
@@ -2925,8 +2929,8 @@ def finish_commit(folder: Path) -> None:
                 undo_move(*move)
         path.unlink(missing_ok=True)
         raise
-    for _, _, before in moves:
-        remove(before)
+    for place in (*(before for _, _, before in moves), *filter(is_ours, stale)):
+        remove(place)
     path.unlink(missing_ok=True)
 
 
@@ -3067,7 +3071,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            told = f"process {holder or 'unknown'} is training there; wait for it or name another directory"
+            told = (
+                f"process {holder or 'unknown'} is training or exporting there; wait for it or name another directory"
+            )
             raise UserError(f"--model-dir {folder}: {told}") from None
         lock.truncate(0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -3136,6 +3142,12 @@ def fingerprint(table: Table) -> str:
     for part in (*table.numbers.T, *table.codes.T, table.label):
         digest.update(np.ascontiguousarray(part))
     return digest.hexdigest()
+
+
+def labels_digest(table: Table) -> str:
+    """What is equal for runs on the same rows, whichever columns they took: a digest of the labels as the files go."""
+    order = np.lexsort([table.lines, table.files])
+    return hashlib.blake2b(table.label[order].astype(np.uint8).tobytes(), digest_size=8).hexdigest()
 
 
 class StateFile:
@@ -3207,7 +3219,7 @@ def unpack_state(run: Run) -> None:
     import tensorflow as tf
 
     def fault(name: str) -> UserError:
-        return damaged(Path(RESUME_FILE), f" (net {fold.number + 1}, {name})")
+        return damaged(run.options.model_dir / RESUME_FILE, f" (net {fold.number + 1}, {name})")
 
     def take(part: str, names: tuple[str, ...]) -> Iterator[np.ndarray]:
         for name in names:
@@ -3383,6 +3395,37 @@ def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
         precision, recall = percent(hits / max(1, predicted.sum())), percent(hits / label.sum())
         lines.append(f"  --threshold {text:<9} {threshold:.3f}: precision {precision}, recall {recall}")
     return lines
+
+
+def compare_runs(folders: list[str]) -> list[str]:
+    """The results of whole runs, by log-loss, from the metrics.json of each; one that cannot be read is told."""
+    found, title = [], ["data", "directory", "date", "rows", "tested", "network", "folds"]
+    title += ["log-loss", "95 %", "ROC AUC", "accuracy"]
+    for path in [Path(folder, METRICS_FILE) for folder in folders] or sorted(Path().glob(f"*/{METRICS_FILE}")):
+        try:
+            metrics = json.loads(path.read_bytes())
+            rows, test, settings = (metrics[name] for name in ("rows", "test", "settings"))
+            date = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
+            counts = [f"{rows['used']:,}", f"{sum(map(sum, test['confusion'])):,}"]
+            scores = [
+                f"{test['log_loss']:.3f}",
+                interval(test["log_loss_ci95"], 1, 3),
+                f"{test['roc_auc'] or math.nan:.3f}",
+            ]
+            cells = [str(path.parent), date, *counts, *map(str, (settings["architecture"], settings["folds"])), *scores]
+            data = counts[0], str(metrics.get("data"))
+            found.append((test["log_loss"], data, [*cells, percent(test["accuracy"])]))
+        except (FileNotFoundError, NotADirectoryError):
+            print_error(f"note: {path.parent} holds no whole run")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            print_error(f"note: {path} is damaged and left out")
+    refuse("--compare", (not found, "no whole run is there; name the directories that runs were written to"))
+    found.sort(key=lambda run: run[0])
+    data = list(dict.fromkeys(run[1] for run in found))
+    table = [title, *([str(data.index(rows) + 1), *cells] for _, rows, cells in found)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
+    return lines + ["Only runs on the same data, by its number in the first column, can be compared."] * (len(data) > 1)
 
 
 def model_card(run: Run, tested: Tested) -> str:
@@ -3860,6 +3903,7 @@ def evaluate(run: Run) -> Tested:
         "settings": resolved_settings(run, threshold),
         "timing": run.timing,
         "versions": {"python": platform.python_version(), "script": VERSION, **packages},
+        "data": labels_digest(table),
     }
     return Tested(weights, temperature, threshold, validation, tested, metrics, report)
 
@@ -3908,9 +3952,11 @@ def finish(run: Run, stop: StopRequest) -> int:
     write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
     refuse_foreign(folder, options.export)  # what has come meanwhile
     stop.committing = True
-    commit(folder, RESULT_FILES)
+    stale = [file for file, _ in EXPORTS.values() if not os.path.lexists(beside(folder / file))]
+    stale = [file for file in stale if is_ours(folder / file)]  # exports of an earlier model
+    commit(folder, RESULT_FILES, stale)
     (folder / RESUME_FILE).unlink(missing_ok=True)
-    print_files(run, card)
+    print_files(run, card, stale)
     for words in failures:
         print_error(f"error: {words}; the model and its metrics are saved")
     return 1 if failures else 0
@@ -3952,15 +3998,16 @@ def prediction_rows(run: Run, tested: Tested) -> bytes:
     return b"".join(written)
 
 
-def print_files(run: Run, card: bool) -> None:
+def print_files(run: Run, card: bool, stale: list[str]) -> None:
     """Name what the run has left, and what would be worth trying."""
     options, folder, timing = run.options, run.options.model_dir, run.timing
     own = "" if card else " is a file of your own and was left as it is"
     run.print("", f"Model      {folder / MODEL_FILE}", f"Metrics    {folder / METRICS_FILE}")
     run.print(f"Tested     {folder / PREDICTIONS_FILE}", f"Card       {folder / CARD_FILE}{own}")
-    for name, (file, _) in EXPORTS.items():
-        if name not in options.export and os.path.lexists(folder / file):
-            run.print(f"Export     {folder / file} is of an earlier run; --export {name} writes it anew")
+    for name in (name for name, (file, _) in EXPORTS.items() if file in stale):
+        run.print(
+            f"Export     {folder / EXPORTS[name][0]} of an earlier run is deleted; --export {name} writes it anew"
+        )
     if run.events:
         run.print(f"Logs       tensorboard --logdir {folder / 'logs'}")
     if options.split == "time":
@@ -3972,7 +4019,7 @@ def print_files(run: Run, card: bool) -> None:
 
 def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
     """Every setting as it was used, and the reason where one was chosen for the user."""
-    settings = {name: value for name, value in vars(run.options).items() if name != "describe"}
+    settings = {name: value for name, value in vars(run.options).items() if name not in ("describe", "compare")}
     settings |= {"csv": short_names(run.options.csv), "model_dir": run.options.model_dir.name}
     chosen = run.decisions | {"threshold": threshold}
     settings |= {name: choice.value for name, choice in chosen.items()}
@@ -3984,6 +4031,10 @@ def train_command(arguments: list[str] | None) -> int:
     started = time.perf_counter()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options, earlier, arrays = parse_options(arguments), {}, {}
+    if options.compare is not None:
+        output = Output(quiet=False)
+        output.print(*compare_runs(options.compare))
+        return output_failed(output)
     if options.resume:
         options, earlier, arrays = resumed_options(given_flags(arguments), options.model_dir)
     table = load_data(options)
