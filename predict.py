@@ -460,15 +460,22 @@ class Classifier:
         chunk = rows[[name for name in self.details.kinds if name in rows]].astype(object)
         for name in chunk:
             cells = chunk[name].where(chunk[name].notna(), "").tolist()
-            if self.model.input[name].dtype == "string" and not all(isinstance(cell, str) for cell in cells):
-                how = "the model takes text as it stands in the CSV; read it with dtype=str"
-                raise UserError(f"column {name} holds what is not text: {how}")
+            if self.details.kinds[name] == "category":
+                check_category(name, cells, integers=self.model.input[name].dtype == "int64")
             chunk[name] = np.array([*map(cell_of, cells)], object)
         inputs, wrong = model_inputs(self.model, self.details, chunk)
         for place in np.flatnonzero(wrong.astype(bool))[:1]:
             name = wrong[place]
             raise UserError(f"row {rows.index[place]}, column {name}: {chunk[name].iloc[place][:50]!r} is not a number")
         return run_model(self.model, self.path, inputs)
+
+
+def check_category(name: str, cells: list, integers: bool) -> None:
+    """Refuse cells that pandas may have read as numbers other than what the CSV holds."""
+    if not integers and not all(isinstance(cell, str) for cell in cells):
+        raise UserError(f"column {name} is text to the model, not all of it here is; read the table with dtype=str")
+    if integers and any(isinstance(cell, (float, np.floating)) and abs(cell) >= 2**53 for cell in cells):
+        raise UserError(f"column {name} holds ids too long for floating point; read the table with dtype=str")
 
 
 def cell_of(value: Any) -> str:

@@ -3145,9 +3145,8 @@ def fingerprint(table: Table) -> str:
 
 
 def labels_digest(table: Table) -> str:
-    """What is equal for runs on the same rows, whichever columns they took: a digest of the labels as the files go."""
-    order = np.lexsort([table.lines, table.files])
-    return hashlib.blake2b(table.label[order].astype(np.uint8).tobytes(), digest_size=8).hexdigest()
+    """A digest of which lines have which label: equal for runs on the same rows, whichever columns they took."""
+    return f"{int(hash_rows([table.files, table.lines, table.label]).sum()):016x}"
 
 
 class StateFile:
@@ -3464,7 +3463,8 @@ A probability of {tested.threshold.value:.6g} or more counts as 1 ({tested.thres
   the data.
 - A category that was not seen in training is treated like any other that was not, a missing cell like those that were
   missing.
-- The model holds the values of the text and id columns that it learned from, and this card one row.
+- The model holds the values of the text and id columns that it learned from, and hashes of its training rows, by which
+  it can be told whether a row was among them. This card holds one row.
 
 ## Settings
 
