@@ -15,6 +15,7 @@ import functools
 import json
 import math
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -53,6 +54,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model-dir", type=Path, default=Path("model"), metavar="DIR", help=where)
     own = "a model or checkpoint of its own; the formats are written into the directory that it is in"
     parser.add_argument("--model", type=Path, metavar="FILE", help=own)
+    parser.add_argument("--version", action="version", version=modern.VERSION)
     options = parser.parse_args(arguments)
     options.model = options.model or options.model_dir / modern.MODEL_FILE
     options.formats = list(dict.fromkeys(options.formats))
@@ -450,16 +452,20 @@ def export(
     rows: dict[str, np.ndarray] | None,
     show: Callable[[str], None],
     source: str = modern.MODEL_FILE,
+    example: dict[str, np.ndarray] | None = None,
 ) -> Exported:
     """Write formats beside their places in a folder and compare each, run by its own runtime, with the Keras model.
 
-    They are compared on raw rows, if there are some, and on generated ones. What fails is not kept.
+    They are compared on raw rows, if there are some, and on generated ones. What fails is not kept. The card's example
+    is the one that is given, or the first row.
     """
     failures, written, what = [], [], f"{GENERATED_ROWS:,} generated rows"
     made = generated_rows(model, details)
     if rows is not None:
         what = f"{len(next(iter(rows.values()))):,} test rows and {what}"
         made = {name: np.concatenate([rows[name], cells]) for name, cells in made.items()}
+    if example:
+        made = {name: np.concatenate([example[name], cells]) for name, cells in made.items()}
     rows, expected = made, keras_probabilities(model, made)
     for name in names:
         path = folder / modern.EXPORTS[name][0]
@@ -532,16 +538,22 @@ def card_part(written: list[str], row: dict[str, Any], probability: float, sourc
     """What the model card says of exported files: how their inputs are called, and an example in C#."""
     files = ", ".join(f"`{modern.EXPORTS[name][0]}`" for name in written)
     lines = [HEADING, f"Written from `{source}`, which gives the same probabilities: {files}.", ""]
-    signature_names, graph_names = modern.input_names(list(row)), onnx_names(list(row))
-    others = [name for name in row if (signature_names[name], graph_names[name]) != (name, name)]
-    if others:
+    if others := renamed_inputs(list(row)):
         lines += ["Inputs that are not called like their columns:", ""]
         lines += ["| column | SavedModel, LiteRT | ONNX |", "|-|-|-|"]
-        lines += [f"| `{name}` | `{signature_names[name]}` | `{graph_names[name]}` |" for name in others] + [""]
+        lines += [f"| `{name}` | `{signature}` | `{graph}` |" for name, signature, graph in others] + [""]
     if "onnx" in written:
-        inputs = "\n".join(csharp_input(graph_names[name], cell) for name, cell in row.items())
+        names = onnx_names(list(row))
+        inputs = "\n".join(csharp_input(names[name], cell) for name, cell in row.items())
         lines.append(CSHARP.format(probability=probability, file=modern.EXPORTS["onnx"][0], inputs=inputs))
     return "\n".join(lines)
+
+
+def renamed_inputs(columns: list[str]) -> list[tuple[str, str, str]]:
+    """The columns whose inputs are not called like them, and how they are called in SavedModel and LiteRT, in ONNX."""
+    signature_names, graph_names = modern.input_names(columns), onnx_names(columns)
+    names = [(name, signature_names[name], graph_names[name]) for name in columns]
+    return [(name, *others) for name, *others in names if others != [name, name]]
 
 
 def csharp_input(name: str, cell: Any) -> str:
@@ -553,6 +565,22 @@ def csharp_input(name: str, cell: Any) -> str:
         kind, text = "double", "double.NaN" if math.isnan(cell) else repr(float(cell))
     values = f"new DenseTensor<{kind}>(new[] {{ {text} }}, shape)"
     return f"    NamedOnnxValue.CreateFromTensor({json.dumps(name, ensure_ascii=False)}, {values}),"
+
+
+def card_example(folder: Path, model: keras.Model) -> dict[str, np.ndarray] | None:
+    """The row of the card's example in Python, as arrays [1, 1]; None if there is none for this model."""
+    path, row = folder / modern.CARD_FILE, {}
+    if not modern.is_ours(path):
+        return None
+    line = re.compile(r'^    (".*"): tf\.constant\(\[\[(.*)\]\], tf\.\w+\),$', re.MULTILINE)
+    try:
+        for name, cell in line.findall(path.read_text(encoding="utf-8")):
+            kind = model.input[json.loads(name)].dtype
+            value = json.loads(cell.replace("float('nan')", "NaN") if kind == "float64" else cell)
+            row[json.loads(name)] = np.array([[value]], object if kind == "string" else kind)
+    except (ValueError, TypeError, KeyError, OverflowError):  # of another model, or changed by hand
+        return None
+    return row if set(row) == set(model.input) else None
 
 
 def update_card(folder: Path, part: str) -> bool:
@@ -602,15 +630,19 @@ def export_command(options: argparse.Namespace) -> int:
             modern.print_error(f"warning: {warning}")
         modern.refuse_foreign(folder, options.formats, training=False)
         model, details = load(path)  # after what the lock has put into place
-        exported = export(model, details, folder, options.formats, None, output.print, path.name)
+        example = card_example(folder, model)
+        exported = export(model, details, folder, options.formats, None, output.print, path.name, example)
+        written = [name for name in files if os.path.lexists(modern.beside(folder / name))]
         carded = bool(exported.card) and update_card(folder, exported.card)
         modern.refuse_foreign(folder, options.formats, training=False)  # what has come meanwhile
         stop.committing = True
         modern.commit(folder, files)
     if carded:
         output.print(f"Card       {folder / modern.CARD_FILE}")
-    elif exported.card:
-        output.print("", exported.card.partition(CSHARP_START)[0].strip())  # there is no card to say it in
+    elif written:  # there is no card to say it in
+        output.print(f"Written    from {path.name} into {folder}: {', '.join(written)}")
+        for name, signature, graph in renamed_inputs(columns_of(details)):
+            output.print(f"Input      {name} is called {signature} in SavedModel and LiteRT, {graph} in ONNX")
     for words in exported.failures:
         modern.print_error(f"error: {words}")
     return 1 if exported.failures else modern.output_failed(output)

@@ -8,6 +8,11 @@ The label may be absent, columns may come in any order, and other columns are pa
 output row, in the same order, with the columns probability and predicted added. From standard input (-) each line is
 answered as it arrives; lines that cannot be read, and repeated headers, are left out with a note. A cell in quotes may
 go on over 1,000 lines, and is waited for two seconds.
+
+From Python, for rows in a DataFrame:
+
+    model = predict.load("model")
+    probability = model.predict_proba(rows)[:, 1]
 """
 
 from __future__ import annotations
@@ -46,7 +51,8 @@ if TYPE_CHECKING:  # imported late, so that what is wrong is told at once
     import pandas as pd
     import tensorflow as tf
 
-    Answered = tuple[pd.DataFrame, np.ndarray]  # rows, and their probabilities
+    Inputs = dict[str, tf.Tensor]  # of the model, by column: [B, 1]
+    Answered = tuple[pd.DataFrame, np.ndarray, Inputs]  # rows, their probabilities, and what the model was given
 
 CHUNK_ROWS = 100_000
 MAXIMUM_MODEL_BYTES = 1 << 28
@@ -54,6 +60,7 @@ LONGEST_RECORD = 1_000  # lines that one record of standard input may have
 OPEN_QUOTES = "unexpected end of data"  # what the csv module says of a record that may go on
 STREAM = "standard input"  # what messages call it
 PAUSE_SECONDS = 2.0  # after which a record whose quotes are open is not waited for
+FEWEST_ROWS = 20  # that are evaluated by themselves
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
@@ -65,6 +72,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     add("--output", type=Path, metavar="FILE", help="where the rows go (default: standard output)")
     words = "when the rows hold the label: print how good the predictions are, to standard error"
     add("--evaluate", action="store_true", help=words)
+    add("--version", action="version", version=modern.VERSION)
     options = parser.parse_args(arguments)
     options.model = options.model or options.model_dir / modern.MODEL_FILE
     if options.output:
@@ -113,10 +121,6 @@ class Details(NamedTuple):
     missing: set[str]  # columns that were seen without a value
 
 
-def read_details(path: Path) -> Details:
-    return details_of(read_stored(path))
-
-
 def details_of(stored: dict[str, Any]) -> Details:
     kinds = {column["name"]: column["kind"] for column in stored["columns"]}
     missing = {column["name"] for column in stored["columns"] if column.get("missing")}
@@ -142,9 +146,34 @@ def read_stored(path: Path) -> dict[str, Any]:
         raise foreign_model(path) from None
 
 
+class TrainingRows(NamedTuple):
+    """What a model's archive tells of the rows that trained it."""
+
+    bound: int  # only rows whose hash is below are told apart
+    repeated: float  # the share of them that equal another one, as new rows may too
+    hashes: np.ndarray  # uint64, sorted
+
+
+def read_training_rows(path: Path) -> TrainingRows | None:
+    """None for a model of a version that did not store them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if modern.ROWS_ENTRY not in archive.namelist():
+                return None
+            numbers = np.frombuffer(archive.read(modern.ROWS_ENTRY), "<u8")
+        (bound, rows, repeated), hashes = map(int, numbers[:3]), numbers[3:]
+        if repeated > rows or len(hashes) > rows or np.any(hashes[1:] <= hashes[:-1]) or np.any(hashes >= bound):
+            raise ValueError
+    except Exception:  # each way of compressing raises kinds of its own
+        raise UserError(f"{path}: what it tells of its training rows is damaged; train the model again") from None
+    return TrainingRows(bound, repeated / max(1, rows), hashes)
+
+
 def check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    if sum(entry.file_size for entry in entries) > MAXIMUM_MODEL_BYTES:
-        size = f"{MAXIMUM_MODEL_BYTES >> 20} MB"
+    """Refuse an archive that unpacks to much more than it is, as none of this trainer's does."""
+    most = max(MAXIMUM_MODEL_BYTES, path.stat().st_size)
+    if sum(entry.file_size for entry in entries) > most:
+        size = f"{most >> 20} MB"
         raise UserError(f"{path}: unpacks to more than {size}, no model of this trainer does; train it again")
     for name in (entry.filename for entry in entries):
         if name.startswith(("/", "\\")) or ".." in name:
@@ -155,8 +184,17 @@ def foreign_model(path: Path) -> UserError:
     return UserError(f"{path}: is not a model written by train_model_modern.py; train it again")
 
 
-def load_model(path: Path, details: Details) -> keras.Model:
-    modern.prepare_environment(cpu_only=True, xla=False, batch_size=1)
+def open_model(path: Path) -> Details:
+    """What is stored in a model's archive, once what a run was putting into its place is there."""
+    if warning := modern.shared_warning(path) or modern.shared_warning(path.parent):
+        modern.print_error(f"warning: {warning}")
+    with contextlib.suppress(OSError):
+        modern.finish_commit(path.parent)
+    return details_of(read_stored(path))
+
+
+def load_model(path: Path, details: Details, cpu_only: bool = True) -> keras.Model:
+    modern.prepare_environment(cpu_only, xla=False, batch_size=1)
     modern.import_tensorflow()
     import keras
 
@@ -202,16 +240,21 @@ def is_torn(chunk: pd.DataFrame, details: Details) -> bool:
 
 
 def check_names(path: str, names: list[str], details: Details) -> None:
-    """Refuse rows without a column that the model never saw missing; one that it did is missing in all of them."""
+    """Say which columns rows do not have; refuse those that must be there."""
+    if absent := absent_columns(f"{path}: line 1", names, details):
+        shown = ", ".join(absent[:5]) + (" and others" if len(absent) > 5 else "")
+        note(f"{path}: has no {shown}: missing in its rows")
+
+
+def absent_columns(place: str, names: list[str], details: Details) -> list[str]:
+    """The columns that rows do not have, and that training saw missing; UserError for those that it never did."""
     present = set(names)
     absent = [name for name in details.kinds if name not in present]
     needed = [name for name in absent if name not in details.missing]
     if needed or len(absent) == len(details.kinds):
         name, shown = (needed or absent)[0], ", ".join(names[:12])
-        raise UserError(f"{path}: line 1 has no column {name}, which the model needs; columns are {shown}")
-    if absent:
-        shown = ", ".join(absent[:5]) + (" and others" if len(absent) > 5 else "")
-        note(f"{path}: has no {shown}: missing in its rows")
+        raise UserError(f"{place} has no column {name}, which the model needs; columns are {shown}")
+    return absent
 
 
 Line = tuple[int, str]  # its number and its text, with its end
@@ -339,7 +382,7 @@ def whole_number(cell: str) -> float:
     return value if math.isinf(value) else round(min(max(value, -(2.0**62)), 2.0**62))
 
 
-def model_inputs(model: keras.Model, details: Details, chunk: pd.DataFrame) -> tuple[dict[str, tf.Tensor], np.ndarray]:
+def model_inputs(model: keras.Model, details: Details, chunk: pd.DataFrame) -> tuple[Inputs, np.ndarray]:
     """Turn text cells into what the model takes [B, 1]; name for each row a column that holds no number, or None."""
     import pandas as pd
     import tensorflow as tf
@@ -369,22 +412,94 @@ def predict_chunk(model: keras.Model, details: Details, options: argparse.Namesp
         note(f"{words}, left out")
     if bad.any():
         return predict_chunk(model, details, options, chunk[~bad])
-    if not len(chunk):
-        return chunk, np.empty(0, np.float32)
+    return chunk, run_model(model, options.model, inputs) if len(chunk) else np.empty(0, np.float32), inputs
+
+
+def run_model(model: keras.Model, path: Path, inputs: Inputs) -> np.ndarray:
+    """The probabilities [B] of some rows."""
     try:
         probability = model.predict_on_batch(inputs)[:, 0]
     except Exception as error:  # a model whose layers do not fit together raises kinds of its own
-        raise UserError(f"{options.model}: cannot be run ({type(error).__name__}); train the model again") from None
+        raise UserError(f"{path}: cannot be run ({type(error).__name__}); train the model again") from None
     if not np.isfinite(probability).all():
-        raise UserError(f"{options.model}: holds weights that are not numbers; train the model again")
-    return chunk, probability
+        raise UserError(f"{path}: holds weights that are not numbers; train the model again")
+    return probability
+
+
+class Classifier:
+    """A trained model for rows in a DataFrame, called like those of scikit-learn, which is not needed.
+
+    The cells are those of a CSV: text as it stands there (dtype=str), or numbers as pandas reads them. Missing are
+    None, NaN and "". Columns may come in any order, and others are passed over. What is wrong raises UserError.
+    """
+
+    classes_ = np.array([0, 1])
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.details = path, open_model(path)
+        self.model = load_model(path, self.details, cpu_only=False)
+
+    def predict_proba(self, rows: pd.DataFrame) -> np.ndarray:
+        """The probabilities of 0 and of 1: [N, 2] float64."""
+        probability = self.probabilities(rows).astype(np.float64)
+        return np.column_stack([1 - probability, probability])
+
+    def predict(self, rows: pd.DataFrame) -> np.ndarray:
+        """The answers, 0 or 1, at the model's threshold: [N]."""
+        return (self.probabilities(rows) >= self.details.threshold).astype(int)
+
+    def probabilities(self, rows: pd.DataFrame) -> np.ndarray:
+        names = [str(name).strip() for name in rows]
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            raise UserError(f"the rows have two columns {twice}; rename one of them")
+        absent_columns("the table", names, self.details)
+        cells = rows.set_axis(names, axis=1)
+        parts = [self.answer(cells[start : start + CHUNK_ROWS]) for start in range(0, len(cells), CHUNK_ROWS)]
+        return np.concatenate([np.empty(0, np.float32), *parts])
+
+    def answer(self, rows: pd.DataFrame) -> np.ndarray:
+        chunk = rows[[name for name in self.details.kinds if name in rows]].astype(object)
+        for name in chunk:
+            cells = chunk[name].where(chunk[name].notna(), "").tolist()
+            if self.details.kinds[name] == "category":
+                check_category(name, cells, integers=self.model.input[name].dtype == "int64")
+            chunk[name] = np.array([*map(cell_of, cells)], object)
+        inputs, wrong = model_inputs(self.model, self.details, chunk)
+        for place in np.flatnonzero(wrong.astype(bool))[:1]:
+            name = wrong[place]
+            raise UserError(f"row {rows.index[place]}, column {name}: {chunk[name].iloc[place][:50]!r} is not a number")
+        return run_model(self.model, self.path, inputs)
+
+
+def check_category(name: str, cells: list, integers: bool) -> None:
+    """Refuse cells that pandas may have read as numbers other than what the CSV holds."""
+    if not integers and not all(isinstance(cell, str) for cell in cells):
+        raise UserError(f"column {name} is text to the model, not all of it here is; read the table with dtype=str")
+    if integers and any(isinstance(cell, (float, np.floating)) and abs(cell) >= 2**53 for cell in cells):
+        raise UserError(f"column {name} holds ids too long for floating point; read the table with dtype=str")
+
+
+def cell_of(value: Any) -> str:
+    """The text of a cell that pandas may have read as a number: 5.0 is 5, as in a column of ids with gaps."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.0f}" if float(value).is_integer() else repr(float(value))
+    return str(value)
+
+
+def load(path: str | Path = "model") -> Classifier:
+    """The model of a model directory, or of a file."""
+    path = Path(path)
+    return Classifier(path / modern.MODEL_FILE if path.is_dir() else path)
 
 
 @contextlib.contextmanager
 def open_output(path: Path | None, endless: bool) -> Iterator[TextIO]:
     """Where the rows go: standard output, a device or pipe as it is, or a file that is there whole or not at all.
 
-    What answers an endless stream is there from the start, and keeps the rows answered so far.
+    What answers an endless stream is there from the start, and keeps the rows answered so far. A file that was there
+    is replaced, and a note says so.
     """
     if path is None:
         if hasattr(sys.stdout, "reconfigure"):
@@ -397,15 +512,22 @@ def open_output(path: Path | None, endless: bool) -> Iterator[TextIO]:
             yield out
         return
     new = modern.beside(path)
+
+    def put() -> None:
+        before = path.exists()
+        os.replace(new, path)
+        if before:
+            note(f"replaced {path}")
+
     try:
         with modern.open_beside(path) as raw, open(raw.fileno(), "w", -1, "utf-8", newline="", closefd=False) as out:
             if endless:
-                os.replace(new, path)
+                put()
             yield out
             out.flush()
             os.fsync(out.fileno())
         if not endless:
-            os.replace(new, path)
+            put()
     except BaseException as error:
         with contextlib.suppress(OSError):
             new.unlink()
@@ -427,34 +549,91 @@ def answer_names(names: list[str]) -> list[str]:
     return given
 
 
-def labelled(options: argparse.Namespace, name: str, rows: pd.DataFrame, probability: np.ndarray) -> list[np.ndarray]:
-    """The labels, 0 and 1, and probabilities of rows. A row without a label is refused in a file, noted in a stream."""
+def labelled(options: argparse.Namespace, details: Details, answered: Answered) -> list[np.ndarray]:
+    """The labels, 0 and 1, probabilities and hashes of rows.
+
+    A row without a label is refused in a file, noted in a stream.
+    """
+    (rows, probability, inputs), name = answered, details.label
     labels = np.array([modern.cell_label(cell) for cell in rows[name]], np.float32)
     for place in np.flatnonzero(labels < 0):
         words = f"line {rows.index[place]}, column {name}: the label is missing or not 0 or 1"
         if options.csv != "-":
             raise UserError(f"{options.csv}: {words}; leave --evaluate out")
         note(f"{words}, not evaluated")
-    return [labels[labels >= 0], probability[labels >= 0]]
+    return [part[labels >= 0] for part in (labels, probability, row_hashes(details, inputs))]
 
 
-def show_evaluation(label: np.ndarray, probability: np.ndarray, threshold: float) -> None:
-    test, lines = modern.measure(label, probability, threshold, 0), [f"{len(label):,} rows, 95 % intervals"]
+def row_hashes(details: Details, inputs: Inputs) -> np.ndarray:
+    """What training_rows() keeps of rows that a model is trained on, of the rows it is given."""
+    import pandas as pd
+
+    parts: dict[str, list[np.ndarray]] = {"number": [], "category": []}
+    for name, kind in details.kinds.items():
+        cells = inputs[name].numpy()[:, 0]
+        if kind == "number":
+            missing = cells == modern.MISSING if cells.dtype == np.int64 else np.isnan(cells)
+            cells = modern.coarse_numbers(np.where(missing, np.nan, cells.astype(np.float64)))
+        elif cells.dtype == object:
+            codes, texts = pd.factorize(cells)
+            cells = modern.hash_values([text.decode() for text in texts])[codes]
+        parts[kind].append(cells)
+    return modern.hash_rows(parts["number"] + parts["category"])
+
+
+def split_seen(known: TrainingRows, hashes: np.ndarray) -> tuple[str, np.ndarray | None]:
+    """What to say when rows trained the model, and which of them are known not to have; otherwise "" and None."""
+    looked = hashes < known.bound
+    seen, rows = looked & np.isin(hashes, known.hashes), int(looked.sum())
+    count, whole = int(seen.sum()), known.bound == 2**64 - 1
+    if not count or modern.wilson(count, rows)[0] <= known.repeated:  # or as many as new rows would be by chance
+        return "", None
+    shown = f"about {100 * count / rows:.0f} %"
+    if whole:
+        shown = f"{count:,}" if count < rows else "all"
+    words = f"{shown} of these {len(hashes):,} rows trained this model; the result is too good"
+    if known.repeated >= 0.005:
+        words += f" (by chance {100 * known.repeated:.0f} % of new rows are equal to rows that did)"
+    return words, looked & ~seen
+
+
+def show_evaluation(label: np.ndarray, probability: np.ndarray, threshold: float, others: np.ndarray | None) -> None:
+    """Print measures of all rows, and beside them of the others: those that did not train the model."""
+    parts = {f"{len(label):,} rows, 95 % intervals": slice(None)}
+    if others is not None:
+        parts[f"{np.count_nonzero(others):,} rows that did not"] = others
+    tests = [modern.measure(label[rows], probability[rows], threshold, 0) for rows in parts.values()]
+    lines = ["".join(f"{name:<40}" for name in parts)]
     for name in ("accuracy", "precision", "recall", "roc_auc", "pr_auc", "log_loss"):
-        if test[name] is not None:
-            ends = test[f"{name}_ci95"]
-            lines.append(f"  {name:<10}{test[name]:7.3f}  {modern.interval(ends, 1, 3) if ends else ''}".rstrip())
-    modern.print_error("\n".join(lines))
+        if tests[0][name] is not None:
+            lines.append(f"  {name:<10}" + "".join(f"{measured(test, name):<28}" for test in tests))
+    modern.print_error("\n".join(line.rstrip() for line in lines))
+
+
+def measured(test: dict[str, Any], name: str) -> str:
+    value, ends = test[name], test.get(f"{name}_ci95")
+    return f"{'-':>7}" if value is None else f"{value:7.3f}  {modern.interval(ends, 1, 3) if ends else ''}"
+
+
+def evaluate(options: argparse.Namespace, details: Details, known: TrainingRows | None, parts: list) -> None:
+    """Measure the predictions against the labels, and say whether the rows trained the model."""
+    label, probability, hashes = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if not len(label):
+        raise UserError(f"{STREAM}: holds no rows to evaluate")
+    words, others = split_seen(known, hashes) if known else ("", None)
+    if words and (count := np.count_nonzero(others)) < FEWEST_ROWS:
+        few = f"the {count} that did not are too few to test on" if count else "none is left to test on"
+        words, others = f"{words}; {few}, metrics.json has the result of the run's own test", None
+    if words:
+        note(words)
+    show_evaluation(label, probability, details.threshold, others)
 
 
 def run(options: argparse.Namespace) -> int:
     import pandas as pd
 
-    details, known = read_details(options.model), []
-    if warning := modern.shared_warning(options.model) or modern.shared_warning(options.model.parent):
-        modern.print_error(f"warning: {warning}")
-    with contextlib.suppress(OSError):
-        modern.finish_commit(options.model.parent)
+    details, evaluated = open_model(options.model), []
+    known = read_training_rows(options.model) if options.evaluate else None
     chunks = read_stream(details) if options.csv == "-" else read_rows(options.csv, details)
     first = next(chunks)  # before TensorFlow is imported: bad input is told at once
     source = STREAM if options.csv == "-" else options.csv
@@ -465,9 +644,9 @@ def run(options: argparse.Namespace) -> int:
     model, names = load_model(options.model, details), answer_names(list(first))
     with open_output(options.output, options.csv == "-") as out:
         for chunk in itertools.chain([first], chunks):
-            rows, probability = predict_chunk(model, details, options, chunk)
+            rows, probability, _ = answered = predict_chunk(model, details, options, chunk)
             if options.evaluate:
-                known.append(labelled(options, details.label, rows, probability))
+                evaluated.append(labelled(options, details, answered))
             answers = ([f"{value:.6f}" for value in probability], (probability >= details.threshold).astype(int))
             table = pd.concat([rows, pd.DataFrame(dict(zip(names, answers, strict=True)), rows.index)], axis=1)
             returns = any("\r" in cell for name in rows for cell in rows[name])  # not quoted unless all cells are
@@ -475,10 +654,7 @@ def run(options: argparse.Namespace) -> int:
             table.to_csv(out, index=False, header=chunk is first, lineterminator="\n", quoting=quoting)
             out.flush()
     if options.evaluate:
-        label, probability = (np.concatenate(parts) for parts in zip(*known, strict=True))
-        if not len(label):
-            raise UserError(f"{source}: holds no rows to evaluate")
-        show_evaluation(label, probability, details.threshold)
+        evaluate(options, details, known, evaluated)
     return 0
 
 

@@ -21,6 +21,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -972,8 +973,9 @@ A probability of {tested.threshold.value:.6g} or more counts as 1 ({tested.thres
   the data.
 - A category that was not seen in training is treated like any other that was not, a missing cell like those that were
   missing.
-- The model holds the values of the text and id columns that it learned from, `{modern.METRICS_FILE}` and
-  `{modern.REPORT_FILE}` the most frequent of them, and this card one row.
+- The model holds the values of the text and id columns that it learned from, and hashes of its training rows, by which
+  it can be told whether a row was among them. `{modern.METRICS_FILE}` and `{modern.REPORT_FILE}` hold the most frequent
+  values, and this card one row.
 
 ## Settings
 
@@ -1024,6 +1026,42 @@ probability = model({{
 `model.predict` gives the same, but for numbers that take more than 32 bits, which it rounds first.
 
 """
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs compared
+
+
+def compare_runs(folders: list[str]) -> list[str]:
+    """The results of whole runs, by log-loss, from the metrics.json of each; one that cannot be read is told."""
+    found, title = [], ["data", "directory", "date", "rows", "tested", "network", "folds"]
+    title += ["log-loss", "95 %", "ROC AUC", "accuracy"]
+    paths = [Path(folder, modern.METRICS_FILE) for folder in folders]
+    for path in paths or sorted(Path().glob(f"*/{modern.METRICS_FILE}")):
+        try:
+            metrics = json.loads(path.read_bytes())
+            rows, test, settings = (metrics[name] for name in ("rows", "test", "settings"))
+            date = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
+            counts = [f"{rows['used']:,}", f"{sum(map(sum, test['confusion'])):,}"]
+            scores = [
+                f"{test['log_loss']:.3f}",
+                interval(test["log_loss_ci95"], 1, 3),
+                f"{test['roc_auc'] or math.nan:.3f}",
+            ]
+            cells = [str(path.parent), date, *counts, *map(str, (settings["architecture"], settings["folds"])), *scores]
+            data = counts[0], str(metrics.get("data"))
+            found.append((test["log_loss"], data, [*cells, percent(test["accuracy"])]))
+        except (FileNotFoundError, NotADirectoryError):
+            modern.print_error(f"note: {path.parent} holds no whole run")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            modern.print_error(f"note: {path} is damaged and left out")
+    modern.refuse("--compare", (not found, "no whole run is there; name the directories that runs were written to"))
+    found.sort(key=lambda run: run[0])
+    data = list(dict.fromkeys(run[1] for run in found))
+    table = [title, *([str(data.index(rows) + 1), *cells] for _, rows, cells in found)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
+    return lines + ["Only runs on the same data, by its number in the first column, can be compared."] * (len(data) > 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -261,6 +261,8 @@ def build_parser() -> Parser:
     text = f"also write the model in other formats: {', '.join(EXPORTS)}"
     group.add_argument("--export", nargs="+", choices=EXPORTS, default=[], metavar="FORMAT", help=text)
     flag("--describe", False, "summarise the data; nothing is trained or written")
+    text = "rank the results of runs, the best first; nothing is trained (default: of all directories here)"
+    group.add_argument("--compare", nargs="*", metavar="DIR", help=text)
     group.add_argument("--quiet", default=False, help="print errors only", **switch)
     group.add_argument("--version", action="version", version=VERSION)
     return parser
@@ -987,14 +989,19 @@ def cell_bits(values: np.ndarray) -> np.ndarray:
 
 def sort_rows(table: Table, times: np.ndarray | None = None) -> None:
     """Put the rows into the order of their times, if any, and of hashes of what each holds."""
-    hashes = np.zeros(len(table.label), np.uint64)
     columns = [*table.numbers.T, *table.codes.T, table.label]
+    order = np.argsort(hash_rows(columns))
+    for part in (*columns, table.files, table.lines):
+        part[:] = part[order]
+
+
+def hash_rows(columns: Iterable[np.ndarray]) -> np.ndarray:
+    """A hash of what each row of columns [N] holds, uint64: 64-bit numbers by their bits, others by their values."""
+    hashes: Any = np.uint64(0)
     for part in columns:
         hashes = (hashes ^ cell_bits(part)) * np.uint64(0x9E3779B97F4A7C15)
         hashes ^= hashes >> np.uint64(29)
-    order = np.argsort(hashes) if times is None else np.lexsort([hashes, times])
-    for part in (*columns, table.files, table.lines):
-        part[:] = part[order]
+    return hashes
 
 
 def find_giveaways(table: Table, label: str) -> list[str]:
@@ -1958,6 +1965,45 @@ def raw_inputs(table: Table, rows: np.ndarray) -> dict[str, np.ndarray]:
         kind = np.int64 if column.integers else object
         values[column.name] = np.array(column.vocabulary, kind)[table.codes[rows, place]]
     return {name: part[:, None] for name, part in values.items()}
+
+
+ROWS_ENTRY = "training_rows.bin"  # of a model's archive
+KEPT_HASHES = 32_768  # of the rows that trained a model, about; of more a sample
+
+
+def training_rows(table: Table, splits: list[Split]) -> bytes:
+    """What tells predict.py whether a row trained or stopped a net: hashes of what the rows hold but for their label.
+
+    Unsigned 64-bit integers: the bound below which a hash is kept, the rows whose hash is, how many of these equal
+    another one, and the hashes, sorted, each once.
+    """
+    seen = np.zeros(len(table.label), bool)
+    for split in splits:
+        seen[split.training] = seen[split.validation] = True
+    bound, kept = min(2**64 - 1, KEPT_HASHES * 2**64 // int(seen.sum())), []
+    meanings = [hash_values(column.vocabulary) for column in table.of_kind("category")]
+    for rows in row_pieces(np.flatnonzero(seen)):
+        numbers = (coarse_numbers(values[rows]) for values in table.numbers.T)
+        categories = (known[codes[rows]] for known, codes in zip(meanings, table.codes.T, strict=True))
+        hashes = hash_rows([*numbers, *categories])
+        kept.append(hashes[hashes < np.uint64(bound)])
+    hashes, counts = np.unique(np.concatenate(kept), return_counts=True)
+    head = np.array([bound, counts.sum(), counts[counts > 1].sum()], np.uint64)
+    return np.concatenate([head, hashes]).astype("<u8").tobytes()
+
+
+def coarse_numbers(values: np.ndarray) -> np.ndarray:
+    """Numbers in 64 bits, of which pandas' parser may miss the last, without the last 20."""
+    unit = np.uint64(20)
+    return ((values + 0.0).view(np.uint64) + np.uint64(1 << 19) >> unit << unit).view(np.float64)  # 0.0: -0 is 0
+
+
+def hash_values(values: list[int] | list[str]) -> np.ndarray:
+    """64 bits for each value of a category: integers as they are, texts as hashes."""
+    if values and isinstance(values[0], int):
+        return np.array(values, np.int64).view(np.uint64)
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in values)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
 def model_archive(model: keras.Model) -> bytes:
@@ -3172,7 +3218,8 @@ def remove(path: Path) -> None:
 def commit(folder: Path, names: list[str]) -> None:
     """Put those of the files of a run that are written beside their places into them: all or none.
 
-    A list of them is written first. Whoever is killed between two of the moves is finished by the next run.
+    Those of the model before that have no successor are deleted. A list of them is written first. Whoever is killed
+    between two of the moves is finished by the next run.
     """
     if written := [name for name in names if os.path.lexists(beside(folder / name))]:
         write_atomically(folder / COMMIT_FILE, json.dumps({"process": os.getpid(), "names": written}).encode())
@@ -3205,9 +3252,10 @@ def finish_commit(folder: Path) -> None:
         raise
     for _, _, before in moves:
         remove(before)
-    for place in (folder / CARD_FILE, folder / REPORT_FILE):
-        if folder / MODEL_FILE in places and place not in places and is_ours(place):
-            remove(place)  # which is of the model before
+    if folder / MODEL_FILE in places:
+        for place in (folder / name for name in RESULT_FILES):
+            if place not in places and is_ours(place):
+                remove(place)  # it is of the model before
     path.unlink(missing_ok=True)
 
 
@@ -3350,7 +3398,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            told = f"process {holder or 'unknown'} is training there; wait for it or name another directory"
+            told = (
+                f"process {holder or 'unknown'} is training or exporting there; wait for it or name another directory"
+            )
             raise UserError(f"--model-dir {folder}: {told}") from None
         lock.truncate(0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -3419,6 +3469,11 @@ def fingerprint(table: Table) -> str:
     for part in (*table.numbers.T, *table.codes.T, table.label):
         digest.update(np.ascontiguousarray(part))
     return digest.hexdigest()
+
+
+def labels_digest(table: Table) -> str:
+    """A digest of which lines have which label: equal for runs on the same rows, whichever columns they took."""
+    return f"{int(hash_rows([table.files, table.lines, table.label]).sum()):016x}"
 
 
 class StateFile:
@@ -3490,7 +3545,7 @@ def unpack_state(run: Run) -> None:
     import tensorflow as tf
 
     def fault(name: str) -> UserError:
-        return damaged(Path(RESUME_FILE), f" (net {fold.number + 1}, {name})")
+        return damaged(run.options.model_dir / RESUME_FILE, f" (net {fold.number + 1}, {name})")
 
     def take(part: str, names: tuple[str, ...]) -> Iterator[np.ndarray]:
         for name in names:
@@ -3985,6 +4040,7 @@ def build_and_compile(run: Run, data: Features) -> Callable:
         compiled = pool.submit(compile_traced)
         build(run)
         run.archive = Archive(run.saved.model)
+        run.archive.entries[ROWS_ENTRY] = training_rows(run.table, run.splits)
         if run.options.resume:
             unpack_state(run)
             run.print(f"Resuming   after epoch {max(len(fold.history) for fold in run.folds)}")
@@ -4148,6 +4204,7 @@ def evaluate(run: Run) -> Tested:
         "timing": run.timing,
         "date": time.strftime("%Y-%m-%d"),
         "versions": {"python": platform.python_version(), "script": VERSION, **packages},
+        "data": labels_digest(table),
     }
     return Tested(weights, temperature, threshold, validation, tested, metrics, report)
 
@@ -4235,9 +4292,11 @@ def finish(run: Run, stop: StopRequest) -> int:
     write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
     refuse_foreign(folder, options.export)  # what has come meanwhile
     stop.committing = True
+    stale = [file for file, _ in EXPORTS.values() if not os.path.lexists(beside(folder / file))]
+    stale = [file for file in stale if is_ours(folder / file)]  # of an earlier model
     commit(folder, RESULT_FILES)
     (folder / RESUME_FILE).unlink(missing_ok=True)
-    print_files(run, left_out)
+    print_files(run, left_out, stale)
     for words in failures:
         print_error(f"error: {words}; the model and its metrics are saved")
     return 1 if failures else 0
@@ -4305,15 +4364,15 @@ def prediction_rows(run: Run, tested: Tested) -> bytes:
     return b"".join(written)
 
 
-def print_files(run: Run, left_out: dict[str, str]) -> None:
+def print_files(run: Run, left_out: dict[str, str], stale: list[str]) -> None:
     """Name what the run has left, and what would be worth trying."""
-    options, folder, timing = run.options, run.options.model_dir, run.timing
+    folder, timing = run.options.model_dir, run.timing
     run.print("", f"Model      {folder / MODEL_FILE}", f"Metrics    {folder / METRICS_FILE}")
     run.print(f"Tested     {folder / PREDICTIONS_FILE}", f"Card       {left_out[CARD_FILE] or folder / CARD_FILE}")
     run.print(f"Report     {left_out[REPORT_FILE] or folder / REPORT_FILE}")
     for name, (file, _) in EXPORTS.items():
-        if name not in options.export and os.path.lexists(folder / file):
-            run.print(f"Export     {folder / file} is from an earlier run; --export {name} writes it again")
+        if file in stale:
+            run.print(f"Export     {folder / file} of an earlier run is deleted; --export {name} writes it again")
     if run.events:
         run.print(f"Logs       tensorboard --logdir {folder / 'logs'}")
     speed = f"{timing['train_s']:.2f} s for training ({timing['rows_per_s']:,.0f} rows/s)"
@@ -4335,7 +4394,7 @@ def suspect_labels(run: Run, label: np.ndarray, probability: np.ndarray) -> list
 
 def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
     """Every setting as it was used, and the reason where one was chosen for the user."""
-    settings = {name: value for name, value in vars(run.options).items() if name != "describe"}
+    settings = {name: value for name, value in vars(run.options).items() if name not in ("describe", "compare")}
     settings |= {"csv": short_names(run.options.csv), "model_dir": run.options.model_dir.name}
     chosen = run.decisions | {"threshold": threshold}
     chosen |= {"time_column": run.table.time} if run.options.split == "time" else {}
@@ -4348,6 +4407,10 @@ def train_command(arguments: list[str] | None) -> int:
     started = time.perf_counter()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options, earlier, arrays = parse_options(arguments), {}, {}
+    if options.compare is not None:
+        output = Output(quiet=False)
+        output.print(*import_beside("report").compare_runs(options.compare))
+        return output_failed(output)
     if options.resume:
         options, earlier, arrays = resumed_options(given_flags(arguments), options.model_dir)
     table = load_data(options)

@@ -253,7 +253,8 @@ sys.exit(code)
 def test_help_and_version(run):
     done = run("train_model_modern.py", "--help")
     assert done.returncode == 0 and "--architecture" in done.stdout
-    assert run("train_model_modern.py", "--version").stdout.strip() == modern.VERSION
+    for script in ("train_model_modern.py", "predict.py", "export_model.py"):
+        assert run(script, "--version").stdout.strip() == modern.VERSION
 
 
 def test_the_default_csv_is_in_the_temporary_directory(sample, tmp_path, monkeypatch):
@@ -597,3 +598,55 @@ def test_copied_alone_into_an_empty_folder_it_trains(sample, tmp_path, command):
     assert done.returncode == 0, done.stderr
     written = {path.name for path in (alone / "model").iterdir()}
     assert written >= {modern.MODEL_FILE, modern.METRICS_FILE, modern.PREDICTIONS_FILE, "logs"}
+
+
+def test_runs_are_compared_by_log_loss_and_damage_is_told(sample, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    one, other = sample(80, name="a.csv"), sample(90, name="b.csv")
+    assert train(one, tmp_path / "plain") == 0
+    assert train(one, tmp_path / "folds", "--folds", 3, "--drop", "time_last_request", "--architecture", "deep") == 0
+    assert modern.main(["--compare"]) == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    shown = [dict(zip(title.split(), line.split(), strict=False)) for line in lines]
+    losses = {name: metrics_of(tmp_path / name)["test"]["log_loss"] for name in ("plain", "folds")}
+    assert [row["directory"] for row in shown] == sorted(losses, key=losses.get)
+    assert [row["data"] for row in shown] == ["1", "1"]  # the same rows, though one takes fewer columns
+    line = next(line for line in lines if "folds" in line)
+    metrics = metrics_of(tmp_path / "folds")
+    ends, accuracy = metrics["test"]["log_loss_ci95"], metrics["test"]["accuracy"]
+    for words in ("80      80", "deep      3", f"{losses['folds']:.3f}  {ends[0]:.3f} to {ends[1]:.3f}"):
+        assert words in line
+    assert f"{metrics['test']['roc_auc']:.3f}" in line and line.endswith(f" {100 * accuracy:.1f} %")
+
+    assert train(other, tmp_path / "elsewhere") == 0
+    for name, content in (("broken", '{"rows": 3'), ("odd", '{"rows": {}, "test": {}, "settings": 5}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(content)
+    assert modern.main(["--compare", "plain", "broken", "elsewhere", "odd", "nowhere"]) == 0
+    found = capsys.readouterr()
+    lines = found.out.splitlines()
+    assert sorted(line.split()[0] for line in lines[1:3]) == ["1", "2"]
+    assert lines[3:] == ["Only runs on the same data, by its number in the first column, can be compared."]
+    damage = [f"note: {os.path.join(name, 'metrics.json')} is damaged and left out" for name in ("broken", "odd")]
+    assert found.err.splitlines() == [*damage, "note: nowhere holds no whole run"]
+    assert modern.main(["--compare", "nowhere"]) == 2 and "no whole run is there" in capsys.readouterr().err
+
+
+def test_runs_are_compared_without_tensorflow_and_pandas(tmp_path, run):
+    program = "import sys, train_model_modern as modern; code = modern.main(['--compare']); "
+    program += "sys.exit(code or 3 * bool({'tensorflow', 'pandas'} & set(sys.modules)))"
+    scores = {
+        "log_loss": 0.5,
+        "log_loss_ci95": [0.4, 0.6],
+        "roc_auc": None,
+        "accuracy": 0.75,
+        "confusion": [[3, 1], [0, 0]],
+    }
+    metrics = {"rows": {"used": 4}, "test": scores, "settings": {"architecture": "standard", "folds": 1}}
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "metrics.json").write_text(json.dumps(metrics))
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.splitlines()[1].endswith("nan    75.0 %")

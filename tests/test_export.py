@@ -112,6 +112,30 @@ def test_the_card_is_right_about_the_exported_file(tf, tmp_path):
     assert float(names["probability"][0, 0]) == pytest.approx(from_python, abs=1e-4)
 
 
+def examples(card):
+    """What the examples of a card in Python and in C# give, and the cells of both."""
+    cells = re.findall(r"tf\.constant\(\[\[(.*)\]\], tf\.\w+\),", card)
+    others = re.findall(r"new\[\] \{ (.*) \}, shape", card)
+    return re.findall(r"these values give ([\d.]+)", card), cells, [cell.removesuffix("L") for cell in others]
+
+
+def test_both_examples_of_a_card_are_of_one_row(tmp_path, capsys):
+    folder = tmp_path / "model"
+    assert train(write_mixed(tmp_path / "mixed.csv"), folder, "--folds", 3) == 0
+    assert export_model.main(["--model-dir", str(folder), "onnx"]) == 0
+    (one, other), from_python, from_csharp = examples((folder / "README.md").read_text(encoding="utf-8"))
+    nan = {"float('nan')": "double.NaN"}
+    assert one == other and len(from_csharp) == 6
+    assert [nan.get(cell, cell) for cell in from_python] == from_csharp
+    capsys.readouterr()
+    checkpoint = next((folder / "checkpoints").glob("*.keras"))
+    assert export_model.main(["--model", str(checkpoint), "litert"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"Input      app id is called input_\d_app_id in SavedModel and LiteRT, app id in ONNX", lines[-1]
+    )
+
+
 def test_a_readme_of_the_users_own_is_left_alone(sample, tmp_path, capsys):
     folder = tmp_path / "model"
     folder.mkdir()
@@ -120,11 +144,16 @@ def test_a_readme_of_the_users_own_is_left_alone(sample, tmp_path, capsys):
     assert (folder / "README.md").read_text() == "mine" and "a file of your own" in capsys.readouterr().out
 
 
-def test_an_export_of_an_earlier_run_is_told(sample, tmp_path, capsys):
+def test_an_export_of_an_earlier_run_is_deleted_and_one_of_the_users_is_not(sample, tmp_path, capsys):
     path, folder = sample(60), tmp_path / "model"
-    assert train(path, folder, "--export", "saved_model") == 0
-    assert modern.main([str(path), "--model-dir", str(folder), "--epochs", "2"]) == 0
-    assert "is from an earlier run" in capsys.readouterr().out
+    assert train(path, folder, "--export", "saved_model", "litert") == 0
+    (folder / "productivity_model.onnx").write_bytes(b"mine")
+    assert modern.main([str(path), "--model-dir", str(folder), "--epochs", "2", "--export", "litert"]) == 0
+    told = capsys.readouterr().out
+    saved, litert, onnx = (folder / modern.EXPORTS[name][0] for name in FORMATS)
+    assert f"Export     {saved} of an earlier run is deleted; --export saved_model writes it anew\n" in told
+    assert not saved.exists() and litert.exists() and onnx.read_bytes() == b"mine"
+    assert told.count("of an earlier run") == 1 and not list(folder.glob("**/*.tmp"))
 
 
 def test_a_missing_package_is_told_before_training(sample, tmp_path, monkeypatch, capsys):
@@ -194,7 +223,11 @@ def test_a_checkpoint_is_exported_beside_itself(tf, sample, tmp_path, capsys):
     assert train(path, folder) == 0
     before = (folder / "README.md").read_bytes()
     checkpoint = sorted((folder / "checkpoints").glob("*.keras"))[0]
+    capsys.readouterr()
     assert export_model.main(["--model", str(checkpoint), *FORMATS]) == 0
+    files = ", ".join(modern.EXPORTS[name][0] for name in FORMATS)
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == f"Written    from {checkpoint.name} into {checkpoint.parent}: {files}"
     rows = strange_rows(modern.read_table(modern.parse_options([str(path)])))
     expected = export_model.keras_probabilities(keras.models.load_model(checkpoint), rows)
     for name in FORMATS:

@@ -305,22 +305,44 @@ def test_a_commit_that_was_cut_short_is_finished(tmp_path, moves, monkeypatch):
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
 
 
+def test_stale_exports_go_when_a_commit_that_was_cut_short_is_finished(tmp_path, monkeypatch):
+    onnx, litert = (tmp_path / modern.EXPORTS[name][0] for name in ("onnx", "litert"))
+    onnx.write_bytes(b"\x08\x08train_model_modern")
+    litert.write_bytes(b"mine")
+    modern.beside(tmp_path / modern.MODEL_FILE).write_text("new")
+
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(modern, "remove", cut)
+    with pytest.raises(KeyboardInterrupt):
+        modern.commit(tmp_path, modern.RESULT_FILES, [onnx.name, litert.name])
+    assert onnx.exists() and (tmp_path / modern.COMMIT_FILE).exists()
+    monkeypatch.undo()
+    modern.finish_commit(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [modern.MODEL_FILE, litert.name]
+
+
 def test_a_hostile_commit_list_moves_nothing_else(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (tmp_path / "victim").write_text("mine")
     (folder / "victim").write_text("mine")
     (folder / f"{modern.TEMPORARY}7-victim.tmp").write_text("other")
+    (folder / "productivity_model.onnx").write_text("mine")
     for content in (
         '{"process": 7, "names": ["victim", "../victim"]}',
         "[" * 100_000,
         '{"process": "x"}',
         "\xff",
         '{"process": 7, "names": 5}',
+        '{"process": 7, "names": [], "stale": ["victim", "../victim", "productivity_model.onnx"]}',
+        '{"process": 7, "names": [], "stale": 5}',
     ):
         (folder / modern.COMMIT_FILE).write_text(content)
         modern.finish_commit(folder)
-    assert (folder / "victim").read_text() == (tmp_path / "victim").read_text() == "mine"
+    places = [folder / "victim", tmp_path / "victim", folder / "productivity_model.onnx"]
+    assert [place.read_text() for place in places] == ["mine"] * 3
 
 
 def test_sigterm_twice_ends_with_143(sample, tmp_path):
@@ -903,5 +925,6 @@ def test_tampered_states_are_refused(interrupted, tmp_path, case, capsys):
     code = modern.main([str(path), "--model-dir", str(folder), "--resume", "--quiet"])
     errors = capsys.readouterr().err
     assert code == 2 and errors.startswith("error: ") and errors.count("\n") == 1, errors
+    assert "is damaged" not in errors or f"{folder / modern.RESUME_FILE} is damaged" in errors
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model"]
     assert {entry.name for entry in folder.iterdir()} <= {modern.RESUME_FILE, modern.LOCK_FILE, "logs"}

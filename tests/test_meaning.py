@@ -258,6 +258,31 @@ def predicted(folder, columns, rows, quoted, tmp_path):
     return np.array([float(row[name]) for row in answers])
 
 
+def check_frames(model, path, asked):
+    """DataFrames of the texts of a file, and of what pandas makes of them, mean the same, or are refused."""
+    import pandas as pd
+
+    options = {"keep_default_na": False, "encoding": "utf-8"}
+    found = model.predict_proba(pd.read_csv(path, dtype=str, **options))
+    np.testing.assert_allclose(found[:, 1], asked, atol=1e-5, err_msg="a DataFrame of texts")
+    try:
+        found = model.predict_proba(pd.read_csv(path, na_values=[""], **options))
+    except modern.UserError as error:
+        assert "read the table with dtype=str" in str(error)
+    else:
+        np.testing.assert_allclose(found[:, 1], asked, atol=1e-5, err_msg="a DataFrame")
+
+
+def check_training_rows(model, path, tested):
+    """predict.py knows all rows of a file that trained the model, and no others, by what their cells mean."""
+    known, (chunk,) = predict.read_training_rows(model.path), predict.read_rows(str(path), model.details)
+    hashes = predict.row_hashes(model.details, predict.model_inputs(model.model, model.details, chunk)[0])
+    trained = [row for row in range(len(hashes)) if row not in tested]
+    assert np.array_equal(np.unique(hashes[trained]), known.hashes)
+    _, place, counts = np.unique(hashes[trained], return_inverse=True, return_counts=True)
+    assert known.repeated == pytest.approx(np.mean(counts[place] > 1))
+
+
 def check(tmp_path, number, columns, flags, folds, quoted, files, chance):
     import keras
     import tensorflow as tf
@@ -289,8 +314,12 @@ def check(tmp_path, number, columns, flags, folds, quoted, files, chance):
         return errors
     assert code == 0, errors
     asked = predicted(folder, columns, rows, quoted, tmp_path)
+    answering = predict.load(folder)
+    check_frames(answering, tmp_path / "asked.csv", asked)
     with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
         reported = list(csv.DictReader(file))
+    tested = {lines[row.get("file", "0.csv"), int(row["line"])] for row in reported} if folds == 1 else set()
+    check_training_rows(answering, tmp_path / "asked.csv", tested)
     if folds == 1:  # with folds each tested row is reported by one net, and predicted by all
         found = [asked[lines[row.get("file", "0.csv"), int(row["line"])]] for row in reported]
         np.testing.assert_allclose(

@@ -214,7 +214,7 @@ def test_two_runs_in_one_directory(sample, tmp_path, capsys):
         file.write("4711")
         file.flush()
         assert modern.main([str(sample(60)), "--model-dir", str(folder), "--epochs", "2"]) == 2
-        assert "process 4711 is training there" in capsys.readouterr().err
+        assert "process 4711 is training or exporting there" in capsys.readouterr().err
     assert os.listdir(folder) == [modern.LOCK_FILE]
     (folder / modern.LOCK_FILE).write_text("4711")  # left by a process that died
     assert modern.main([str(sample(60)), "--model-dir", str(folder), "--epochs", "2", "--quiet"]) == 0
