@@ -3691,7 +3691,7 @@ def describe_columns(table: Table) -> list[str]:
 BASELINES = {"majority": "always predicting the majority class", "logistic_regression": "a logistic regression"}
 
 
-def judge(comparison: dict[str, Any], test: dict[str, Any], folds: int) -> list[str]:
+def judge(comparison: dict[str, Any], test: dict[str, Any], folds: int, share: float = 1.0) -> list[str]:
     """The verdict, in sentences: what the test shows, and how far it can be trusted."""
     sentences = [judge_baseline(BASELINES[name], **parts) for name, parts in comparison.items()]
     if not sentences[0].startswith("Better"):
@@ -3701,8 +3701,11 @@ def judge(comparison: dict[str, Any], test: dict[str, Any], folds: int) -> list[
         wide = f"The interval of the accuracy is {width:.0f} points wide, as only {rows:,} rows could be tested"
         sentences.append(f"{wide}: take this run as a hint, not as a measurement.")
     if folds > 1:
-        mean = f"The saved model is the mean of the {folds} nets"
-        sentences.append(f"{mean}, which is usually more accurate than each of them, as tested here.")
+        mean = "the saved model is their mean, which is usually more accurate"
+        sentences.append(f"Each of the {folds} nets was tested alone; {mean}.")
+    if share < 1:
+        rest = f"{100 - 100 * share:.0f} % that of a logistic regression"
+        sentences.append(f"The model's logit is {100 * share:.0f} % that of the net and {rest}.")
     return sentences
 
 
@@ -3742,7 +3745,7 @@ def show_result(
             shown = "-" if value is None else f"{scale * value:.{digits}f}{unit}"
             cells.append(f"{shown} {interval(ends, scale, digits) if ends else '':>14}")
         title = {"roc_auc": "ROC AUC", "log_loss": "log-loss"}.get(name, name)
-        lines.append(f"  {title:<9}" + "".join(f"{cell:>23}" for cell in cells))
+        lines.append((f"  {title:<9}" + "".join(f"{cell:>23}" for cell in cells)).rstrip())
     found = f"Found {hits:,} of {hits + missed:,} {rows_of(label, 1)}; {false:,} of {right + false:,}"
     taken = "productive" if label == "productive" else f"{label} = 1"
     lines += wrap(f"{found} {rows_of(label, 0)} were taken for {taken}.", "  ", "  ")
@@ -3989,7 +3992,7 @@ def show_plan(run: Run) -> list[str]:
     stop = f"stops after {plan.patience} epochs ({patience.reason}) without a better validation loss"
     lines = [
         f"Device     {run.device.name}",
-        f"Model      {options.architecture}: {nets}{plan.width} inputs, hidden layers {units}",
+        f"Model      {options.architecture}: {nets}{plan.width} inputs, hidden units {units}",
         f"Batch      {plan.batch_size:,} rows ({decisions['batch_size'].reason})",
         f"Rate       {rate.value:g} at the start ({rate.reason})",
         f"Patience   {stop if plan.patience else 'none: trains all epochs (--no-early-stopping)'}",
@@ -4181,7 +4184,8 @@ def evaluate(run: Run) -> Tested:
         name: compare(label, (tested[1], threshold.value), (probability, 0.5), seed)
         for name, probability in guesses.items()
     }
-    verdict, columns = judge(comparison, test, len(folds)), importance(run, weights, temperature)
+    share, columns = run.decisions.get("network_share"), importance(run, weights, temperature)
+    verdict = judge(comparison, test, len(folds), share.value if share else 1.0)
     report = show_result(options.label, test, bases, threshold, verdict, len(folds))
     report += [*show_thresholds(*validation), *show_importance(columns)]
     longest = max(folds, key=lambda fold: len(fold.history))
@@ -4258,13 +4262,10 @@ def log_results(run: Run, tested: Tested) -> None:
     events.curve("pr_curve/validation", step, *tested.validation)
     events.curve("pr_curve/test", step, *tested.test)
     events.text("calibration", show_calibration(*tested.test, metrics["test"]["confusion"]))
-    label, probability = tested.validation
-    right, results = (probability >= tested.threshold.value) == (label > 0.5), {}
-    validation = whole_scores(label, probability) | {"accuracy": float(right.mean())}
-    for name in ("log_loss", "accuracy", "roc_auc", *metrics["test"]):  # TensorBoard shows the first five
-        for part, scores in (("validation", validation), ("test", metrics["test"])):
-            if isinstance(scores.get(name), float):
-                results[f"{part}/{name}"] = scores[name]
+    ends = [fold.history[(fold.best_epoch if run.plan.patience else 0) - 1] for fold in run.folds]
+    results = {f"validation/{name}": np.mean([logs[f"val_{name}"] for logs in ends]) for name in ("loss", "accuracy")}
+    names = sorted(metrics["test"], key=lambda name: name not in ("log_loss", "accuracy", "roc_auc"))  # five are shown
+    results |= {f"test/{name}": value for name in names if isinstance(value := metrics["test"][name], float)}
     settings = tested.settings
     events.trial(settings, results, step)
     width = max(map(len, settings))

@@ -236,7 +236,11 @@ def test_the_verdict_follows_from_paired_differences():
     assert len(modern.judge({"majority": better, "logistic_regression": none}, test, 1)) == 2
     assert "More labelled rows" in modern.judge({"majority": none, "logistic_regression": none}, test, 1)[2]
     wide = modern.judge({"majority": better}, test | {"accuracy_ci95": [0.6, 0.9]}, 10)
-    assert "30 points wide, as only 400 rows" in wide[1] and "mean of the 10 nets" in wide[2]
+    assert "30 points wide, as only 400 rows" in wide[1] and "Each of the 10 nets was tested alone" in wide[2]
+    assert (
+        "30 % that of the net and 70 % that of a logistic regression"
+        in modern.judge({"majority": better}, test, 1, 0.3)[1]
+    )
 
 
 def test_always_the_majority_ranks_nothing_with_folds_either(tf, sample):
