@@ -1251,6 +1251,9 @@ ENSEMBLE_ROWS = 30_000  # an ensemble gains ever less: 0.012 in log-loss at 500 
 ENSEMBLE_SECONDS = 10.0  # of one core
 SHORT_RUN = 200_000  # steps
 HOISTED_BATCH = 32  # up to here XLA runs a whole epoch as one function; above, separate kernels measured faster
+WEIGHT_SECONDS = 1.5e-9  # of training with XLA on a CPU: for each row of a batch and each weight of the first layer
+TRIAL_SECONDS = 10.0  # where training takes less, compiling for a GPU too costs more than it may save
+MEASURED_SECONDS = 1.0  # of each device that is tried, beyond compiling
 
 
 def choose_folds(options: argparse.Namespace, label: np.ndarray) -> Choice:
@@ -1314,6 +1317,30 @@ class Device(NamedTuple):
     name: str
     capability: tuple[int, int] = (0, 0)  # of a GPU
     flags: frozenset[str] = frozenset()  # of a CPU
+    place: str = "CPU:0"  # TensorFlow's name for it
+
+
+def training_seconds(options: argparse.Namespace, table: Table, steps: int, batch_size: int, xla: bool) -> float:
+    """About how long training takes on one core, of so many steps when nothing stops it early."""
+    steps = steps * min(options.epochs, USUAL_EPOCHS) / options.epochs
+    categories = sum(min(column.distinct, MAXIMUM_CATEGORIES) for column in table.of_kind("category"))
+    width = (1 + MOST_BINS) * len(table.of_kind("number")) + categories
+    products = batch_size * width * ARCHITECTURES[options.architecture].units[0] * WEIGHT_SECONDS
+    return steps * max(products, STEP_SECONDS_WITH_XLA if xla else STEP_SECONDS_WITHOUT_XLA)
+
+
+def choose_devices(found: list[Device], cpu_only: bool, before: str, seconds: float) -> Choice:
+    """The device to train on or, where training takes some time, those to try, of a list in which the CPU is first."""
+    if before:  # the kind on which an interrupted run began
+        if same := [device for device in found if device.kind == before]:
+            return Choice(same, "that of the interrupted run")
+        raise UserError("--resume: the interrupted run trained on a GPU, and none is found; start without --resume")
+    cpu, *gpus = found
+    if not gpus:
+        return Choice(found, "as asked" if cpu_only else "no GPU is found")
+    if seconds < TRIAL_SECONDS:
+        return Choice([cpu], f"{gpus[0].name} is not tried where training takes less than {TRIAL_SECONDS:.0f} s")
+    return Choice(found, "")
 
 
 def choose_precision(asked: bool | None, device: Device) -> Choice:
@@ -1410,19 +1437,19 @@ def import_tensorflow() -> Any:
     return tensorflow
 
 
-def find_device(cpu_only: bool) -> Device:
+def find_devices(cpu_only: bool) -> list[Device]:
+    """The CPU and, unless they are to be hidden, the first of the GPUs."""
     import tensorflow as tf
 
+    name, flags = cpu_description()
     gpus = [] if cpu_only else tf.config.list_physical_devices("GPU")
-    if cpu_only:
-        tf.config.set_visible_devices([], "GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        return Device("gpu", details.get("device_name", "GPU"), tuple(details.get("compute_capability", (0, 0))))
-    name, flags = cpu_description()
-    return Device("cpu", name, flags=flags)
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus[:1]]
+    return [Device("cpu", name, flags=flags)] + [
+        Device("gpu", known.get("device_name", "GPU"), tuple(known.get("compute_capability", (0, 0))), place="GPU:0")
+        for known in details
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1842,6 +1869,7 @@ class Plan(NamedTuple):
     xla: bool
     seed: int
     class_weights: tuple[float, float] = (1.0, 1.0)  # of 0 and of 1
+    place: str = "CPU:0"  # the device of the program; all else runs on the CPU, so that results are in full precision
 
     @property
     def rows(self) -> int:
@@ -2176,8 +2204,13 @@ def trace_program(plan: Plan, program: Callable, features: Features, fold: Fold)
     blank = tf.zeros([plan.epochs_per_call, plan.rows], tf.int32)
     state = first_state(current_weights(plan.network), 0.0)
     arguments = (features, fold.encoder, fold.validation, blank, state, fold.seed, tf.constant(0))
-    program.get_concrete_function(*arguments)
-    return lambda: program(*arguments)
+
+    def at_place(call: Callable) -> None:
+        with tf.device(plan.place):
+            call(*arguments)
+
+    at_place(program.get_concrete_function)
+    return lambda: at_place(program)
 
 
 def train_folds(
@@ -2210,7 +2243,8 @@ def train_folds(
             drawn[number] = drawing.submit(draw_orders, fold, epoch + plan.epochs_per_call)
         with tf.profiler.experimental.Trace("train", step_num=epoch, _r=1):  # a root: TensorBoard takes it for a step
             arguments = (features, fold.encoder, fold.validation, orders, fold.state, fold.seed, last)
-            fold.state, *records = program(*arguments)
+            with tf.device(plan.place):  # which each thread has its own of
+                fold.state, *records = program(*arguments)
             done = int(fold.state.epoch) - epoch
         return [part.numpy()[:done] for part in records]
 
@@ -3141,6 +3175,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         description = json.loads(arrays.pop("description").tobytes())
         arguments, folds, logs = (description[name] for name in ("arguments", "folds", "logs"))
         sound = all(isinstance(part, list) for part in (arguments, folds, description["checkpoints"]))
+        sound = sound and description["device"] in ("cpu", "gpu")
         texts = [*arguments, description["fingerprint"], logs, *(fold["reason"] for fold in folds)]
         sound = sound and all(isinstance(text, str) for text in texts) and (not logs or RUN_NAME.fullmatch(logs))
         sound = sound and all(CHECKPOINT_NAME.fullmatch(name) for name in description["checkpoints"])
@@ -3550,11 +3585,12 @@ class Run:
     timing: dict[str, float] = field(default_factory=dict)
     description: dict[str, Any] = field(default_factory=dict)  # what --resume must know beside the state of each fold
     arrays: dict[str, np.ndarray] = field(default_factory=dict)  # the state of the run that --resume goes on with
-    device: Device | None = None
+    devices: list[Device] = field(default_factory=lambda: [Device("cpu", "")])  # several: the choice takes a trial
     encoding: Encoding | None = None
     features: Features | None = None
     folds: list[Fold] = field(default_factory=list)
     plan: Plan | None = None
+    program: Callable | None = None  # compiled by a trial
     saved: SavedModel | None = None
     archive: Archive | None = None
     predictor: Predictor | None = None
@@ -3582,29 +3618,91 @@ class Run:
         return self.table.label[np.concatenate(rows)], np.concatenate(logits)
 
 
-def prepare(run: Run) -> None:
-    """Import TensorFlow, and take the decision that needs the device."""
+def prepare(run: Run) -> contextlib.AbstractContextManager:
+    """Import TensorFlow, and take the decisions that need the devices. All that follows belongs into what is returned.
+
+    It keeps on the CPU whatever is not the training program: a GPU rounds products to fewer digits.
+    """
     options, decisions = run.options, run.decisions
     if options.profile:
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # its use of memory is what the memory page shows
     batch_size = decisions["batch_size"].value
-    short = steps_to_run(options, run.splits, batch_size) < SHORT_RUN
-    prepare_environment(options.cpu_only, decisions["xla"].value, batch_size, short)
+    steps, xla = steps_to_run(options, run.splits, batch_size), decisions["xla"].value
+    prepare_environment(options.cpu_only, xla, batch_size, short=steps < SHORT_RUN)
     started = time.perf_counter()
-    import_tensorflow()
-    run.device = find_device(options.cpu_only)
+    tf = import_tensorflow()
+    seconds = training_seconds(options, run.table, steps, batch_size, xla)
+    found, before = find_devices(options.cpu_only), run.description.get("device", "")
+    run.devices, reason = choose_devices(found, options.cpu_only, before, seconds)
+    if all(device.kind == "cpu" for device in run.devices):
+        with contextlib.suppress(RuntimeError):  # of a GPU that an earlier run of this process has in use
+            tf.config.set_visible_devices([], "GPU")
     run.timing["import_s"] = time.perf_counter() - started
-    decisions["precision"] = choose_precision(options.mixed_precision, run.device)
+    take_device(run, run.devices[0], reason)
+    return tf.device("CPU:0")
+
+
+def take_device(run: Run, device: Device, reason: str) -> None:
+    """Decide for a device, and what depends on it."""
+    run.description["device"] = device.kind
+    run.decisions["device"] = Choice(device.name, reason)
+    run.decisions["precision"] = choose_precision(run.options.mixed_precision, device)
 
 
 def plan_training(run: Run) -> None:
     """Learn how rows become inputs in each fold, fit its linear model, and plan the training program."""
     run.encoding, encoders, run.features = fit_encoding(run.table, run.splits)
-    run.plan = make_plan(run.options, run.splits, run.table.label, run.encoding.width, run.decisions)
+    run.plan = plan_on(run, run.devices[0])
     for number, (split, encoder) in enumerate(zip(run.splits, encoders, strict=True)):
         linear = fit_linear(run.features, split, run.encoding, encoder, len(encoders))
         run.folds.append(Fold(number, split, encoder, linear))
         start_fold(run.plan, run.folds[-1])
+    if len(run.devices) > 1:
+        try_devices(run)
+
+
+def plan_on(run: Run, device: Device) -> Plan:
+    plan = make_plan(run.options, run.splits, run.table.label, run.encoding.width, run.decisions)
+    return plan._replace(place=device.place)
+
+
+def try_devices(run: Run) -> None:
+    """Take the device on which training is quickest, and the program compiled for it; nothing else is left of it."""
+    import tensorflow as tf
+
+    started, tried, failed = time.perf_counter(), [], []
+    for device in run.devices:
+        take_device(run, device, "")
+        plan = plan_on(run, device)
+        program = build_program(plan, run.encoding)
+        try:
+            tried.append((step_seconds(run, plan, program), device, plan, program))
+        except tf.errors.OpError as error:  # too little memory, parts of CUDA that are not there
+            if device.kind == "cpu":
+                raise
+            failed.append(f"{device.name} failed: {error.message.splitlines()[0]}")
+    (least, device, run.plan, run.program), *others = sorted(tried, key=lambda trial: trial[0])
+    slower = [f"{seconds * 1e6:,.0f} us on {other.name}" for seconds, other, _, _ in others]
+    take_device(run, device, "; ".join([f"a step takes {least * 1e6:,.0f} us", *slower, *failed]))
+    run.timing["trial_s"] = time.perf_counter() - started
+
+
+def step_seconds(run: Run, plan: Plan, program: Callable) -> float:
+    """What a step takes in the quickest of some calls of the program for each net, side by side as in training."""
+    import tensorflow as tf
+
+    with tf.device(plan.place):
+        data = Features(*map(tf.constant, run.features))
+    trace_program(plan, program, data, run.folds[0])()
+    start = first_state(current_weights(plan.network), run.decisions["learning_rate"].value)
+    hooks = dict.fromkeys(("on_epoch_begin", "on_epoch_end"), lambda *_: None)
+    unheard = SimpleNamespace(**hooks, model=SimpleNamespace(stop_training=False))
+    rounds: list[float] = []
+    while sum(rounds) < MEASURED_SECONDS:
+        folds, started = [replace(fold, state=start, history=[]) for fold in run.folds], time.perf_counter()
+        train_folds(plan, program, data, folds, plan.epochs_per_call, unheard, StopRequest())
+        rounds.append(time.perf_counter() - started)
+    return min(rounds) / (sum(len(fold.history) for fold in folds) * plan.segments * plan.steps)
 
 
 def show_plan(run: Run) -> list[str]:
@@ -3612,7 +3710,7 @@ def show_plan(run: Run) -> list[str]:
     units = ", ".join(map(str, ARCHITECTURES[options.architecture].units))
     nets = f", {len(run.folds)} nets" if len(run.folds) > 1 else ""
     lines = [
-        f"Device     {run.device.name}",
+        f"Device     {decisions['device'].value} ({decisions['device'].reason})",
         f"Model      {options.architecture}: {plan.width} inputs, hidden units {units}{nets}",
         f"Batch      {plan.batch_size} rows ({decisions['batch_size'].reason})",
         f"Rate       {decisions['learning_rate'].value:g} to start with ({decisions['learning_rate'].reason})",
@@ -3658,7 +3756,7 @@ def check_training_network(plan: Plan, predictor: Predictor, network: keras.Mode
 def build_and_compile(run: Run, data: Features) -> Callable:
     """The compiled training program; while it is compiled, all else is made ready."""
     started = time.perf_counter()
-    program = build_program(run.plan, run.encoding)
+    program = run.program or build_program(run.plan, run.encoding)
     compile_traced = trace_program(run.plan, program, data, run.folds[0])
     with ThreadPoolExecutor(1) as pool:
         compiled = pool.submit(compile_traced)
@@ -3683,7 +3781,8 @@ def train(run: Run, stop: StopRequest) -> int:
     import tensorflow as tf
 
     options, plan, folds = run.options, run.plan, run.folds
-    data = Features(*map(tf.constant, run.features))
+    with tf.device(plan.place):
+        data = Features(*map(tf.constant, run.features))
     program = build_and_compile(run, data)
     before = sum(len(fold.history) for fold in folds)
 
@@ -3931,7 +4030,7 @@ def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
     settings |= {"csv": short_names(run.options.csv), "model_dir": run.options.model_dir.name}
     chosen = run.decisions | {"threshold": threshold}
     settings |= {name: choice.value for name, choice in chosen.items()}
-    settings |= {"device": run.device.name, "columns": {column.name: column.kind for column in run.table.columns}}
+    settings["columns"] = {column.name: column.kind for column in run.table.columns}
     return settings | {"reasons": {name: choice.reason for name, choice in chosen.items()}}
 
 
@@ -3966,10 +4065,10 @@ def train_command(arguments: list[str] | None) -> int:
             run.print(f"           note: {words}")
             (options.model_dir / RESUME_FILE).unlink()
         try:
-            prepare(run)
-            plan_training(run)
-            run.print(*show_plan(run))
-            code = train(run, stop) or finish(run, stop)
+            with prepare(run):
+                plan_training(run)
+                run.print(*show_plan(run))
+                code = train(run, stop) or finish(run, stop)
         finally:
             if run.events:
                 run.events.close()
