@@ -437,14 +437,24 @@ def scan_lines(path: str, first: bytes) -> tuple[np.ndarray, np.ndarray, bool, b
             length = np.diff(ends, prepend=-1) - 1
             fields[(length == 0) | ((length == 1) & (signs[ends - 1] == ord("\r")))] = 0
             counts.append(fields.astype(np.int32))
-            if first in text:
-                lines = (line.rstrip(b"\r").removeprefix(codecs.BOM_UTF8) for line in text.split(b"\n"))
-                same.append(np.array([number for number, line in enumerate(lines, before) if line == first], int))
+            same.append(np.array(lines_equal_to(first, text, ends), int) + before)
             before += len(ends)
     ended = text.endswith(b"\n")
     if not ended:
         counts.append(np.array([text.count(b",", text.rfind(b"\n") + 1) + 1], np.int32))
     return np.concatenate(counts), np.concatenate(same), quotes, ended
+
+
+def lines_equal_to(first: bytes, text: bytes, ends: np.ndarray) -> list[int]:
+    """The lines, from 0, of a text with these line ends that equal the first, but for what may stand around it."""
+    found, place = [], text.find(first)
+    while place >= 0:
+        line = int(np.searchsorted(ends, place))
+        start, end = int(ends[line - 1]) + 1 if line else 0, int(ends[line]) if line < len(ends) else len(text)
+        if text[start:end].rstrip(b"\r").removeprefix(codecs.BOM_UTF8) == first:
+            found.append(line)
+        place = text.find(first, end)
+    return found
 
 
 def read_quoted(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -2618,16 +2628,22 @@ def whole_scores(label: np.ndarray, probability: np.ndarray) -> dict[str, float]
     return {"roc_auc": float(roc[0]), "pr_auc": float(pr[0]), "log_loss": float(log_losses(label, probability).mean())}
 
 
+@functools.lru_cache(1)
+def resampling(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that are resampled [N], and how often each sample has each [R, N]: the same for all models compared."""
+    generator = np.random.default_rng([seed, 2])
+    chosen = generator.choice(rows, BOOTSTRAP_ROWS, replace=False) if rows > BOOTSTRAP_ROWS else np.arange(rows)
+    count = len(chosen)
+    weights = generator.multinomial(count, np.full(count, 1 / count), min(RESAMPLES, 1_000_000 // count))
+    return chosen, weights.astype(np.float32)
+
+
 def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str, list[float]]:
     """How far the ends of 95 % intervals are from scores, by percentiles over resampled rows (Efron, 1979)."""
-    generator = np.random.default_rng([seed, 2])
     narrower = math.sqrt(min(1, BOOTSTRAP_ROWS / len(label)))
-    if len(label) > BOOTSTRAP_ROWS:
-        chosen = generator.choice(len(label), BOOTSTRAP_ROWS, replace=False)
-        label, probability = label[chosen], probability[chosen]
-    rows = len(label)
-    weights = generator.multinomial(rows, np.full(rows, 1 / rows), min(RESAMPLES, 1_000_000 // rows)).astype(np.float32)
-    resampled = [*ranking(label, probability, weights), weights @ log_losses(label, probability) / rows]
+    chosen, weights = resampling(len(label), seed)
+    label, probability = label[chosen], probability[chosen]
+    resampled = [*ranking(label, probability, weights), weights @ log_losses(label, probability) / len(label)]
     ends = {}
     for (name, whole), values in zip(whole_scores(label, probability).items(), resampled, strict=True):
         values = values[np.isfinite(values)]
@@ -2748,14 +2764,16 @@ def row_pieces(rows: np.ndarray, size: int = PIECE_ROWS) -> list[np.ndarray]:
     return np.array_split(rows, max(1, math.ceil(len(rows) / size)))
 
 
-def baselines(features: Features, encoding: Encoding, folds: list[Fold]) -> dict[str, np.ndarray]:
-    """Probabilities of the test rows by what anyone could do without a network: always the majority, a linear model."""
+def measure_baselines(run: Run) -> dict[str, dict[str, Any]]:
+    """What anyone could do without a network, measured on the test rows: always the majority, a linear model."""
     linear, majority = [], []
-    for fold in folds:
-        pieces = (encode_sparse(features, piece, encoding, fold.encoder) for piece in row_pieces(fold.split.test))
+    for fold in run.folds:
+        pieces = (encode_sparse(run.features, rows, run.encoding, fold.encoder) for rows in row_pieces(fold.split.test))
         linear += [sigmoid(linear_logits(rows, fold.linear)) for rows in pieces]
-        majority.append(np.full(len(fold.split.test), float(features.label[fold.split.training].mean())))
-    return {"majority": np.concatenate(majority), "logistic_regression": np.concatenate(linear)}
+        majority.append(np.full(len(fold.split.test), float(run.features.label[fold.split.training].mean())))
+    label = run.features.label[np.concatenate([fold.split.test for fold in run.folds])]
+    guesses = {"majority": np.concatenate(majority), "logistic_regression": np.concatenate(linear)}
+    return {name: measure(label, probability, 0.5, run.options.seed) for name, probability in guesses.items()}
 
 
 class Predictor:
@@ -3595,6 +3613,7 @@ class Run:
     archive: Archive | None = None
     predictor: Predictor | None = None
     events: EventLog | None = None
+    baselines: dict[str, Any] = field(default_factory=dict)
 
     def print(self, *lines: str) -> None:
         self.output.print(*lines)
@@ -3767,6 +3786,7 @@ def build_and_compile(run: Run, data: Features) -> Callable:
             run.print(f"Resuming   after epoch {max(len(fold.history) for fold in run.folds)}")
         run.events = open_events(run)
         run.description["logs"] = run.events.folder.name if run.events else ""
+        run.baselines = measure_baselines(run)
         compiled.result()
     run.timing["compile_s"] = time.perf_counter() - started
     return program
@@ -3894,10 +3914,8 @@ def evaluate(run: Run) -> Tested:
     label, logits = run.logits(weights, "test")
     tested = label, sigmoid(logits / temperature)
     test = measure(*tested, threshold.value, seed)
-    guesses = baselines(run.features, run.encoding, folds)
-    bases = {name: measure(label, probability, 0.5, seed) for name, probability in guesses.items()}
     columns = importance(run, weights, temperature)
-    result, rare = show_result(test, bases, threshold, len(folds)), show_thresholds(*validation)
+    result, rare = show_result(test, run.baselines, threshold, len(folds)), show_thresholds(*validation)
     report = [*result, *rare, *show_importance(columns)]
     longest = max(folds, key=lambda fold: len(fold.history))
     parts = {"train": len(folds[0].split.training), "validation": len(folds[0].split.validation), "test": len(label)}
@@ -3905,7 +3923,7 @@ def evaluate(run: Run) -> Tested:
     metrics = {
         "rows": {"read": table.read, "used": len(table.label), "skipped": table.skipped, **parts},
         "test": test,
-        "baselines": bases,
+        "baselines": run.baselines,
         "threshold": threshold.value,
         "temperature": temperature,
         "importance": columns,
