@@ -479,14 +479,24 @@ def scan_lines(path: str, first: bytes) -> tuple[np.ndarray, np.ndarray, bool, b
             length = np.diff(ends, prepend=-1) - 1
             fields[(length == 0) | ((length == 1) & (signs[ends - 1] == ord("\r")))] = 0
             counts.append(fields.astype(np.int32))
-            if first in text:
-                lines = (line.rstrip(b"\r").removeprefix(codecs.BOM_UTF8) for line in text.split(b"\n"))
-                same.append(np.array([number for number, line in enumerate(lines, before) if line == first], int))
+            same.append(np.array(lines_equal_to(first, text, ends), int) + before)
             before += len(ends)
     ended = text.endswith(b"\n")
     if not ended:
         counts.append(np.array([text.count(b",", text.rfind(b"\n") + 1) + 1], np.int32))
     return np.concatenate(counts), np.concatenate(same), quotes, ended
+
+
+def lines_equal_to(first: bytes, text: bytes, ends: np.ndarray) -> list[int]:
+    """The lines, from 0, of a text with these line ends that equal the first, but for what may stand around it."""
+    found, place = [], text.find(first)
+    while place >= 0:
+        line = int(np.searchsorted(ends, place))
+        start, end = int(ends[line - 1]) + 1 if line else 0, int(ends[line]) if line < len(ends) else len(text)
+        if text[start:end].rstrip(b"\r").removeprefix(codecs.BOM_UTF8) == first:
+            found.append(line)
+        place = text.find(first, end)
+    return found
 
 
 def read_quoted(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -1439,6 +1449,9 @@ ENSEMBLE_ROWS = 30_000  # an ensemble gains ever less: 0.012 in log-loss at 500 
 ENSEMBLE_SECONDS = 10.0  # of one core
 SHORT_RUN = 200_000  # steps
 HOISTED_BATCH = 32  # up to here XLA runs a whole epoch as one function; above, separate kernels measured faster
+WEIGHT_SECONDS = 1.5e-9  # of training with XLA on a CPU: for each row of a batch and each weight of the first layer
+TRIAL_SECONDS = 10.0  # where training takes less, compiling for a GPU too costs more than it may save
+MEASURED_SECONDS = 1.0  # of each device that is tried, beyond compiling
 
 
 def choose_folds(options: argparse.Namespace, label: np.ndarray) -> Choice:
@@ -1501,6 +1514,30 @@ class Device(NamedTuple):
     name: str
     capability: tuple[int, int] = (0, 0)  # of a GPU
     flags: frozenset[str] = frozenset()  # of a CPU
+    place: str = "CPU:0"  # TensorFlow's name for it
+
+
+def training_seconds(options: argparse.Namespace, table: Table, steps: int, batch_size: int, xla: bool) -> float:
+    """About how long training takes on one core, of so many steps when nothing stops it early."""
+    steps = steps * min(options.epochs, USUAL_EPOCHS) / options.epochs
+    categories = sum(min(column.distinct, MAXIMUM_CATEGORIES) for column in table.of_kind("category"))
+    width = (1 + MOST_BINS) * len(table.of_kind("number")) + categories
+    products = batch_size * width * ARCHITECTURES[options.architecture].units[0] * WEIGHT_SECONDS
+    return steps * max(products, STEP_SECONDS_WITH_XLA if xla else STEP_SECONDS_WITHOUT_XLA)
+
+
+def choose_devices(found: list[Device], cpu_only: bool, before: str, seconds: float) -> Choice:
+    """The device to train on or, where training takes some time, those to try, of a list in which the CPU is first."""
+    if before:  # the kind on which an interrupted run began
+        if same := [device for device in found if device.kind == before]:
+            return Choice(same, "that of the interrupted run")
+        raise UserError("--resume: the interrupted run trained on a GPU, and none is found; start without --resume")
+    cpu, *gpus = found
+    if not gpus:
+        return Choice(found, "as asked" if cpu_only else "no GPU is found")
+    if seconds < TRIAL_SECONDS:
+        return Choice([cpu], f"{gpus[0].name} is not tried where training takes less than {TRIAL_SECONDS:.0f} s")
+    return Choice(found, "")
 
 
 def choose_precision(asked: bool | None, device: Device) -> Choice:
@@ -1597,19 +1634,19 @@ def import_tensorflow() -> Any:
     return tensorflow
 
 
-def find_device(cpu_only: bool) -> Device:
+def find_devices(cpu_only: bool) -> list[Device]:
+    """The CPU and, unless they are to be hidden, the first of the GPUs."""
     import tensorflow as tf
 
+    name, flags = cpu_description()
     gpus = [] if cpu_only else tf.config.list_physical_devices("GPU")
-    if cpu_only:
-        tf.config.set_visible_devices([], "GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        return Device("gpu", details.get("device_name", "GPU"), tuple(details.get("compute_capability", (0, 0))))
-    name, flags = cpu_description()
-    return Device("cpu", name, flags=flags)
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus[:1]]
+    return [Device("cpu", name, flags=flags)] + [
+        Device("gpu", known.get("device_name", "GPU"), tuple(known.get("compute_capability", (0, 0))), place="GPU:0")
+        for known in details
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2084,6 +2121,7 @@ class Plan(NamedTuple):
     xla: bool
     seed: int
     class_weights: tuple[float, float] = (1.0, 1.0)  # of 0 and of 1
+    place: str = "CPU:0"  # the device of the program; all else runs on the CPU, so that results are in full precision
 
     @property
     def rows(self) -> int:
@@ -2418,8 +2456,13 @@ def trace_program(plan: Plan, program: Callable, features: Features, fold: Fold)
     blank = tf.zeros([plan.epochs_per_call, plan.rows], tf.int32)
     state = first_state(current_weights(plan.network), 0.0)
     arguments = (features, fold.encoder, fold.validation, blank, state, fold.seed, tf.constant(0))
-    program.get_concrete_function(*arguments)
-    return lambda: program(*arguments)
+
+    def at_place(call: Callable) -> None:
+        with tf.device(plan.place):
+            call(*arguments)
+
+    at_place(program.get_concrete_function)
+    return lambda: at_place(program)
 
 
 def train_folds(
@@ -2452,7 +2495,8 @@ def train_folds(
             drawn[number] = drawing.submit(draw_orders, fold, epoch + plan.epochs_per_call)
         with tf.profiler.experimental.Trace("train", step_num=epoch, _r=1):  # a root: TensorBoard takes it for a step
             arguments = (features, fold.encoder, fold.validation, orders, fold.state, fold.seed, last)
-            fold.state, *records = program(*arguments)
+            with tf.device(plan.place):  # which each thread has its own of
+                fold.state, *records = program(*arguments)
             done = int(fold.state.epoch) - epoch
         return [part.numpy()[:done] for part in records]
 
@@ -3080,16 +3124,17 @@ def row_pieces(rows: np.ndarray, size: int = PIECE_ROWS) -> list[np.ndarray]:
     return np.array_split(rows, max(1, math.ceil(len(rows) / size)))
 
 
-def baselines(features: Features, encoding: Encoding, folds: list[Fold]) -> dict[str, np.ndarray]:
-    """Probabilities of the test rows by what anyone could do without a network: always the majority, a linear model."""
-    linear = []
+def measure_baselines(run: Run) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
+    """What anyone could do without a network, always the majority or a linear model: probabilities, and measures."""
+    folds, features, linear = run.folds, run.features, []
     for fold in folds:
-        pieces = (encode_sparse(features, piece, encoding, fold.encoder) for piece in row_pieces(fold.split.test))
+        pieces = (encode_sparse(features, rows, run.encoding, fold.encoder) for rows in row_pieces(fold.split.test))
         linear += [sigmoid(linear_logits(rows, fold.linear)) for rows in pieces]
     # The same for all folds: their shares, which differ by a row, would rank the rows, and the wrong way round.
     share = float(np.mean([features.label[fold.split.training].mean() for fold in folds]))
-    linear = np.concatenate(linear)
-    return {"majority": np.full(len(linear), share), "logistic_regression": linear}
+    label = features.label[np.concatenate([fold.split.test for fold in folds])]
+    guesses = {"majority": np.full(len(label), share), "logistic_regression": np.concatenate(linear)}
+    return {name: (guess, measure(label, guess, 0.5, run.options.seed)) for name, guess in guesses.items()}
 
 
 class Predictor:
@@ -3523,6 +3568,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         description = json.loads(arrays.pop("description").tobytes())
         arguments, folds, logs = (description[name] for name in ("arguments", "folds", "logs"))
         sound = all(isinstance(part, list) for part in (arguments, folds, description["checkpoints"]))
+        sound = sound and description["device"] in ("cpu", "gpu")
         texts = [*arguments, description["fingerprint"], logs, *(fold["reason"] for fold in folds)]
         sound = sound and all(isinstance(text, str) for text in texts) and (not logs or RUN_NAME.fullmatch(logs))
         sound = sound and all(CHECKPOINT_NAME.fullmatch(name) for name in description["checkpoints"])
@@ -3926,15 +3972,17 @@ class Run:
     timing: dict[str, float] = field(default_factory=dict)
     description: dict[str, Any] = field(default_factory=dict)  # what --resume must know beside the state of each fold
     arrays: dict[str, np.ndarray] = field(default_factory=dict)  # the state of the run that --resume goes on with
-    device: Device | None = None
+    devices: list[Device] = field(default_factory=lambda: [Device("cpu", "")])  # several: the choice takes a trial
     encoding: Encoding | None = None
     features: Features | None = None
     folds: list[Fold] = field(default_factory=list)
     plan: Plan | None = None
+    program: Callable | None = None  # compiled by a trial
     saved: SavedModel | None = None
     archive: Archive | None = None
     predictor: Predictor | None = None
     events: EventLog | None = None
+    baselines: dict[str, Any] = field(default_factory=dict)
 
     def print(self, *lines: str) -> None:
         self.output.print(*lines)
@@ -3958,30 +4006,92 @@ class Run:
         return self.table.label[np.concatenate(rows)], np.concatenate(logits)
 
 
-def prepare(run: Run) -> None:
-    """Import TensorFlow, and take the decision that needs the device."""
+def prepare(run: Run) -> contextlib.AbstractContextManager:
+    """Import TensorFlow, and take the decisions that need the devices. All that follows belongs into what is returned.
+
+    It keeps on the CPU whatever is not the training program: a GPU rounds products to fewer digits.
+    """
     options, decisions = run.options, run.decisions
     if options.profile:
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # its use of memory is what the memory page shows
     batch_size = decisions["batch_size"].value
-    short = steps_to_run(options, run.splits, batch_size) < SHORT_RUN
-    prepare_environment(options.cpu_only, decisions["xla"].value, batch_size, short)
+    steps, xla = steps_to_run(options, run.splits, batch_size), decisions["xla"].value
+    prepare_environment(options.cpu_only, xla, batch_size, short=steps < SHORT_RUN)
     started = time.perf_counter()
-    import_tensorflow()
-    run.device = find_device(options.cpu_only)
+    tf = import_tensorflow()
+    seconds = training_seconds(options, run.table, steps, batch_size, xla)
+    found, before = find_devices(options.cpu_only), run.description.get("device", "")
+    run.devices, reason = choose_devices(found, options.cpu_only, before, seconds)
+    if all(device.kind == "cpu" for device in run.devices):
+        with contextlib.suppress(RuntimeError):  # of a GPU that an earlier run of this process has in use
+            tf.config.set_visible_devices([], "GPU")
     run.timing["import_s"] = time.perf_counter() - started
-    decisions["precision"] = choose_precision(options.mixed_precision, run.device)
+    take_device(run, run.devices[0], reason)
+    return tf.device("CPU:0")
+
+
+def take_device(run: Run, device: Device, reason: str) -> None:
+    """Decide for a device, and what depends on it."""
+    run.description["device"] = device.kind
+    run.decisions["device"] = Choice(device.name, reason)
+    run.decisions["precision"] = choose_precision(run.options.mixed_precision, device)
 
 
 def plan_training(run: Run) -> None:
     """Learn how rows become inputs in each fold, fit its linear model, and plan the training program."""
     run.encoding, encoders, run.features = fit_encoding(run.table, run.splits)
-    run.plan = make_plan(run.options, run.splits, run.table.label, run.encoding.width, run.decisions)
+    run.plan = plan_on(run, run.devices[0])
     for number, (split, encoder) in enumerate(zip(run.splits, encoders, strict=True)):
         rows = split.training[:: max(1, len(split.training) * len(encoders) // LINEAR_ROWS)]
         linear = fit_linear(run.features, rows, run.encoding, encoder)
         run.folds.append(Fold(number, split, encoder, linear))
         start_fold(run.plan, run.folds[-1])
+    if len(run.devices) > 1:
+        try_devices(run)
+
+
+def plan_on(run: Run, device: Device) -> Plan:
+    plan = make_plan(run.options, run.splits, run.table.label, run.encoding.width, run.decisions)
+    return plan._replace(place=device.place)
+
+
+def try_devices(run: Run) -> None:
+    """Take the device on which training is quickest, and the program compiled for it; nothing else is left of it."""
+    import tensorflow as tf
+
+    started, tried, failed = time.perf_counter(), [], []
+    for device in run.devices:
+        take_device(run, device, "")
+        plan = plan_on(run, device)
+        program = build_program(plan, run.encoding)
+        try:
+            tried.append((step_seconds(run, plan, program), device, plan, program))
+        except tf.errors.OpError as error:  # too little memory, parts of CUDA that are not there
+            if device.kind == "cpu":
+                raise
+            failed.append(f"{device.name} failed: {error.message.splitlines()[0]}")
+    (least, device, run.plan, run.program), *others = sorted(tried, key=lambda trial: trial[0])
+    slower = [f"{seconds * 1e6:,.0f} us on {other.name}" for seconds, other, _, _ in others]
+    take_device(run, device, "; ".join([f"a step takes {least * 1e6:,.0f} us", *slower, *failed]))
+    run.timing["trial_s"] = time.perf_counter() - started
+
+
+def step_seconds(run: Run, plan: Plan, program: Callable) -> float:
+    """What a step takes in the quickest of some calls of the program for each net, side by side as in training."""
+    import tensorflow as tf
+
+    with tf.device(plan.place):
+        data = Features(*map(tf.constant, run.features))
+    trace_program(plan, program, data, run.folds[0])()
+    start = first_state(current_weights(plan.network), run.decisions["learning_rate"].value)
+    hooks = dict.fromkeys(("on_epoch_begin", "on_epoch_end"), lambda *_: None)
+    unheard = SimpleNamespace(**hooks, model=SimpleNamespace(stop_training=False))
+    rounds: list[float] = []
+    while sum(rounds) < MEASURED_SECONDS:
+        folds, started = [replace(fold, state=start, history=[]) for fold in run.folds], time.perf_counter()
+        train_folds(plan, program, data, folds, plan.epochs_per_call, unheard, StopRequest())
+        rounds.append(time.perf_counter() - started)
+    return min(rounds) / (sum(len(fold.history) for fold in folds) * plan.segments * plan.steps)
 
 
 def show_plan(run: Run) -> list[str]:
@@ -3991,7 +4101,7 @@ def show_plan(run: Run) -> list[str]:
     rate, patience = decisions["learning_rate"], decisions["patience"]
     stop = f"stops after {plan.patience} epochs ({patience.reason}) without a better validation loss"
     lines = [
-        f"Device     {run.device.name}",
+        f"Device     {decisions['device'].value} ({decisions['device'].reason})",
         f"Model      {options.architecture}: {nets}{plan.width} inputs, hidden units {units}",
         f"Batch      {plan.batch_size:,} rows ({decisions['batch_size'].reason})",
         f"Rate       {rate.value:g} at the start ({rate.reason})",
@@ -4037,7 +4147,7 @@ def check_training_network(plan: Plan, predictor: Predictor, network: keras.Mode
 def build_and_compile(run: Run, data: Features) -> Callable:
     """The compiled training program; while it is compiled, all else is made ready."""
     started = time.perf_counter()
-    program = build_program(run.plan, run.encoding)
+    program = run.program or build_program(run.plan, run.encoding)
     compile_traced = trace_program(run.plan, program, data, run.folds[0])
     with ThreadPoolExecutor(1) as pool:
         compiled = pool.submit(compile_traced)
@@ -4049,6 +4159,7 @@ def build_and_compile(run: Run, data: Features) -> Callable:
             run.print(f"Resuming   after epoch {max(len(fold.history) for fold in run.folds)}")
         run.events = open_events(run)
         run.description["logs"] = run.events.folder.name if run.events else ""
+        run.baselines = measure_baselines(run)
         compiled.result()
     run.timing["compile_s"] = time.perf_counter() - started
     return program
@@ -4063,7 +4174,8 @@ def train(run: Run, stop: StopRequest) -> int:
     import tensorflow as tf
 
     options, plan, folds = run.options, run.plan, run.folds
-    data = Features(*map(tf.constant, run.features))
+    with tf.device(plan.place):
+        data = Features(*map(tf.constant, run.features))
     program = build_and_compile(run, data)
     before = sum(len(fold.history) for fold in folds)
 
@@ -4178,12 +4290,11 @@ def evaluate(run: Run) -> Tested:
     label, logits = run.logits(weights, "test")
     tested = label, sigmoid(logits / temperature)
     test = measure(*tested, threshold.value, seed)
-    guesses = baselines(run.features, run.encoding, folds)
-    bases = {name: measure(label, probability, 0.5, seed) for name, probability in guesses.items()}
     comparison = {
         name: compare(label, (tested[1], threshold.value), (probability, 0.5), seed)
-        for name, probability in guesses.items()
+        for name, (probability, _) in run.baselines.items()
     }
+    bases = {name: measured for name, (_, measured) in run.baselines.items()}
     share, columns = run.decisions.get("network_share"), importance(run, weights, temperature)
     verdict = judge(comparison, test, len(folds), share.value if share else 1.0)
     report = show_result(options.label, test, bases, threshold, verdict, len(folds))
@@ -4400,7 +4511,7 @@ def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
     chosen = run.decisions | {"threshold": threshold}
     chosen |= {"time_column": run.table.time} if run.options.split == "time" else {}
     settings |= {name: choice.value for name, choice in chosen.items()}
-    settings |= {"device": run.device.name, "columns": {column.name: column.kind for column in run.table.columns}}
+    settings["columns"] = {column.name: column.kind for column in run.table.columns}
     return settings | {"reasons": {name: choice.reason for name, choice in chosen.items()}}
 
 
@@ -4441,10 +4552,10 @@ def train_command(arguments: list[str] | None) -> int:
             run.print(f"           note: {words}")
             (options.model_dir / RESUME_FILE).unlink()
         try:
-            prepare(run)
-            plan_training(run)
-            run.print(*show_plan(run))
-            code = train(run, stop) or finish(run, stop)
+            with prepare(run):
+                plan_training(run)
+                run.print(*show_plan(run))
+                code = train(run, stop) or finish(run, stop)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(*error.args[:1], *what_is_left(run)) from None
         finally:

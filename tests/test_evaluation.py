@@ -250,9 +250,9 @@ def test_always_the_majority_ranks_nothing_with_folds_either(tf, sample):
     linear = np.zeros(encoding.linear_width + 1)
     parts = zip(splits, encoders, strict=True)
     folds = [SimpleNamespace(split=split, encoder=encoder, linear=linear) for split, encoder in parts]
-    majority = modern.baselines(features, encoding, folds)["majority"]
+    run = SimpleNamespace(features=features, encoding=encoding, folds=folds, options=SimpleNamespace(seed=0))
+    majority, test = modern.measure_baselines(run)["majority"]
     label = table.label[np.concatenate([split.test for split in splits])]
-    test = modern.measure(label, majority, 0.5, 0)
     assert test["roc_auc"] == 0.5 and test["roc_auc_ci95"] == [0.5, 0.5]
     assert majority.mean() == pytest.approx(label.mean(), abs=1e-3)
 

@@ -897,6 +897,8 @@ TAMPERED = {
     "a reason that is a list": describe(lambda found: found["folds"][0].update(reason=[1])),
     "another fingerprint": describe(lambda found: found.update(fingerprint="0" * 128)),
     "a fingerprint that is a number": describe(lambda found: found.update(fingerprint=7)),
+    "a device that is none": describe(lambda found: found.update(device=["cpu"])),
+    "a GPU that is not here": describe(lambda found: found.update(device="gpu")),
     "logs elsewhere": describe(lambda found: found.update(logs="..")),
     "logs by a path": describe(lambda found: found.update(logs="../../elsewhere")),
     "a description that is a list": describe(lambda found: [1]),
