@@ -286,8 +286,6 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         raise UserError(f"--learning-rate {rate:g} is below {MINIMUM_LEARNING_RATE:g}, the smallest rate used")
     if options.folds == 2:
         raise UserError("--folds 2 leaves no rows to train on: validation and testing take a fold each; give 3 or more")
-    if options.folds not in ("auto", 1) and options.split == "time":
-        raise UserError("--folds and --split time cannot be combined: folds are drawn at random")
     if options.time_column and options.split != "time" and not options.resume:
         raise UserError("--time-column has no effect without --split time; add that, or leave --time-column out")
     check_exports(options.export)
@@ -1131,6 +1129,18 @@ def split_rows(label: np.ndarray, method: str, seed: int) -> Split:
     return Split(*(np.sort(np.concatenate(parts)) for parts in zip(*classes, strict=True)))
 
 
+def split_folds_by_time(rows: int, folds: int) -> list[Split]:
+    """Cut rows that stand in the order of time into 3 K + 1 blocks, and let K windows slide over them, block by block.
+
+    Each net trains on 2 K blocks, stops by the next and is tested on the one after. Windows that grow, always from the
+    first row, would leave the first nets few and old rows; the mean of all is then worse than one net where habits
+    change (log-loss 0.587 against 0.515), that of sliding windows better (0.494), and equal where nothing changes.
+    """
+    blocks = np.array_split(np.arange(rows, dtype=np.int32), 3 * folds + 1)
+    ends = range(2 * folds, 3 * folds)
+    return [Split(np.concatenate(blocks[end - 2 * folds : end]), blocks[end], blocks[end + 1]) for end in ends]
+
+
 def split_folds(label: np.ndarray, folds: int, seed: int) -> list[Split]:
     """Cut the rows, at random within each class, into K parts: net k tests on part k, stops by part k + 1."""
     generator = np.random.default_rng([seed, 0])
@@ -1459,8 +1469,10 @@ def choose_folds(options: argparse.Namespace, label: np.ndarray) -> Choice:
     rows, rarer = len(label), int(min(label.sum(), len(label) - label.sum()))
     if options.folds == 1:
         return Choice(1, "as asked")
+    if options.split == "time" and options.folds == "auto":
+        return Choice(1, "the split is by time; --folds 5 slides five windows over it")
     if options.split == "time":
-        return Choice(1, "folds are drawn at random, the split is by time")
+        return Choice(options.folds, "as asked")
     asked = ENSEMBLE if options.folds == "auto" else options.folds
     folds = min(asked, rarer)
     lowered = f"lowered from {asked:,}: the rarer class has {rarer} rows, and every fold needs one"
@@ -3705,7 +3717,8 @@ def show_split(options: argparse.Namespace, table: Table, splits: list[Split]) -
     )
     if options.split == "time":
         order = f"by the column {table.time.value}" if table.time.value else f"in file order: {table.time.reason}"
-        way, note = f"by time, {order}", "a random split would make the model look better than it is"
+        windows = f", {len(splits)} windows that slide over it" if len(splits) > 1 else ""
+        way, note = f"by time, {order}{windows}", "a random split would make the model look better than it is"
     timed = options.split == "time" or any(column.reason == TIMESTAMP for column in table.columns)
     return [f"Split      {words}, {way}"] + [f"           note: rows close in time are alike; {note}"] * timed
 
@@ -3927,15 +3940,21 @@ def load_data(options: argparse.Namespace) -> Table:
 
 def split_table(options: argparse.Namespace, table: Table) -> list[Split]:
     """One split, or one for each fold."""
-    folds = choose_folds(options, table.label).value
-    if folds > 1:
+    folds, rows = choose_folds(options, table.label).value, len(table.label)
+    if folds == 1:
+        splits = [split_rows(table.label, options.split, options.split_seed)]
+    elif options.split == "random":
         return split_folds(table.label, folds, options.split_seed)
-    split = split_rows(table.label, options.split, options.split_seed)
-    for name, part in split._asdict().items():
-        if len({*table.label[part].tolist()}) < 2:
-            words = f"the {name} rows are all of one class"
-            raise UserError(f"{data_name(options)}: {words}; label more rows or use --split random")
-    return [split]
+    else:
+        few = f"{rows} rows are too few for --folds {folds} --split time, which cuts them into {3 * folds + 1} blocks"
+        refuse(data_name(options), (rows < 2 * (3 * folds + 1), f"{few}; give fewer folds"))
+        splits = split_folds_by_time(rows, folds)
+    parts = [("training", split.training) for split in splits]
+    parts += [(name, np.concatenate([getattr(split, name) for split in splits])) for name in ("validation", "test")]
+    for name, part in parts:
+        words = f"the {name} rows are all of one class; label more rows or use --split random"
+        refuse(data_name(options), (np.ptp(table.label[part]) == 0, words))
+    return splits
 
 
 @contextlib.contextmanager

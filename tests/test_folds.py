@@ -102,8 +102,41 @@ def test_more_folds_than_the_rarer_class_has_rows(tmp_path, capsys):
     assert "Folds      6 (lowered from 20: the rarer class has 6 rows" in capsys.readouterr().out
 
 
+def test_windows_that_slide_over_time():
+    splits = modern.split_folds_by_time(1_000, 5)
+    for number, split in enumerate(splits):
+        rows = np.concatenate(split)
+        np.testing.assert_array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
+        assert (len(split.validation), len(split.test)) in ((62, 62), (62, 63), (63, 62), (63, 63))
+        assert 620 <= len(split.training) <= 630
+        assert not number or split.validation[0] == splits[number - 1].test[0]
+    tested = np.concatenate([split.test for split in splits])
+    np.testing.assert_array_equal(tested, np.arange(tested[0], 1_000))
+    assert splits[0].training[0] == 0
+
+
+def test_a_run_with_windows_over_time(tmp_path, capsys):
+    order = np.random.default_rng(0).permutation(160)
+    lines = [f"{1_700_000_000 + index},{index % 3},{index * 37 % 101},{index // 2 % 2}" for index in order]
+    path, folder = write(tmp_path / "a.csv", lines, header="timestamp,app,idle,productive"), tmp_path / "model"
+    flags = ["--split", "time", "--folds", "3", "--epochs", "2", "--model-dir", str(folder)]
+    assert modern.main([str(path), *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "each net has 96 rows for training, 16 for validation (used for early stopping), 16 for testing" in printed
+    assert "by time, by the column timestamp, 3 windows that slide over it" in printed
+    rows = [line.split(",") for line in (folder / "predictions.csv").read_text().splitlines()[1:]]
+    found = sorted((order[int(line) - 2], int(fold)) for line, fold, _, _ in rows)
+    assert found == [(index, 1 + (index - 112) // 16) for index in range(112, 160)]
+    assert json.loads((folder / "metrics.json").read_text())["rows"]["test"] == 48
+
+
 def test_refused_folds(sample, tmp_path, capsys):
-    for flags in (["--folds", "2"], ["--folds", "0"], ["--folds", "5", "--split", "time"]):
+    for flags in (
+        ["--folds", "2"],
+        ["--folds", "0"],
+        ["--folds", "10", "--split", "time"],
+        ["--folds", "9" * 15, "--split", "time"],
+    ):
         assert modern.main([str(sample(60)), "--model-dir", str(tmp_path / "model"), *flags]) == 2
     assert not (tmp_path / "model").exists()
 
@@ -118,6 +151,7 @@ def test_refused_folds(sample, tmp_path, capsys):
         (["--no-xla"], 20_000, 9_000, 1, "s on one core"),
         (["--no-xla", "--epochs", "2"], 20_000, 9_000, 10, "s on one core"),
         (["--split", "time"], 110, 40, 1, "the split is by time"),
+        (["--split", "time", "--folds", "12"], 110, 6, 12, "as asked"),
         (["--folds", "1"], 110, 40, 1, "as asked"),
         (["--folds", "4"], 1_000_000, 40, 4, "as asked"),
         (["--folds", "20"], 110, 6, 6, "lowered from 20: the rarer class has 6 rows"),
