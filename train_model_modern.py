@@ -897,12 +897,12 @@ def rows_of(label: str, value: int) -> str:
 def check_rows(options: argparse.Namespace, table: Table) -> None:
     rows, positive = len(table.label), int(table.label.sum())
     count, rarer = min((positive, 1), (rows - positive, 0))
-    few = f"of {rows:,} rows only {count} are {rows_of(options.label, rarer)}"
+    few = f"too few {rows_of(options.label, rarer)}: {count} of {rows:,}, at least 5 are needed"
     teaching = any(column.kind != "dropped" for column in table.columns)
     refuse(
         data_name(options),
         (rows < 20, f"only {rows} usable rows, at least 20 are needed; label more rows"),
-        (count < 5, f"{few}, at least 5 are needed; label more of them"),
+        (count < 5, f"{few}; label more of them"),
         (not teaching, "no column is left to learn from: all are empty, constant, timestamps or row numbers"),
     )
 
@@ -3425,8 +3425,8 @@ def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) ->
     lines += titled_list("Left out", [f"{column.name} ({column.reason})" for column in table.of_kind("dropped")])
     lines += [f"           hint: {column.name}: {column.hint}" for column in table.columns if column.hint]
     training, validation, test = (count_range([len(part) for part in parts]) for parts in zip(*splits, strict=True))
-    use = " (used for early stopping)" if options.early_stopping else ""
-    words = f"{training} rows for training, {validation} for validation{use}, {test} for testing"
+    use = "used for early stopping" if options.early_stopping else "for validation"
+    words = f"{training} rows for training, {validation} {use}, {test} for testing"
     ways = {"random": "at random within each class", "time": "in the order of time"}
     words = f"each net has {words}" if len(splits) > 1 else words
     folds = choose_folds(options, table.label)
