@@ -539,7 +539,8 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
     if len(bad):
         where = name_some(lines[bad])
         if not skip_bad_rows:
-            fault = f"{fields[bad[0]]} fields where {len(names)} are expected"
+            found = "1 field" if fields[bad[0]] == 1 else f"{fields[bad[0]]} fields"
+            fault = f"{found} where {len(names)} are expected"
             raise UserError(f"{path}: {where}: {fault}; fix the rows or leave them out with --skip-bad-rows")
         notes.append(f"{where}: wrong number of fields, left out")
     content = "\n".join([*compress(records, kept), ""]) if quotes else None
