@@ -571,7 +571,8 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
     if len(bad):
         where = name_some(lines[bad])
         if not skip_bad_rows:
-            fault = f"{fields[bad[0]]} fields where {len(names)} are expected"
+            found = "1 field" if fields[bad[0]] == 1 else f"{fields[bad[0]]} fields"
+            fault = f"{found} where {len(names)} are expected"
             raise UserError(f"{path}: {where}: {fault}; fix the rows or leave them out with --skip-bad-rows")
         notes.append(f"{where}: wrong number of fields, left out")
     content = "\n".join([*compress(records, kept), ""]) if quotes else None
@@ -1070,12 +1071,12 @@ def rows_of(label: str, value: int) -> str:
 def check_rows(options: argparse.Namespace, table: Table) -> None:
     rows, positive = len(table.label), int(table.label.sum())
     count, rarer = min((positive, 1), (rows - positive, 0))
-    few = f"of {rows:,} rows only {count} are {rows_of(options.label, rarer)}"
+    few = f"too few {rows_of(options.label, rarer)}: {count} of {rows:,}, at least 5 are needed"
     teaching = any(column.kind != "dropped" for column in table.columns)
     refuse(
         data_name(options),
         (rows < 20, f"only {rows} usable rows, at least 20 are needed; label more rows"),
-        (count < 5, f"{few}, at least 5 are needed; label more of them"),
+        (count < 5, f"{few}; label more of them"),
         (not teaching, "no column is left to learn from: all are empty, constant, timestamps or row numbers"),
     )
 
@@ -3708,8 +3709,8 @@ def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) ->
 
 def show_split(options: argparse.Namespace, table: Table, splits: list[Split]) -> list[str]:
     training, validation, test = (count_range([len(part) for part in parts]) for parts in zip(*splits, strict=True))
-    use = " (used for early stopping)" if options.early_stopping else ""
-    words = f"{training} rows for training, {validation} for validation{use}, {test} for testing"
+    use = "used for early stopping" if options.early_stopping else "for validation"
+    words = f"{training} rows for training, {validation} {use}, {test} for testing"
     words = f"each net has {words}" if len(splits) > 1 else words
     way, note = (
         "at random within each class",

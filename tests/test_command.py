@@ -35,7 +35,7 @@ def test_a_plain_run_leaves_what_is_promised(run, sample, tmp_path):
     for words in (
         "120 rows",
         "Folds      10 (",
-        "each net has 96 rows for training, 12 for validation (used for early stopping), 12 for testing",
+        "each net has 96 rows for training, 12 used for early stopping, 12 for testing",
         "Started from a logistic regression of the training rows",
         "XLA        off",
         "always the majority",

@@ -122,7 +122,7 @@ def test_a_run_with_windows_over_time(tmp_path, capsys):
     flags = ["--split", "time", "--folds", "3", "--epochs", "2", "--model-dir", str(folder)]
     assert modern.main([str(path), *flags]) == 0
     printed = capsys.readouterr().out
-    assert "each net has 96 rows for training, 16 for validation (used for early stopping), 16 for testing" in printed
+    assert "each net has 96 rows for training, 16 used for early stopping, 16 for testing" in printed
     assert "by time, by the column timestamp, 3 windows that slide over it" in printed
     rows = [line.split(",") for line in (folder / "predictions.csv").read_text().splitlines()[1:]]
     found = sorted((order[int(line) - 2], int(fold)) for line, fold, _, _ in rows)
