@@ -826,7 +826,7 @@ def choose_time_column(
         if filled and count_times(times) >= 0.5 * filled:
             found.append((name.lower() != "timestamp", -len(np.unique(times)), name, times))
     if not found:
-        return Choice(None, "no column tells it"), None
+        return Choice(None, "no column tells the time"), None
     *_, name, times = min(found, key=lambda part: part[:3])
     return Choice(name, "it holds times"), times
 
@@ -999,7 +999,8 @@ def cell_bits(values: np.ndarray) -> np.ndarray:
 def sort_rows(table: Table, times: np.ndarray | None = None) -> None:
     """Put the rows into the order of their times, if any, and of hashes of what each holds."""
     columns = [*table.numbers.T, *table.codes.T, table.label]
-    order = np.argsort(hash_rows(columns))
+    hashes = hash_rows(columns)
+    order = np.argsort(hashes) if times is None else np.lexsort([hashes, times])
     for part in (*columns, table.files, table.lines):
         part[:] = part[order]
 
@@ -3717,7 +3718,7 @@ def show_split(options: argparse.Namespace, table: Table, splits: list[Split]) -
         "the result may look better than it is; --split time tests on the last rows",
     )
     if options.split == "time":
-        order = f"by the column {table.time.value}" if table.time.value else f"in file order: {table.time.reason}"
+        order = f"by the column {table.time.value}" if table.time.value else f"in file order, as {table.time.reason}"
         windows = f", {len(splits)} windows that slide over it" if len(splits) > 1 else ""
         way, note = f"by time, {order}{windows}", "a random split would make the model look better than it is"
     timed = options.split == "time" or any(column.reason == TIMESTAMP for column in table.columns)

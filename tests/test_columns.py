@@ -72,7 +72,7 @@ def test_rows_are_split_by_their_times(tmp_path, spelling):
         list(range(42, 51)),
         list(range(51, 60)),
     ]
-    words = f"by time, by the column {name}: 42 training rows, then 9 validation, then 9 test"
+    words = f"42 rows for training, 9 used for early stopping, 9 for testing, by time, by the column {name}"
     assert words in "\n".join(modern.show_data(options, table, [split]))
     assert {column.name: column.reason for column in table.columns}[name] == "a timestamp"
 
@@ -98,7 +98,7 @@ def test_without_a_column_of_time_the_files_tell_the_order(tmp_path):
     _, table, (split,) = read(path, "--split", "time")
     assert keyboard(table, slice(None)) == order and split.test.tolist() == list(range(51, 60))
     assert "time_last_request" in [column.name for column in table.of_kind("number")]
-    assert "by time, in file order (no column tells it)" in shown(path, "--split", "time")
+    assert "by time, in file order, as no column tells the time" in shown(path, "--split", "time")
     path = write_times(tmp_path / "b.csv", *SPELLINGS["seconds"], order)
     assert "in file order" in shown(path, "--split", "time", "--drop", "timestamp")
     path = write_times(tmp_path / "b.csv", "time", lambda index: 90_000 - index, order)
@@ -321,7 +321,7 @@ def test_a_run_tells_what_it_found(tmp_path, capsys):
     flags = ["--split", "time", "--split-seed", "3", "--epochs", "25", "--model-dir", str(folder)]
     assert modern.main([*paths, *flags]) == 0
     printed, metrics = capsys.readouterr().out, json.loads((folder / "metrics.json").read_text())
-    assert "Split      by time, by the column timestamp: 210 training rows, then 45 validation, then 45 test" in printed
+    assert "Split      210 rows for training, 45 used for early stopping, 45 for testing, by time, by the column" in printed
     assert printed.count("rows close in time are alike") == 1
     settings = metrics["settings"]
     assert (settings["time_column"], settings["split_seed"]) == ("timestamp", 3)
