@@ -189,8 +189,7 @@ class Curve(NamedTuple):
     x: np.ndarray
     y: np.ndarray
     places: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    ends: tuple[np.ndarray, np.ndarray] | None  # of the band; none where one class is too rare to be resampled
 
 
 def reached(label: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -237,15 +236,15 @@ def draw_curves(predictions: Predictions, seed: int) -> list[Curve]:
     resampled = [counts for counts in resampled if counts[0][-1] and counts[1][-1]]  # those that have both classes
     once = [part[0] for part in reached(label, probability, np.ones((1, rows)))]
     whole = [part[0] for part in reached(*predictions[1:3], np.ones((1, len(predictions.label))))]
-    places, curves = np.linspace(0, 1, BAND_POINTS), []
+    places, curves, ends = np.linspace(0, 1, BAND_POINTS), [], None
     for curve, read in ((receiver_curve, highest_within), (precision_curve, first_to_reach)):
         x, y = curve(*whole)
-        centre, middle = read(x, y, places), read(*curve(*once), places)
-        values = [read(*curve(*counts), places) for counts in resampled]
-        low, high = np.percentile(values, [2.5, 97.5], axis=0)
-        low, high = (np.clip(centre + (end - middle) * narrower, 0, 1) for end in (low, high))
+        if len(resampled) > RESAMPLES / 2:
+            values = [read(*curve(*counts), places) for counts in resampled]
+            shift = (np.percentile(values, [2.5, 97.5], axis=0) - read(*curve(*once), places)) * narrower
+            ends = tuple(np.clip(read(x, y, places) + shift, 0, 1))
         kept = np.unique(np.linspace(0, len(x) - 1, CURVE_POINTS).round().astype(int))
-        curves.append(Curve(x[kept], y[kept], places, low, high))
+        curves.append(Curve(x[kept], y[kept], places, ends))
     return curves
 
 
@@ -553,6 +552,8 @@ def learning(metrics: dict[str, Any]) -> str:
         epoch_chart("Learning rate", rate, epochs, {"": series["learning_rate"]}),
     ]
     words = f"The best epoch was {metrics['best_epoch']:,} of {metrics['epochs']:,}. " if folds == 1 else ""
+    if metrics["settings"].get("network_share", 1) < 1:
+        words += "The curves are those of the net alone, to which a logistic regression was added afterwards. "
     words += (
         "The training loss is taken while parts of the net are dropped at random, so that it can lie above the other."
     )
@@ -578,30 +579,31 @@ def ranking(metrics: dict[str, Any], predictions: Predictions) -> str:
     if not 0 < share < 1:
         return paragraphs(["All tested rows have the same label, so that there is nothing to rank."])
     receiver, precise = draw_curves(predictions, metrics["settings"]["seed"])
-    hits, false = at_threshold(test["confusion"])
-    band = {"test rows": "one", "95 % band": "one area"}
-    chart = Chart(
+    axes = (
         share_axis("false positive rate: rows of 0 taken for 1"),
         share_axis("true positive rate: rows of 1 taken for 1"),
-        "ROC curve",
     )
-    chart.band(receiver.places, receiver.low, receiver.high, "one")
-    chart.line([0, 1], [0, 1], "faint dashed")
-    chart.line(receiver.x, receiver.y, "one")
-    chart.dot(*false, "two", f"threshold {metrics['threshold']:.3g}")
-    keys = {**band, "by chance": "faint dashed", f"at threshold {metrics['threshold']:.3g}": "two point"}
-    charts = [figure(f"ROC curve: AUC {area(test, 'roc_auc')}", chart, keys)]
-    chart = Chart(
-        share_axis("recall: rows of 1 taken for 1"), share_axis("precision: rows taken for 1 that are 1"), "PR"
-    )
-    chart.band(precise.places, precise.low, precise.high, "one")
-    chart.line([0, 1], [share, share], "faint dashed")
-    chart.steps(precise.x, precise.y, "one")
-    chart.dot(*hits, "two", f"threshold {metrics['threshold']:.3g}")
-    charts.append(figure(f"Precision-recall curve: area {area(test, 'pr_auc')}", chart, keys))
+    rates = Chart(*axes, "ROC curve")
+    axes = share_axis("recall: rows of 1 taken for 1"), share_axis("precision: rows taken for 1 that are 1")
+    precision = Chart(*axes, "precision-recall curve")
+    at = f"at threshold {metrics['threshold']:.3g}"
+    keys = {"test rows": "one", "95 % band": "one area", "by chance": "faint dashed", at: "two point"}
+    for chart, curve, chance in ((rates, receiver, [0, 1]), (precision, precise, [share, share])):
+        if curve.ends:
+            chart.band(curve.places, *curve.ends, "one")
+        else:
+            keys.pop("95 % band", None)
+        chart.line([0, 1], chance, "faint dashed")
+    rates.line(receiver.x, receiver.y, "one")
+    precision.steps(precise.x, precise.y, "one")
+    for chart, place in zip((precision, rates), at_threshold(test["confusion"]), strict=True):
+        chart.dot(*place, "two", at)
     words = f"At each place the bands hold 95 % of the curves of {RESAMPLES} resamples of these rows (bootstrap). "
     words += "They show what chance does with this many rows, not how another training would differ."
-    return figures(*charts) + f'<p class="note">{words}</p>\n'
+    note = words if receiver.ends else "One class is too rare for bands."
+    charts = figure(f"ROC curve: AUC {area(test, 'roc_auc')}", rates, keys)
+    charts += figure(f"Precision-recall curve: area {area(test, 'pr_auc')}", precision, keys)
+    return figures(charts) + f'<p class="note">{note}</p>\n'
 
 
 def area(test: dict[str, Any], name: str) -> str:

@@ -220,6 +220,9 @@ def test_history_is_that_of_the_epochs(folder):
     low, mean, high = (np.array(history[f"val_loss{end}"]) for end in ("_lowest", "", "_highest"))
     assert (low < mean).all() and (mean < high).all()
     assert "val_loss_lowest" not in metrics_of(folder / "one")["history"]
+    words = "The curves are those of the net alone"
+    assert words not in read(folder / "ten")[0]
+    assert (words in read(folder / "one")[0]) == (metrics_of(folder / "one")["settings"]["network_share"] < 1)
 
 
 def test_the_command_draws_the_same_bytes_again(model_dir, capsys):
@@ -411,16 +414,25 @@ def test_bands_hold_the_true_curves():
             strict=True,
         ):
             middle = slice(6, 55)  # at the ends too few rows tell
-            there = expected(curve.places)[middle]
-            inside.append(((curve.low[middle] <= there) & (there <= curve.high[middle])).mean())
+            there, (low, high) = expected(curve.places)[middle], (end[middle] for end in curve.ends)
+            inside.append(((low <= there) & (there <= high)).mean())
     assert 0.88 < np.mean(inside) < 0.99
 
 
 def test_bands_are_narrower_with_more_rows():
     few, many = (report.draw_curves(simulated(rows, 1), 0) for rows in (2_500, 40_000))
     for curve, other in zip(few, many, strict=True):
-        widths = [np.mean(part.high[5:55] - part.low[5:55]) for part in (curve, other)]
+        widths = [np.mean((part.ends[1] - part.ends[0])[5:55]) for part in (curve, other)]
         assert widths[0] / widths[1] == pytest.approx(4, rel=0.25)
+
+
+def test_a_class_too_rare_for_bands(folder):
+    metrics, probability = metrics_of(folder / "ten"), np.random.default_rng(3).random(15_000)
+    label = (np.arange(15_000) < 1).astype(int)
+    body = "".join(f"{row},1,{label[row]},{chance:.9g}\n" for row, chance in enumerate(probability))
+    metrics["rows"]["test"], metrics["test"] = 15_000, modern.measure(label.astype(np.float32), probability, 0.5, 1)
+    text = Page(report.page(metrics, f"line,fold,label,probability\n{body}".encode()).decode()).text
+    assert "One class is too rare for bands." in text and "95 % band" not in text and "ROC curve: AUC 0." in text
 
 
 def test_many_rows_and_columns_make_no_large_page(folder):
