@@ -31,10 +31,11 @@ if __name__ == "__main__":
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-import numpy as np
-
 import train_model_modern as modern
 from train_model_modern import UserError, interval, percent
+
+# isort: split
+import numpy as np  # after the above, which says what to do where it is not installed
 
 RESAMPLES = 200
 BAND_POINTS = 61

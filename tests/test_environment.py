@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-SCRIPTS = ["train_model_modern.py", "train_model.py", "predict.py", "export_model.py"]
+SCRIPTS = ["train_model_modern.py", "train_model.py", "predict.py", "export_model.py", "report.py"]
 
 
 def bare(*arguments, **environment):
