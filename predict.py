@@ -622,8 +622,8 @@ def evaluate(options: argparse.Namespace, details: Details, known: TrainingRows 
         raise UserError(f"{STREAM}: holds no rows to evaluate")
     words, others = split_seen(known, hashes) if known else ("", None)
     if words and (count := np.count_nonzero(others)) < FEWEST_ROWS:
-        few = f"the {count} that did not are too few to test on" if count else "none is left to test on"
-        words, others = f"{words}; {few}, metrics.json has the result of the run's own test", None
+        few = f"the {count} that did not are too few" if count else "none is left"
+        words, others = f"{words}, and {few} to test on: metrics.json has the result of the run's own test", None
     if words:
         note(words)
     show_evaluation(label, probability, details.threshold, others)
