@@ -341,11 +341,13 @@ def cell_id(cell: str) -> int:
 def cell_time(cell: str) -> float:
     """The time a cell means, a number or seconds since 1970: NaN for an empty cell, infinity for what is no time."""
     text = cell.strip()
-    if TIME.fullmatch(text):
-        with contextlib.suppress(ValueError):  # the 30th of February
-            moment = datetime.fromisoformat(text[:11] + text[11:].replace(" ", ""))
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    return cell_number(cell)
+    if not TIME.fullmatch(text):
+        return cell_number(cell)
+    try:
+        moment = datetime.fromisoformat(text[:11] + text[11:].replace(" ", ""))
+    except ValueError:  # the 30th of February
+        return math.inf
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def cell_label(cell: str) -> int:
