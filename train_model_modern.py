@@ -2924,9 +2924,9 @@ BOOTSTRAP_ROWS = 5_000  # more rows than this are resampled in part, and the int
 LINEAR_ROWS = 50_000  # a linear model learns nothing more from more rows
 NETWORK_SHARE = 1 / 3  # of one net's answer, the rest a logistic regression, unless validation rows say otherwise
 IMPORTANCE_ROWS = 5_000
-MOST_SUSPECTS = 20  # rows with labels that look wrong
 IMPORTANCE_CELLS = 1 << 29  # shuffled in all; of a table with a thousand columns, fewer rows are looked at
 IMPORTANCE_PIECE = 1 << 22  # shuffled at a time
+MOST_SUSPECTS = 20  # rows with labels that look wrong
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -327,8 +327,8 @@ def test_both_trainers_test_on_the_same_rows(sample, tmp_path, monkeypatch):
 
     splits, path = [], str(sample(100))
     monkeypatch.setattr(basic, "split_rows", lambda *given: splits.append(modern.split_rows(*given)) or splits[0])
-    basic.run(basic.parse_arguments([path, "--model-dir", str(tmp_path / "model"), "--quick"]))
-    assert train(path, tmp_path / "model", "--folds", 1, "--epochs", 2) == 0
+    basic.run(basic.parse_arguments([path, "--model-dir", str(tmp_path / "model"), "--quick", "--seed", "3"]))
+    assert train(path, tmp_path / "model", "--folds", 1, "--epochs", 2, "--seed", 5) == 0
     with (tmp_path / "model" / "predictions.csv").open(newline="") as file:
         tested = sorted(int(row["line"]) for row in csv.DictReader(file))
     table = modern.read_table(modern.parse_options([path]))
