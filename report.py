@@ -491,7 +491,7 @@ def verdict(metrics: dict[str, Any]) -> str:
     alone = (
         f"Right in {percent(test['accuracy'])} of {rows:,} tested rows (95 % interval {interval([low, high])}). {guess}"
     )
-    said = paragraphs(map(escape, metrics.get("verdict") or [alone]))
+    said = paragraphs(html.escape(str(sentence)) for sentence in metrics.get("verdict") or [alone])
     warnings = "".join(f"<li>{escape(words)}</li>\n" for words in metrics.get("warnings") or [])
     return f'<div class="verdict">\n{said}</div>\n' + (f'<ul class="warnings">\n{warnings}</ul>\n' if warnings else "")
 

@@ -3815,11 +3815,11 @@ def judge_baseline(name: str, log_loss: dict[str, Any], accuracy: dict[str, Any]
         if any(shown.values()):
             found.append(f"{word} than {name} in {' and '.join(compress(shown, shown.values()))}")
     words = ", ".join(found).capitalize() or f"No gain over {name} is shown"
-    loss = f"{log_loss['difference']:+.4f} (95 % interval of the difference {low:+.4f} to {high:+.4f})"
+    loss = f"{log_loss['difference']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
     lowest, highest = (100 * end for end in accuracy["ci95"])
     chance = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
-    points = f"{100 * accuracy['difference']:+.2f} points ({lowest:+.2f} to {highest:+.2f}, McNemar {chance})"
-    return f"{words}: log-loss {loss}, accuracy {points}."
+    points = f"{100 * accuracy['difference']:+.1f} points ({lowest:+.1f} to {highest:+.1f}, McNemar {chance})"
+    return f"{words}. Difference in log-loss {loss}, in accuracy {points}."
 
 
 def show_result(

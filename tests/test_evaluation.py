@@ -226,11 +226,11 @@ def test_the_verdict_follows_from_paired_differences():
     def words(*counts):
         return modern.judge_baseline("a stone", **compared(*counts))
 
-    assert words(400, 30, 10).startswith("Better than a stone in log-loss and accuracy: log-loss -0.0")
-    assert words(400, 10, 30).startswith("Worse than a stone in log-loss and accuracy: log-loss +0.0")
-    assert words(400, 12, 8).startswith("No gain over a stone is shown: ") and "McNemar p = 0.502" in words(400, 12, 8)
+    assert words(400, 30, 10).startswith("Better than a stone in log-loss and accuracy. Difference in log-loss -0.0")
+    assert words(400, 10, 30).startswith("Worse than a stone in log-loss and accuracy. Difference in log-loss +0.0")
+    assert words(400, 12, 8).startswith("No gain over a stone is shown. ") and "McNemar p = 0.502" in words(400, 12, 8)
     mixed = compared(400, 30, 10) | {"accuracy": compared(400, 10, 30)["accuracy"]}
-    assert modern.judge_baseline("it", **mixed).startswith("Better than it in log-loss, worse than it in accuracy: ")
+    assert modern.judge_baseline("it", **mixed).startswith("Better than it in log-loss, worse than it in accuracy. ")
     better, none = compared(400, 30, 10), compared(400, 5, 5)
     test = {"accuracy_ci95": [0.8, 0.86], "confusion": [[200, 20], [20, 160]]}
     assert len(modern.judge({"majority": better, "logistic_regression": none}, test, 1)) == 2
