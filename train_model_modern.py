@@ -249,6 +249,10 @@ def build_parser() -> Parser:
     text = "the probability from which a row counts as 1: a number, f1, balanced, precision=X, recall=X or cost=FP:FN"
     flag("--threshold", "0.5", text, type=threshold_rule, metavar="RULE")
     flag("--resume", False, "continue the interrupted run in the model directory")
+    group = parser.add_argument_group("several machines (named by TF_CONFIG; see docs/distributed.md)")
+    text = "average the weights of all machines after at most N steps (default: from measured times)"
+    group.add_argument("--sync-every", help=text, **count)
+    flag("--trust-network", False, "talk to other machines, without encryption or passwords, as TensorFlow does")
     group = parser.add_argument_group("speed")
     flag("--cpu-only", False, "use no GPU")
     group.add_argument("--mixed-precision", help="16-bit matrix products (default: where they are faster)", **switch)
@@ -382,6 +386,7 @@ class Source(NamedTuple):
     notes: list[str]
     skipped: int
     torn: bool  # the file ends without a line end: its last line may be cut off
+    part: Part | None = None  # the lines that are read, when that is not all
 
 
 def name_some(lines: np.ndarray) -> str:
@@ -454,13 +459,36 @@ def check_file(path: str, unlabelled: bool = False) -> str:
     return first
 
 
-def scan_lines(path: str, first: bytes) -> tuple[np.ndarray, np.ndarray, bool, bool]:
+class Part(NamedTuple):
+    """A run of whole lines of a file, when several workers share it."""
+
+    start: int  # in bytes
+    end: int
+    before: int = 0  # lines of the file before it
+
+
+def open_part(path: str, part: Part | None) -> io.BufferedReader:
+    """A file to read bytes from, which ends where the part does."""
+    if not part:
+        return open(path, "rb")
+
+    class Raw(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            return super().readinto(memoryview(buffer)[: max(0, part.end - self.tell())])
+
+    raw = Raw(path)
+    raw.seek(part.start)
+    return io.BufferedReader(raw, BLOCK_BYTES)
+
+
+def scan_lines(path: str, first: bytes, part: Part | None = None) -> tuple[np.ndarray, np.ndarray, bool, bool]:
     """Count the fields of each line, find the first line in others, and refuse what no file may hold.
 
     Gives: int32 array, 0 for an empty line; lines, from 0, that equal the first; any quotes; does the last line end.
     """
     counts, same, quotes, before, text = [], [np.empty(0, int)], False, 0, b""
-    with open(path, "rb") as file:
+    skipped = part.before if part else 0
+    with open_part(path, part) as file:
         while piece := file.read(BLOCK_BYTES):
             text = piece + (tail := file.readline(LONGEST_LINE))
             signs = np.frombuffer(text, np.uint8)
@@ -474,7 +502,7 @@ def scan_lines(path: str, first: bytes) -> tuple[np.ndarray, np.ndarray, bool, b
                 (alone.start() if alone else -1, "holds a carriage return; save the file with line feeds"),
             ):
                 if place >= 0:
-                    raise UserError(f"{path}: line {before + np.searchsorted(ends, place) + 1} {fault}")
+                    raise UserError(f"{path}: line {skipped + before + np.searchsorted(ends, place) + 1} {fault}")
             fields = np.diff(np.searchsorted(np.flatnonzero(signs == ord(",")), ends), prepend=0) + 1
             length = np.diff(ends, prepend=-1) - 1
             fields[(length == 0) | ((length == 1) & (signs[ends - 1] == ord("\r")))] = 0
@@ -549,11 +577,12 @@ def without_torn(rows: np.ndarray, lines: np.ndarray, torn: bool, notes: list[st
     return rows
 
 
-def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Source:
-    """Check the structure of a CSV file, every line of it, before anything is read from it."""
+def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False, part: Part | None = None) -> Source:
+    """Check the structure of a CSV file, or a part without quotes, every line, before anything is read from it."""
     first, records = check_file(path, unlabelled), []
-    fields, same, quotes, ended = scan_lines(path, first.encode())
-    lines = np.arange(1, len(fields) + 1)
+    fields, same, quotes, ended = scan_lines(path, first.encode(), part)
+    before = part.before if part else 0
+    lines = np.arange(before + 1, before + len(fields) + 1)
     if quotes:
         records, fields, lines = read_quoted(path)
         first = records[0]
@@ -561,7 +590,7 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
     cells = next(csv.reader([first], skipinitialspace=True, strict=True))
     names, header = column_names(path, cells, unlabelled)
     kept, notes = fields > 0, []
-    kept[0] &= not header
+    kept[0] &= not header or before > 0
     wrong = kept & (fields != len(names))
     kept &= ~wrong
     bad = without_torn(np.flatnonzero(wrong), lines, not ended, notes)
@@ -579,7 +608,7 @@ def find_source(path: str, skip_bad_rows: bool, unlabelled: bool = False) -> Sou
         notes.append(f"{where}: wrong number of fields, left out")
     content = "\n".join([*compress(records, kept), ""]) if quotes else None
     skip = [] if quotes else np.flatnonzero(~kept).tolist()
-    return Source(path, names, content, skip, lines[kept], notes, len(bad), not ended)
+    return Source(path, names, content, skip, lines[kept], notes, len(bad), not ended, part)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -666,12 +695,12 @@ def read_chunks(
     """Iterate over data frames of columns, of these types; UserError for what is no text, or other rows."""
     import pandas as pd
 
-    rows = len(source.lines)
+    rows, given = len(source.lines), source.path if source.content is None else io.StringIO(source.content)
     words = "changed while it was read; start again when nothing but the harvester writes to it"
     changed = UserError(f"{source.path}: {words}")
     try:
         for chunk in pd.read_csv(
-            io.StringIO(source.content) if source.content is not None else source.path,
+            open_part(given, source.part) if source.part else given,
             names=source.names,
             usecols=list(kinds),
             dtype=kinds,
@@ -833,16 +862,17 @@ def choose_time_column(
     return Choice(name, "it holds times"), times
 
 
-def read_table(options: argparse.Namespace) -> Table:
+def read_table(options: argparse.Namespace, group: Alone | None = None) -> Table:
     """Read CSV files of any generation into one Table, or raise UserError: what is wrong, where and what to do."""
-    sources = [find_source(path, options.skip_bad_rows) for path in find_files(options.csv)]
+    group = group or Alone()
+    own, sources = group.find_sources(options)
     names = check_columns(sources, options)
     chosen = {options.label, *options.categorical, *options.numeric}
     fixed = {name: TIMESTAMP for name in names if name.lower() in TIME_NAMES and name not in chosen}
     fixed |= dict.fromkeys(options.drop, "--drop")
     fixed |= dict.fromkeys({options.time_column} - {None, *chosen}, "--time-column")
     unread = {name for name, reason in fixed.items() if options.split != "time" or reason == "--drop"}
-    cells = read_columns(sources, sorted(set(names) - unread), options)
+    cells, sources = group.read_cells(own, sources, sorted(set(names) - unread), options)
     given = cells.pop(options.label)
     label = np.array([cell_label(text) for text in given.texts], np.float32)[given.values]
     columns = [Column(name, "dropped", reason) for name, reason in fixed.items()]
@@ -2436,6 +2466,7 @@ class Fold:
     split: Split
     encoder: Encoder
     linear: np.ndarray  # [L + 1] the logistic regression of its training rows
+    own: Split | None = None  # the rows that this process trains it on and stops it by, when others have more
     state: State | None = None
     validation: tf.Tensor | None = None  # rows, int32, padded with -1
     seed: tf.Tensor | None = None
@@ -2452,9 +2483,9 @@ def start_fold(plan: Plan, fold: Fold) -> None:
     """Give a fold the tensors that the program takes."""
     import tensorflow as tf
 
-    size = plan.validation_segment
-    padding = math.ceil(plan.validation_rows / size) * size - len(fold.split.validation)
-    fold.validation = tf.constant(np.pad(fold.split.validation, (0, padding), constant_values=-1))
+    size, rows = plan.validation_segment, (fold.own or fold.split).validation
+    padding = math.ceil(plan.validation_rows / size) * size - len(rows)
+    fold.validation = tf.constant(np.pad(rows, (0, padding), constant_values=-1))
     fold.seed = tf.constant(plan.seed + 7_919 * fold.number, tf.int32)
 
 
@@ -2489,6 +2520,7 @@ def train_folds(
     epochs: int,
     callbacks: keras.callbacks.CallbackList,
     stop: StopRequest,
+    group: Alone | None = None,
 ) -> None:
     """Train all folds to their ends, side by side on as many threads as there are cores.
 
@@ -2498,7 +2530,7 @@ def train_folds(
     """
     import tensorflow as tf
 
-    last = tf.constant(epochs)
+    last, group = tf.constant(epochs), group or Alone()
     drawn: dict[int, Future] = {}  # the orders of the next call of each fold, drawn while the program runs
 
     def draw_orders(fold: Fold, epoch: int) -> tf.Tensor:
@@ -2520,7 +2552,7 @@ def train_folds(
         while (active := [fold for fold in folds if not fold.reason]) and not stop.signal:
             epoch = len(active[0].history)
             callbacks.on_epoch_begin(epoch)
-            results = list(pool.map(call, active))
+            results = group.call_folds(pool, call, active)
             for ahead in range(max(len(history) for history, _, _ in results)):
                 for fold, (history, trained, moving) in zip(active, results, strict=True):
                     if ahead < len(history) and not fold.failed:
@@ -2576,7 +2608,7 @@ def mean_logs(folds: list[Fold], epoch: int) -> dict[str, float]:
 
 def epoch_order(plan: Plan, fold: Fold, epoch: int) -> np.ndarray:
     """The rows of an epoch in the order they are drawn: int32 [plan.rows], every training row at least once."""
-    order = np.random.default_rng([plan.seed, 1, fold.number, epoch]).permutation(fold.split.training)
+    order = np.random.default_rng([plan.seed, 1, fold.number, epoch]).permutation((fold.own or fold.split).training)
     return np.resize(order, plan.rows)
 
 
@@ -3927,14 +3959,14 @@ def make_plan(
     )
 
 
-def load_data(options: argparse.Namespace) -> Table:
+def load_data(options: argparse.Namespace, group: Alone) -> Table:
     if not options.sample:
-        return read_table(options)
+        return read_table(options, group)
     with tempfile.TemporaryDirectory() as folder:
         options.csv = [path := os.path.join(folder, "HARVEST.CSV")]
         write_sample(path, options.sample, options.split_seed)
         try:
-            table = read_table(options)
+            table = read_table(options, group)
         except UserError as error:
             words = str(error).removeprefix(f"{path}: ").partition(";")[0]
             raise UserError(f"--sample {options.sample}: {words}; generate more rows") from None
@@ -3983,6 +4015,78 @@ def stop_on_signals(at_once: bool = False) -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+class Alone:
+    """A process that trains by itself: all rows are its own, and it writes.
+
+    distributed.py has the same methods for a worker of a group.
+    """
+
+    def __init__(self, options: argparse.Namespace | None = None) -> None:
+        pass
+
+    def settle(self, options: argparse.Namespace) -> None:
+        """Let those who do not write change where they would."""
+
+    def find_sources(self, options: argparse.Namespace) -> tuple[list[Source], list[Source]]:
+        """What this process reads, and what all do."""
+        sources = [find_source(path, options.skip_bad_rows) for path in find_files(options.csv)]
+        return sources, sources
+
+    def read_cells(
+        self, own: list[Source], sources: list[Source], names: list[str], options: argparse.Namespace
+    ) -> tuple[dict[str, Cells], list[Source]]:
+        """The cells that are learned from, and where they are from."""
+        return read_columns(own, names, options), sources
+
+    def deal(self, run: Run) -> None:
+        """Choose the rows of each fold that this process trains on; the plan and the features follow."""
+
+    def in_one_call(self, run: Run) -> tuple[Plan, Fold]:
+        """What the compiled program runs in one call, and a fold to compile it for."""
+        return run.plan, run.folds[0]
+
+    def connect(self, run: Run, program: Callable) -> Callable:
+        """The program, so that the weights it gives are those of all workers."""
+        return program
+
+    def call_folds(self, pool: ThreadPoolExecutor, call: Callable, folds: list[Fold]) -> list:
+        return list(pool.map(call, folds))
+
+    def agree(self, stop: StopRequest) -> StopRequest:
+        """The request to stop that all follow at the same time."""
+        return stop
+
+    def epoch_rows(self, plan: Plan) -> int:
+        """Rows of an epoch over all workers."""
+        return plan.rows
+
+    def count_rows(self, run: Run) -> tuple[int, int]:
+        """The rows that were used, and that the first net was trained on."""
+        return len(run.table.label), len(run.folds[0].split.training)
+
+    def end_early(self, run: Run, number: int, state: StateFile) -> int:
+        return end_early(run, number, state)
+
+    def finish(self, run: Run, stop: StopRequest, code: int) -> int:
+        """The exit code, after the one that writes has written."""
+        return code or finish(run, stop)
+
+
+def join_group() -> type[Alone]:
+    """distributed.Group when TF_CONFIG names more than one worker."""
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster") or {}
+        workers = sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
+    except (ValueError, AttributeError, TypeError):
+        raise UserError("TF_CONFIG in the environment is not what TensorFlow reads; correct or unset it") from None
+    if workers < 2:
+        return Alone
+    if not Path(__file__).resolve().with_name("distributed.py").is_file():
+        what = f"TF_CONFIG names {workers} workers, which takes distributed.py"
+        raise UserError(f"{what}, and it is not beside {Path(__file__).name}; put it there, or unset TF_CONFIG")
+    return import_beside("distributed").Group
+
+
 @dataclass
 class Run:
     """What the parts of main share."""
@@ -4006,6 +4110,7 @@ class Run:
     predictor: Predictor | None = None
     events: EventLog | None = None
     baselines: dict[str, Any] = field(default_factory=dict)
+    group: Alone = field(default_factory=Alone)
 
     def print(self, *lines: str) -> None:
         self.output.print(*lines)
@@ -4071,6 +4176,7 @@ def plan_training(run: Run) -> None:
         start_fold(run.plan, run.folds[-1])
     if len(run.devices) > 1:
         try_devices(run)
+    run.group.deal(run)
 
 
 def plan_on(run: Run, device: Device) -> Plan:
@@ -4170,8 +4276,9 @@ def check_training_network(plan: Plan, predictor: Predictor, network: keras.Mode
 def build_and_compile(run: Run, data: Features) -> Callable:
     """The compiled training program; while it is compiled, all else is made ready."""
     started = time.perf_counter()
-    program = run.program or build_program(run.plan, run.encoding)
-    compile_traced = trace_program(run.plan, program, data, run.folds[0])
+    plan, fold = run.group.in_one_call(run)
+    program = run.program or build_program(plan, run.encoding)
+    compile_traced = trace_program(plan, program, data, fold)
     with ThreadPoolExecutor(1) as pool:
         compiled = pool.submit(compile_traced)
         build(run)
@@ -4185,7 +4292,7 @@ def build_and_compile(run: Run, data: Features) -> Callable:
         run.baselines = measure_baselines(run)
         compiled.result()
     run.timing["compile_s"] = time.perf_counter() - started
-    return program
+    return run.group.connect(run, program)
 
 
 def train(run: Run, stop: StopRequest) -> int:
@@ -4196,7 +4303,7 @@ def train(run: Run, stop: StopRequest) -> int:
     import keras  # noqa: F401
     import tensorflow as tf
 
-    options, plan, folds = run.options, run.plan, run.folds
+    options, plan, folds, stop = run.options, run.plan, run.folds, run.group.agree(stop)
     with tf.device(plan.place):
         data = Features(*map(tf.constant, run.features))
     program = build_and_compile(run, data)
@@ -4212,7 +4319,7 @@ def train(run: Run, stop: StopRequest) -> int:
     started = time.perf_counter()
     try:
         driver.on_train_begin()
-        train_folds(plan, program, data, folds, options.epochs, driver, stop)
+        train_folds(plan, program, data, folds, options.epochs, driver, stop, run.group)
         run.timing["train_s"] = time.perf_counter() - started
     finally:
         driver.on_train_end()
@@ -4223,15 +4330,16 @@ def train(run: Run, stop: StopRequest) -> int:
     if state.failure:
         run.print(f"Resume     the state could not be saved: {state.failure}")
     epochs = sum(len(fold.history) for fold in folds) - before
-    run.timing["rows_per_s"] = epochs * plan.rows / run.timing["train_s"]
+    run.timing["rows_per_s"] = epochs * run.group.epoch_rows(plan) / run.timing["train_s"]
     run.timing["steps_per_s"] = run.timing["rows_per_s"] / plan.batch_size
-    return end_early(run, number, state) if number or any(fold.failed for fold in folds) else 0
+    return run.group.end_early(run, number, state) if number or any(fold.failed for fold in folds) else 0
 
 
-def end_early(run: Run, number: int, state: StateFile) -> int:
+def end_early(run: Run, number: int, state: StateFile, why: str = "") -> int:
     """Say why a run is over before its end, and what is left: the files of the last whole run stay as they are."""
     options, failed = run.options, next((fold.reason for fold in run.folds if fold.failed), "")
-    words = f"error: {failed}; try a smaller --learning-rate" if failed else f"stopped: {signal.Signals(number).name}"
+    stopped = why or f"stopped: {signal.Signals(number or signal.SIGTERM).name}"
+    words = f"error: {failed}; try a smaller --learning-rate" if failed else stopped
     if failed:
         state.path.unlink(missing_ok=True)
     elif not state.failure:
@@ -4323,10 +4431,11 @@ def evaluate(run: Run) -> Tested:
     report = show_result(options.label, test, bases, threshold, verdict, len(folds))
     report += [*show_thresholds(*validation), *show_importance(columns)]
     longest = max(folds, key=lambda fold: len(fold.history))
-    parts = {"train": len(folds[0].split.training), "validation": len(folds[0].split.validation), "test": len(label)}
+    used, trained = run.group.count_rows(run)
+    parts = {"train": trained, "validation": len(folds[0].split.validation), "test": len(label)}
     packages = {name: metadata_version(name) for name in ("tensorflow", "keras", "numpy", "pandas", "tensorboard")}
     metrics = {
-        "rows": {"read": table.read, "used": len(table.label), "skipped": table.skipped, **parts},
+        "rows": {"read": table.read, "used": used, "skipped": table.skipped, **parts},
         "test": test,
         "baselines": bases,
         "comparison": comparison,
@@ -4527,9 +4636,12 @@ def suspect_labels(run: Run, label: np.ndarray, probability: np.ndarray) -> list
     return suspects
 
 
+NO_SETTINGS = {"describe", "compare", "sync_every", "trust_network"}
+
+
 def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
     """Every setting as it was used, and the reason where one was chosen for the user."""
-    settings = {name: value for name, value in vars(run.options).items() if name not in ("describe", "compare")}
+    settings = {name: value for name, value in vars(run.options).items() if name not in NO_SETTINGS}
     settings |= {"csv": short_names(run.options.csv), "model_dir": run.options.model_dir.name}
     chosen = run.decisions | {"threshold": threshold}
     chosen |= {"time_column": run.table.time} if run.options.split == "time" else {}
@@ -4546,9 +4658,11 @@ def train_command(arguments: list[str] | None) -> int:
         output = Output(quiet=False)
         output.print(*import_beside("report").compare_runs(options.compare))
         return output_failed(output)
+    group = join_group()(options)
     if options.resume:
         options, earlier, arrays = resumed_options(given_flags(arguments), options.model_dir)
-    table = load_data(options)
+    group.settle(options)
+    table = load_data(options, group)
     splits = split_table(options, table)
     output = Output(options.quiet and not options.describe)
     if options.describe:
@@ -4564,6 +4678,7 @@ def train_command(arguments: list[str] | None) -> int:
     run = Run(
         options, table, splits, decide(options, splits, table.label), output, timing, description | earlier, arrays
     )
+    run.group = group
     with lock_folder(options.model_dir), stop_on_signals() as stop:
         run.print(*show_data(options, table, splits))
         if replaced := earlier_model(options.model_dir):
@@ -4578,7 +4693,7 @@ def train_command(arguments: list[str] | None) -> int:
             with prepare(run):
                 plan_training(run)
                 run.print(*show_plan(run))
-                code = train(run, stop) or finish(run, stop)
+                code = group.finish(run, stop, train(run, stop))
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(*error.args[:1], *what_is_left(run)) from None
         finally:
