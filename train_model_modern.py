@@ -3959,7 +3959,7 @@ def make_plan(
     )
 
 
-def load_data(options: argparse.Namespace, group: Alone) -> Table:
+def load_data(options: argparse.Namespace, group: Alone | None = None) -> Table:
     if not options.sample:
         return read_table(options, group)
     with tempfile.TemporaryDirectory() as folder:
