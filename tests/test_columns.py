@@ -354,6 +354,6 @@ def test_only_real_surprises_are_told(sample):
     assert modern.suspect_labels(run, label, probability) == [] and modern.show_suspects([]) == []
     probability[3], probability[10:70:2] = 0.02, 0.95
     suspects = modern.suspect_labels(run, label, probability)
-    assert len(suspects) == modern.MOST_SUSPECTS and len(modern.show_suspects(suspects)) == 6
+    assert len(suspects) == modern.MOST_SUSPECTS and len(modern.show_suspects(suspects)) == 7
     assert suspects[0] == {"line": table.lines[96], "label": 1, "probability": 0.02}
     assert [row["line"] for row in suspects[1:]] == sorted(table.lines[99 - np.arange(10, 70, 2)])[:19]
