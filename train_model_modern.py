@@ -1059,12 +1059,12 @@ def find_giveaways(table: Table, label: str) -> list[str]:
         hits = count(cells[::step], positive)
         classes = zip(hits, (np.count_nonzero(~positive), np.count_nonzero(positive)), strict=True)
         if all(found > 0.96 * rows and wilson(found, rows)[0] > 0.9 for found, rows in classes):
-            why = f"alone it tells the label of {percent(sum(hits) / len(positive))} of rows"
+            why = f"on its own it predicts the label of {percent(sum(hits) / len(positive))} of rows"
         elif len(label) > 2 and words <= name_words(column.name):
-            why = "its name holds the label's"
+            why = "its name contains that of the label"
         else:
             continue
-        warnings.append(f"{column.name}: {why}, it may be made from it; --drop {column.name} if so")
+        warnings.append(f"{column.name}: {why}; if it was made from the label, --drop {column.name}")
     return warnings
 
 
@@ -1579,7 +1579,7 @@ def choose_devices(found: list[Device], cpu_only: bool, before: str, seconds: fl
         raise UserError("--resume: the interrupted run trained on a GPU, and none is found; start without --resume")
     cpu, *gpus = found
     if not gpus:
-        return Choice(found, "as asked" if cpu_only else "no GPU is found")
+        return Choice(found, "as asked" if cpu_only else "no GPU was found")
     if seconds < TRIAL_SECONDS:
         return Choice([cpu], f"{gpus[0].name} is not tried where training takes less than {TRIAL_SECONDS:.0f} s")
     return Choice(found, "")
@@ -3876,7 +3876,7 @@ def show_suspects(suspects: list[dict[str, Any]]) -> list[str]:
     """The rows whose labels are most likely wrong."""
     if not suspects:
         return []
-    lines = ["Labels worth a second look: the model, which never saw these rows, is nearly sure of the opposite"]
+    lines = ["", "Labels worth a second look (in the test, the model was nearly sure of the opposite)"]
     places = [f"{row['file']}, line {row['line']}" if "file" in row else f"line {row['line']}" for row in suspects[:5]]
     for place, row in zip(places, suspects, strict=False):
         chance = f"probability of 1: {row['probability']:.3f}"
@@ -4450,7 +4450,7 @@ def evaluate(run: Run) -> Tested:
         "timing": run.timing,
         "date": time.strftime("%Y-%m-%d"),
         "versions": {"python": platform.python_version(), "script": VERSION, **packages},
-        "data": labels_digest(table),
+        "labels": labels_digest(table),
     }
     return Tested(weights, temperature, threshold, validation, tested, metrics, report)
 

@@ -259,7 +259,7 @@ GIVEAWAYS = {
 def test_a_column_that_gives_the_label_away(tmp_path, recwarn, case, share):
     _, table, _ = read(write_columns(tmp_path / "a.csv", share=share, outcome=GIVEAWAYS[case]))
     (warning,) = table.warnings
-    assert warning.startswith("outcome: alone it tells the label of ") and "--drop outcome if so" in warning
+    assert warning.startswith("outcome: on its own it predicts the label of ") and "--drop outcome" in warning
     assert not read(tmp_path / "a.csv", "--drop", "outcome")[1].warnings
     assert [str(item.message) for item in recwarn.list if item.category is RuntimeWarning] == []
 
@@ -297,7 +297,8 @@ def test_a_column_that_is_named_after_the_label(tmp_path):
     noise = lambda label, generator: generator.random(len(label))  # noqa: E731
     path = write_columns(tmp_path / "a.csv", **{"app_Productive_rate": noise, "y_place": noise})
     assert read(path)[1].warnings == [
-        "app_Productive_rate: its name holds the label's, it may be made from it; --drop app_Productive_rate if so"
+        "app_Productive_rate: its name contains that of the label; if it was made from the label, "
+        "--drop app_Productive_rate"
     ]
     assert "Warning    app_Productive_rate: " in shown(path)
     path.write_text(path.read_text().replace(",productive\n", ",y\n"))
@@ -353,6 +354,6 @@ def test_only_real_surprises_are_told(sample):
     assert modern.suspect_labels(run, label, probability) == [] and modern.show_suspects([]) == []
     probability[3], probability[10:70:2] = 0.02, 0.95
     suspects = modern.suspect_labels(run, label, probability)
-    assert len(suspects) == modern.MOST_SUSPECTS and len(modern.show_suspects(suspects)) == 6
+    assert len(suspects) == modern.MOST_SUSPECTS and len(modern.show_suspects(suspects)) == 7
     assert suspects[0] == {"line": table.lines[96], "label": 1, "probability": 0.02}
     assert [row["line"] for row in suspects[1:]] == sorted(table.lines[99 - np.arange(10, 70, 2)])[:19]

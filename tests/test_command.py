@@ -187,11 +187,14 @@ def test_checkpoints_load_and_the_newest_are_kept(sample, tmp_path, keep, most):
     best = keras.models.load_model(files[-1])
     final = keras.models.load_model(tmp_path / "model" / modern.MODEL_FILE)
     assert int(files[-1].name.split("_")[1]) == metrics_of(tmp_path / "model")["best_epoch"]
-    *one, before = best.get_weights()
-    *other, after = final.get_weights()
-    for left, right in zip(one, other, strict=True):
-        np.testing.assert_array_equal(left, right)
-    np.testing.assert_allclose(before / metrics_of(tmp_path / "model")["temperature"], after, rtol=1e-5)
+    metrics, compared = metrics_of(tmp_path / "model"), 0
+    assert metrics["settings"]["network_share"] < 1
+    for left, right in zip(best.variables, final.variables, strict=True):
+        if "from_" not in left.path and left.dtype == "float32":  # these hold a logistic regression too
+            temperature = metrics["temperature"] if left.path.startswith("probability") else 1
+            np.testing.assert_allclose(left / temperature, right, rtol=1e-5)
+            compared += 1
+    assert compared > 5
 
 
 REFUSED = {
