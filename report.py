@@ -1037,7 +1037,7 @@ def compare_runs(folders: list[str]) -> list[str]:
                 f"{test['roc_auc'] or math.nan:.3f}",
             ]
             cells = [str(path.parent), date, *counts, *map(str, (settings["architecture"], settings["folds"])), *scores]
-            data = counts[0], str(metrics.get("labels"))
+            data = counts[0], str(metrics.get("rows_digest"))
             found.append((test["log_loss"], data, [*cells, percent(test["accuracy"])]))
         except (FileNotFoundError, NotADirectoryError):
             modern.print_error(f"note: {path.parent} holds no whole run")

@@ -4450,7 +4450,7 @@ def evaluate(run: Run) -> Tested:
         "timing": run.timing,
         "date": time.strftime("%Y-%m-%d"),
         "versions": {"python": platform.python_version(), "script": VERSION, **packages},
-        "labels": labels_digest(table),
+        "rows_digest": labels_digest(table),
     }
     return Tested(weights, temperature, threshold, validation, tested, metrics, report)
 

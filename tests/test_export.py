@@ -151,7 +151,7 @@ def test_an_export_of_an_earlier_run_is_deleted_and_one_of_the_users_is_not(samp
     assert modern.main([str(path), "--model-dir", str(folder), "--epochs", "2", "--export", "litert"]) == 0
     told = capsys.readouterr().out
     saved, litert, onnx = (folder / modern.EXPORTS[name][0] for name in FORMATS)
-    assert f"Export     {saved} of an earlier run is deleted; --export saved_model writes it anew\n" in told
+    assert f"Export     {saved} of an earlier run is deleted; --export saved_model writes it again\n" in told
     assert not saved.exists() and litert.exists() and onnx.read_bytes() == b"mine"
     assert told.count("of an earlier run") == 1 and not list(folder.glob("**/*.tmp"))
 
