@@ -18,7 +18,7 @@
     tensorboard --logdir model/logs
 
 The model, its metrics, checkpoints and logs are written to --model-dir (default: model). Nothing leaves the machine.
-pandas is imported once the command line is understood, TensorFlow once the data is.
+pandas is imported once the command line is understood, TensorFlow once the data is, or while a large file is read.
 
 The sections, in the order in which things happen:
 
@@ -67,6 +67,7 @@ import signal
 import stat
 import tempfile
 import textwrap
+import threading
 import time
 import zipfile
 from collections import Counter, deque
@@ -1646,6 +1647,7 @@ def metadata_version(package: str) -> str:
     return ""
 
 
+EARLY_BYTES = 1 << 24  # a file of this size takes half as long to read as TensorFlow takes to import
 ADDRESS_SPACE = 2_200_000_000  # bytes TensorFlow was seen to need on two cores; with less it aborts without a word
 
 
@@ -1677,6 +1679,22 @@ def import_tensorflow() -> Any:
         if absent:
             del sys.modules["sklearn"]
     return tensorflow
+
+
+def import_early(options: argparse.Namespace) -> None:
+    """Import TensorFlow in a thread while a large file is read; a fault in the file ends the process all the same."""
+    with contextlib.suppress(OSError, UserError):  # which reading tells
+        large = not options.sample and sum(map(os.path.getsize, find_files(options.csv))) > EARLY_BYTES
+        if not large or options.describe or options.profile:
+            return
+        import pandas  # noqa: F401  (Keras imports it too, and not at the same time)
+
+        def import_quietly() -> None:
+            with contextlib.suppress(Exception):  # it is met again when TensorFlow is needed
+                import_tensorflow()
+
+        prepare_environment(options.cpu_only, xla=False, batch_size=1)
+        threading.Thread(target=import_quietly, daemon=True).start()
 
 
 def find_devices(cpu_only: bool) -> list[Device]:
@@ -2952,6 +2970,7 @@ def run_folder(logs: Path, name: str) -> Path:
 
 RESAMPLES = 1_000
 BOOTSTRAP_ROWS = 5_000  # more rows than this are resampled in part, and the interval narrowed accordingly
+CALIBRATION_ROWS = 20_000  # from which a temperature is known well enough
 LINEAR_ROWS = 50_000  # a linear model learns nothing more from more rows
 NETWORK_SHARE = 1 / 3  # of one net's answer, the rest a logistic regression, unless validation rows say otherwise
 IMPORTANCE_ROWS = 5_000
@@ -3106,7 +3125,7 @@ def fit_temperature(label: np.ndarray, logits: np.ndarray) -> tuple[float, float
 
     Second comes what it lowers: the sum of the log-losses and how far the divisor is from 1.
     """
-    step = max(1, len(label) // 20_000)
+    step = max(1, len(label) // CALIBRATION_ROWS)
     label, logits = label[::step], logits[::step]
     logarithms = np.linspace(-0.7, 1.1, 91)
     losses = [log_losses(label, sigmoid(logits / math.exp(value))).sum() + 10 * value**2 for value in logarithms]
@@ -4463,14 +4482,15 @@ def kept_weights(run: Run) -> tuple[list[Weights], float]:
     share of the net follows from the validation rows, and is held near NETWORK_SHARE when they are few.
     """
     weights = [fold.best if run.plan.patience else fold.now for fold in run.folds]
-    label, logits = run.logits(weights, "validation")
     if len(run.folds) > 1:
-        return weights, fit_temperature(label, logits)[0]
-    fold, network = run.folds[0], run.saved.networks[0]
+        return weights, fit_temperature(*run.logits(weights, "validation"))[0]
+    fold, network, features = run.folds[0], run.saved.networks[0], run.features
     linear = weighted_linear(run.plan, fold.linear)
-    _, linear_part = run.logits([mix_with_linear_model(network, weights[0], linear, 0.0)], "validation")
-    rows = encode_sparse(run.features, fold.split.validation, run.encoding, fold.encoder)
-    if not np.allclose(linear_part, linear_logits(rows, linear), atol=0.01):
+    rows = fold.split.validation[:: max(1, len(fold.split.validation) // CALIBRATION_ROWS)]
+    nets, label = (weights[0], mix_with_linear_model(network, weights[0], linear, 0.0)), features.label[rows]
+    logits, linear_part = (run.predictor.logits(features, fold, net, rows) for net in nets)
+    sparse = encode_sparse(features, rows, run.encoding, fold.encoder)
+    if not np.allclose(linear_part, linear_logits(sparse, linear), atol=0.01):
         return weights, fit_temperature(label, logits)[0]  # build_network was edited: not all of it is in these layers
     tried = []
     for share in np.linspace(0, 1, 11):
@@ -4480,7 +4500,7 @@ def kept_weights(run: Run) -> tuple[list[Weights], float]:
     why = f"of the logit, the rest is a logistic regression: best for {len(label):,} validation rows"
     run.decisions["network_share"] = Choice(round(float(share), 1), why)
     known = np.concatenate(fold.split[:2])[:: max(1, len(fold.split.training) // LINEAR_ROWS)]
-    linear = weighted_linear(run.plan, fit_linear(run.features, known, run.encoding, fold.encoder))
+    linear = weighted_linear(run.plan, fit_linear(features, known, run.encoding, fold.encoder))
     return [mix_with_linear_model(network, weights[0], linear, share)], temperature
 
 
@@ -4661,6 +4681,7 @@ def train_command(arguments: list[str] | None) -> int:
     if options.resume:
         options, earlier, arrays = resumed_options(given_flags(arguments), options.model_dir)
     group.settle(options)
+    import_early(options)
     table = load_data(options, group)
     splits = split_table(options, table)
     output = Output(options.quiet and not options.describe)
