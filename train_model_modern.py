@@ -1166,9 +1166,8 @@ def split_rows(label: np.ndarray, method: str, seed: int) -> Split:
 def split_folds_by_time(rows: int, folds: int) -> list[Split]:
     """Cut rows that stand in the order of time into 3 K + 1 blocks, and let K windows slide over them, block by block.
 
-    Each net trains on 2 K blocks, stops by the next and is tested on the one after. Windows that grow, always from the
-    first row, would leave the first nets few and old rows; the mean of all is then worse than one net where habits
-    change (log-loss 0.587 against 0.515), that of sliding windows better (0.494), and equal where nothing changes.
+    Each net trains on 2 K blocks, stops by the next and is tested on the one after. With windows that grow from the
+    first row on, the first nets would have few and old rows: where habits change, their mean is worse than one net.
     """
     blocks = np.array_split(np.arange(rows, dtype=np.int32), 3 * folds + 1)
     ends = range(2 * folds, 3 * folds)
