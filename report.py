@@ -22,7 +22,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,13 +52,11 @@ LONGEST_TEXT = 200  # characters of a name or value
 class Predictions(NamedTuple):
     """The rows of predictions.csv: each was tested by a net that never saw it."""
 
-    line: np.ndarray  # [N] int64
     label: np.ndarray  # [N] 0 or 1
     probability: np.ndarray  # [N]
-    file: Callable[[Iterable[int]], list[str]]  # the files that some of the rows are from; empty where there is one
 
 
-FILE_CELL = re.compile(rb'^"([^"]*(?:""[^"]*)*)",', re.MULTILINE)
+FILE_CELL = re.compile(rb'^"[^"]*(?:""[^"]*)*",', re.MULTILINE)
 
 
 def read_predictions(content: bytes) -> Predictions:
@@ -69,21 +67,14 @@ def read_predictions(content: bytes) -> Predictions:
     if not several and names != modern.PREDICTION_COLUMNS[1:]:
         raise ValueError("line 1 does not hold the column names")
 
-    def files(rows: Iterable[int]) -> list[str]:
-        wanted = dict.fromkeys(rows, "")
-        for row, cell in enumerate(FILE_CELL.finditer(body) if several else ()):
-            if row in wanted:
-                wanted[row] = cell[1].replace(b'""', b'"').decode("utf-8", "replace")
-        return [*wanted.values()]
-
     plain = io.BytesIO(FILE_CELL.sub(b"", body) if several else body)
     cells = np.loadtxt(plain, delimiter=",", comments=None, ndmin=2) if body else np.empty((0, 4))
     if cells.shape[1] != 4 or not len(cells):
         raise ValueError("holds no rows of four numbers")
-    line, _, label, probability = cells.T
+    label, probability = cells.T[2:]
     if not (np.isin(label, [0, 1]).all() and (probability >= 0).all() and (probability <= 1).all()):
         raise ValueError("holds labels that are not 0 or 1, or probabilities beyond them")
-    return Predictions(line.astype(np.int64), label, probability, files)
+    return Predictions(label, probability)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -97,7 +88,7 @@ EFFECT_CELLS = 1 << 24  # changed at a time
 
 def facts(run: modern.Run, tested: modern.Tested) -> dict[str, Any]:
     """How columns move the probability, how training went, what was read."""
-    return {"effects": effects(run, tested), "history": mean_history(run.folds), "data": describe_data(run.table)}
+    return {"effects": effects(run, tested), "history": mean_history(run.folds), "table": describe_table(run)}
 
 
 def typical_rows(table: modern.Table, column: modern.Column, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -173,11 +164,12 @@ def mean_history(folds: list[modern.Fold]) -> dict[str, list[float]]:
     return history
 
 
-def describe_data(table: modern.Table) -> dict[str, Any]:
-    """What was read, and what each column was taken for."""
-    names = ("name", "kind", "reason", "distinct", "missing", "hint")
+def describe_table(run: modern.Run) -> dict[str, Any]:
+    """What was read, how it was split, and what each column was taken for."""
+    table, names = run.table, ("name", "kind", "reason", "distinct", "missing", "hint")
     columns = [{name: getattr(column, name) for name in names} for column in table.columns]
-    return {"positive": float(table.label.mean()), "notes": table.notes, "columns": columns}
+    split = [line[10:].strip() for line in modern.show_split(run.options, table, run.splits)]
+    return {"positive": float(table.label.mean()), "notes": table.notes, "split": split, "columns": columns}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -236,7 +228,7 @@ def draw_curves(predictions: Predictions, seed: int) -> list[Curve]:
     resampled = zip(*reached(label, probability, weights), strict=True)
     resampled = [counts for counts in resampled if counts[0][-1] and counts[1][-1]]  # those that have both classes
     once = [part[0] for part in reached(label, probability, np.ones((1, rows)))]
-    whole = [part[0] for part in reached(*predictions[1:3], np.ones((1, len(predictions.label))))]
+    whole = [part[0] for part in reached(*predictions, np.ones((1, len(predictions.label))))]
     places, curves, ends = np.linspace(0, 1, BAND_POINTS), [], None
     for curve, read in ((receiver_curve, highest_within), (precision_curve, first_to_reach)):
         x, y = curve(*whole)
@@ -497,21 +489,19 @@ def verdict(metrics: dict[str, Any]) -> str:
 
 
 def results(metrics: dict[str, Any]) -> str:
-    folds = metrics["settings"]["folds"]
-    how = f"each by the one of {folds} nets that never saw it" if folds > 1 else "which took no part in training"
-    bases = metrics["baselines"]
+    several, bases = metrics["settings"]["folds"] > 1, metrics["baselines"]
+    how = "each by the net that never saw it" if several else "which the model never saw"
     shown = {"this model": metrics["test"], "logistic regression": bases["logistic_regression"]}
     shown["always the majority"] = bases["majority"]
     rows = [
         [name, *(with_interval(result, part) for part in ("accuracy", "roc_auc", "log_loss"))]
         for name, result in shown.items()
     ]
-    saved = f" The saved model is the mean of the {folds} nets, usually more accurate than the one tested here."
-    words = f"{metrics['rows']['test']:,} rows were tested, {how}.{saved if folds > 1 else ''}"
-    heads = ["", "accuracy", "ROC AUC", "log-loss"]
     note = "Below each number is its 95 % interval: what chance alone can do with this many rows. "
     note += "ROC AUC: how often a row of 1 gets a higher probability than a row of 0. Log-loss: lower is better."
-    return paragraphs([words]) + table(heads, rows) + comparison(metrics) + f'<p class="note">{note}</p>\n'
+    tested = paragraphs([f"{metrics['rows']['test']:,} rows were tested, {how}."])
+    measures = table(["", "accuracy", "ROC AUC", "log-loss"], rows)
+    return tested + measures + comparison(metrics) + f'<p class="note">{note}</p>\n'
 
 
 def comparison(metrics: dict[str, Any]) -> str:
@@ -524,11 +514,11 @@ def comparison(metrics: dict[str, Any]) -> str:
             share, ends = name == "accuracy", part.get("ci95")
             told = f"{100 * part['difference']:+.1f} points" if share else f"{part['difference']:+.3f}"
             told += f"<small>{interval(ends) if share else interval(ends, 1, 3)}</small>" if ends else ""
-            chance = "" if part.get("p_value") is None else f"{part['p_value']:.2g}"
-            rows.append(
-                [f"{escape(name.replace('_', '-'))}, minus that of {escape(base.replace('_', ' '))}", told, chance]
-            )
-    return table(["difference on the same rows", "this model", "p-value"], rows) if rows else ""
+            p_value = part.get("p_value")
+            chance = "" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "&lt; 0.001"
+            other = modern.BASELINES.get(base, base)
+            rows.append([f"{escape(name.replace('_', '-'))} less that of {escape(other)}", told, chance])
+    return table(["row by row", "difference", "p-value"], rows) if rows else ""
 
 
 def learning(metrics: dict[str, Any]) -> str:
@@ -697,7 +687,7 @@ def columns(metrics: dict[str, Any]) -> str:
     charts = [figure("Importance", bars(values), note=f"{words} {note}")]
     shares = [share for effect in metrics.get("effects") or [] for share in effect["probability"]]
     low, high = (math.floor(10 * min(shares)) / 10, math.ceil(10 * max(shares)) / 10) if shares else (0, 1)
-    charts += [effect_chart(effect, low, high, metrics["data"]["positive"]) for effect in metrics.get("effects") or []]
+    charts += [effect_chart(effect, low, high, metrics["table"]["positive"]) for effect in metrics.get("effects") or []]
     words = "The other charts: the mean probability of tested rows when all of them are given the same cell in that "
     words += "column, all else left as it is (partial dependence). It tells what the model does, not what causes what; "
     words += "cells that never occur together are mixed too. The dashed line is the share of 1."
@@ -749,41 +739,36 @@ def category_effect(name: str, cells: list[tuple[Any, int, float]], low: float, 
     return figure(name, drawing(parts, height + 22, f"mean probability by {name}"))
 
 
-def surprises(metrics: dict[str, Any], predictions: Predictions) -> str:
-    """The rows whose label a net that never saw them thought least likely."""
-    given = np.where(predictions.label == 1, predictions.probability, 1 - predictions.probability)
-    order = np.argsort(given, kind="stable")[:SURPRISES]
-    order = order[given[order] < 0.5]
-    if not len(order):
-        return paragraphs(["There are none: every tested label is the more likely one."])
-    label = escape(metrics["settings"]["label"])
-    files = [escape(name) for name in predictions.file(order.tolist())]
+def surprises(metrics: dict[str, Any]) -> str:
+    """The tested rows whose label the model thought least likely."""
+    found = metrics.get("suspect_labels")
+    if found is None:
+        return ""
+    if not found:
+        return paragraphs(["There are none: every tested label was given a probability of a tenth or more."])
+    texts = ["file"] if "file" in found[0] else []
     rows = [
-        [f"{predictions.line[row]:,}", f"{predictions.label[row]:.0f}", f"{predictions.probability[row]:.4f}"]
-        for row in order
+        [*(escape(row[name]) for name in texts), f"{row['line']:,}", f"{row['label']:d}", f"{row['probability']:.4f}"]
+        for row in found[:SURPRISES]
     ]
-    heads = ["line", label, "probability of 1"]
-    if any(files):
-        rows, heads = [[name, *row] for name, row in zip(files, rows, strict=True)], ["file", *heads]
-    words = "The tested rows whose label was least expected by a net that never saw them, the most surprising first. "
-    words += "Look them up: some labels may be wrong, the others are what the columns cannot tell."
-    return paragraphs([words]) + table(heads, rows, texts=len(heads) - 3)
+    words = "The model, which never saw these rows, is nearly sure of the opposite of their label. The most surprising "
+    words += "come first. Look them up: some labels may be wrong, the others are what the columns cannot tell."
+    heads = [*texts, "line", escape(metrics["settings"]["label"]), "probability of 1"]
+    return paragraphs([words]) + table(heads, rows, texts=len(texts))
 
 
 def data(metrics: dict[str, Any]) -> str:
-    rows, settings, known = metrics["rows"], metrics["settings"], metrics.get("data")
-    source, folds = escape(setting_text(settings["csv"])), settings["folds"]
-    sentences = [f"{source}: {rows['read']:,} rows read, {rows['skipped']:,} left out, {rows['used']:,} used."]
-    parts = f"{rows['train']:,} rows to train on, {rows['validation']:,} to stop by"
-    if folds > 1:
-        sentences.append(f"{folds} folds: each net has {parts}; all {rows['test']:,} are tested in turn.")
-    else:
-        sentences.append(f"One net: {parts}, {rows['test']:,} to test on.")
+    rows, settings, known = metrics["rows"], metrics["settings"], metrics.get("table")
+    source, skipped = (
+        escape(setting_text(settings["csv"])),
+        f", {rows['skipped']:,} left out" if rows["skipped"] else "",
+    )
+    sentences = [f"{source}: {rows['read']:,} rows read{skipped}."]
     if not known:
         return paragraphs(sentences)
     label, positive = escape(settings["label"]), known["positive"]
     sentences.append(f"{label} is 1 in {percent(positive)} of the rows used, 0 in {percent(1 - positive)}.")
-    sentences += [f"Note: {escape(note)}." for note in known["notes"]]
+    sentences += [f"{escape(line[:1].upper() + line[1:])}." for line in (*known["split"], *known["notes"])]
     order = [*metrics["importance"]]
     listed = sorted(
         known["columns"], key=lambda part: order.index(part["name"]) if part["name"] in order else len(order)
@@ -903,7 +888,7 @@ def page(metrics: dict[str, Any], content: bytes) -> bytes:
         "Calibration": calibration(metrics, predictions),
         "Mistakes": mistakes(metrics, predictions),
         "Columns": columns(metrics),
-        "Labels that look wrong": surprises(metrics, predictions),
+        "Labels that look wrong": surprises(metrics),
         "Data": data(metrics),
         "Settings": settings(metrics),
     }
