@@ -897,6 +897,7 @@ def page(metrics: dict[str, Any], content: bytes) -> bytes:
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"  # nothing else is run or fetched
     )
+    rows = "" if metrics["settings"]["sample"] else f": {metrics['rows']['used']:,} rows"
     date = f", {escape(metrics['date'])}" if "date" in metrics else ""
     text = f"""{modern.REPORT_START} {modern.VERSION}; a later run replaces it. -->
 <html lang="en">
@@ -909,7 +910,7 @@ def page(metrics: dict[str, Any], content: bytes) -> bytes:
 </head>
 <body>
 <h1>How well can {label} be predicted?</h1>
-<p class="note">{escape(setting_text(metrics["settings"]["csv"]))}, {metrics["rows"]["used"]:,} rows{date}</p>
+<p class="note">{escape(setting_text(metrics["settings"]["csv"]))}{rows}{date}</p>
 {verdict(metrics)}{body}<footer>
 <p>{LIMITS}</p>
 <p>Written by train_model_modern.py {escape(metrics["versions"]["script"])} beside {modern.MODEL_FILE}.</p>
