@@ -477,15 +477,14 @@ def bars(values: dict[str, float]) -> str:
 
 
 def verdict(metrics: dict[str, Any]) -> str:
-    test, majority = metrics["test"], metrics["baselines"]["majority"]
-    rows, (low, high) = metrics["rows"]["test"], test["accuracy_ci95"]
-    guess = f"Always answering with the more frequent class would be right in {percent(majority['accuracy'])}."
-    alone = (
-        f"Right in {percent(test['accuracy'])} of {rows:,} tested rows (95 % interval {interval([low, high])}). {guess}"
-    )
-    said = paragraphs(html.escape(str(sentence)) for sentence in metrics.get("verdict") or [alone])
-    warnings = "".join(f"<li>{escape(words)}</li>\n" for words in metrics.get("warnings") or [])
-    return f'<div class="verdict">\n{said}</div>\n' + (f'<ul class="warnings">\n{warnings}</ul>\n' if warnings else "")
+    test, guess = metrics["test"], percent(metrics["baselines"]["majority"]["accuracy"])
+    right = f"Right in {percent(test['accuracy'])} of {metrics['rows']['test']:,} tested rows"
+    right = f"{right} (95 % interval {interval(test['accuracy_ci95'])} %)."
+    said = paragraphs(map(html.escape, metrics.get("verdict") or []))
+    warnings = "".join(f"<li>{html.escape(words)}</li>\n" for words in metrics.get("warnings") or [])
+    warned = f'<ul class="warnings">\n{warnings}</ul>\n' if warnings else ""
+    guess = f"Always answering with the majority class would be right in {guess}."
+    return f'<div class="verdict">\n<p class="first">{right} {guess}</p>\n{said}</div>\n{warned}'
 
 
 def results(metrics: dict[str, Any]) -> str:
@@ -517,8 +516,8 @@ def comparison(metrics: dict[str, Any]) -> str:
             p_value = part.get("p_value")
             chance = "" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "&lt; 0.001"
             other = modern.BASELINES.get(base, base)
-            rows.append([f"{escape(name.replace('_', '-'))} less that of {escape(other)}", told, chance])
-    return table(["row by row", "difference", "p-value"], rows) if rows else ""
+            rows.append([f"{escape(name.replace('_', '-'))}, against {escape(other)}", told, chance])
+    return table(["row by row", "this model less the other", "p-value"], rows) if rows else ""
 
 
 def learning(metrics: dict[str, Any]) -> str:
@@ -768,7 +767,7 @@ def data(metrics: dict[str, Any]) -> str:
         return paragraphs(sentences)
     label, positive = escape(settings["label"]), known["positive"]
     sentences.append(f"{label} is 1 in {percent(positive)} of the rows used, 0 in {percent(1 - positive)}.")
-    sentences += [f"{escape(line[:1].upper() + line[1:])}." for line in (*known["split"], *known["notes"])]
+    sentences += [f"{html.escape(line[:1].upper() + line[1:])}." for line in (*known["split"], *known["notes"])]
     order = [*metrics["importance"]]
     listed = sorted(
         known["columns"], key=lambda part: order.index(part["name"]) if part["name"] in order else len(order)
@@ -814,7 +813,8 @@ h2 { font-size: 1.25rem; margin: 2.2rem 0 .5rem; padding-top: .7rem; border-top:
 p { margin: .4rem 0; max-width: 46rem; }
 .note, small, footer { color: var(--soft); font-size: .875rem; }
 small { display: block; }
-.verdict { font-size: 1.15rem; margin: .8rem 0; padding: .4rem 0 .4rem .9rem; border-left: 4px solid var(--one); }
+.verdict { margin: .8rem 0; padding: .4rem 0 .4rem .9rem; border-left: 4px solid var(--one); }
+.first { font-size: 1.2rem; }
 .warnings { margin: .8rem 0; padding: .5rem .9rem .5rem 2rem; border-left: 4px solid var(--two);
   background: var(--tint); }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.2rem 2rem; }
@@ -897,6 +897,7 @@ def page(metrics: dict[str, Any], content: bytes) -> bytes:
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"  # nothing else is run or fetched
     )
+    rows = "" if metrics["settings"]["sample"] else f": {metrics['rows']['used']:,} rows"
     date = f", {escape(metrics['date'])}" if "date" in metrics else ""
     text = f"""{modern.REPORT_START} {modern.VERSION}; a later run replaces it. -->
 <html lang="en">
@@ -909,7 +910,7 @@ def page(metrics: dict[str, Any], content: bytes) -> bytes:
 </head>
 <body>
 <h1>How well can {label} be predicted?</h1>
-<p class="note">{escape(setting_text(metrics["settings"]["csv"]))}, {metrics["rows"]["used"]:,} rows{date}</p>
+<p class="note">{escape(setting_text(metrics["settings"]["csv"]))}{rows}{date}</p>
 {verdict(metrics)}{body}<footer>
 <p>{LIMITS}</p>
 <p>Written by train_model_modern.py {escape(metrics["versions"]["script"])} beside {modern.MODEL_FILE}.</p>

@@ -1,4 +1,4 @@
-"""Take the README's pictures of TensorBoard: train on generated rows, open the tabs in Chromium.
+"""Take the README's pictures of TensorBoard and of the report: train on generated rows, open them in Chromium.
 
 python docs/screenshots.py    (needs Chromium, and what requirements-cpu.txt installs)
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 TABS = {"scalars": "scalars", "histograms": "histograms", "graphs": "graphs"}
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync"
+FLAGS += " --disable-component-update --disable-sync --hide-scrollbars"
 
 
 def main() -> None:
@@ -43,17 +43,19 @@ def main() -> None:
         try:
             while b"validation" not in runs(port):
                 time.sleep(0.5)
-            for tab, name in TABS.items():
+            addresses = {name: f"http://127.0.0.1:{port}/#{tab}" for tab, name in TABS.items()}
+            addresses["report"] = f"file://{folder}/report.html"
+            for name, address in addresses.items():
                 command = [
                     browser,
                     *FLAGS.split(),
-                    f"--user-data-dir={folder}/{tab}",
-                    "--window-size=1200,760",
+                    f"--user-data-dir={folder}/{name}",
+                    f"--window-size=1200,{2700 if name == 'report' else 760}",
                     "--virtual-time-budget=15000",
                 ]
                 target = DOCS / f"{name}.png"
                 subprocess.run(
-                    [*command, f"--screenshot={target}", f"http://127.0.0.1:{port}/#{tab}"],
+                    [*command, f"--screenshot={target}", address],
                     check=True,
                     capture_output=True,
                 )
