@@ -140,7 +140,7 @@ def test_profile(folder, tmp_path):
         "20",
     ]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0 and "a profile shows the steps" in done.stdout
+    assert done.returncode == 0 and "a profile shows only the steps" in done.stdout
     (profile,) = tmp_path.glob("logs/*/train/plugins/profile/*/*.xplane.pb")
     show = "import sys, xprof.convert.raw_to_tool_data as r; "
     show += "sys.stdout.buffer.write(r.xspace_to_tool_data([sys.argv[1]], sys.argv[2], {})[0])"
@@ -197,7 +197,7 @@ def test_hparams_and_text(server, model_dir):
     assert shown[:5] == ["architecture", "batch_size", "folds", "learning_rate", "seed"]
     assert not {"quiet", "model_dir", "device", "tensorboard", "label"} & set(shown)
     tags = [entry["name"]["tag"] for entry in experiment["metricInfos"]]
-    assert tags[:4] == ["validation/log_loss", "validation/accuracy", "test/log_loss", "test/accuracy"]
+    assert tags[:5] == ["validation/loss", "validation/accuracy", "test/accuracy", "test/roc_auc", "test/log_loss"]
     wanted = [{"metric": entry["name"]} for entry in experiment["metricInfos"]]
     body = json.dumps(
         {"startIndex": 0, "sliceSize": 9, "colParams": wanted, "allowedStatuses": ["STATUS_SUCCESS"]}
