@@ -18,7 +18,7 @@
     tensorboard --logdir model/logs
 
 The model, its metrics, checkpoints and logs are written to --model-dir (default: model). Nothing leaves the machine.
-pandas is imported once the command line is understood, TensorFlow once the data is, or while a large file is read.
+pandas is imported once the command line is understood, TensorFlow once the data is.
 
 The sections, in the order in which things happen:
 
@@ -67,7 +67,6 @@ import signal
 import stat
 import tempfile
 import textwrap
-import threading
 import time
 import zipfile
 from collections import Counter, deque
@@ -1647,7 +1646,6 @@ def metadata_version(package: str) -> str:
     return ""
 
 
-EARLY_BYTES = 1 << 24  # a file of this size takes half as long to read as TensorFlow takes to import
 ADDRESS_SPACE = 2_200_000_000  # bytes TensorFlow was seen to need on two cores; with less it aborts without a word
 
 
@@ -1679,22 +1677,6 @@ def import_tensorflow() -> Any:
         if absent:
             del sys.modules["sklearn"]
     return tensorflow
-
-
-def import_early(options: argparse.Namespace) -> None:
-    """Import TensorFlow in a thread while a large file is read; a fault in the file ends the process all the same."""
-    with contextlib.suppress(OSError, UserError):  # which reading tells
-        large = not options.sample and sum(map(os.path.getsize, find_files(options.csv))) > EARLY_BYTES
-        if not large or options.describe or options.profile:
-            return
-        import pandas  # noqa: F401  (Keras imports it too, and not at the same time)
-
-        def import_quietly() -> None:
-            with contextlib.suppress(Exception):  # it is met again when TensorFlow is needed
-                import_tensorflow()
-
-        prepare_environment(options.cpu_only, xla=False, batch_size=1)
-        threading.Thread(target=import_quietly, daemon=True).start()
 
 
 def find_devices(cpu_only: bool) -> list[Device]:
@@ -4681,7 +4663,6 @@ def train_command(arguments: list[str] | None) -> int:
     if options.resume:
         options, earlier, arrays = resumed_options(given_flags(arguments), options.model_dir)
     group.settle(options)
-    import_early(options)
     table = load_data(options, group)
     splits = split_table(options, table)
     output = Output(options.quiet and not options.describe)

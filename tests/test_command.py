@@ -422,38 +422,6 @@ assert "tensorflow" not in sys.modules
     assert os.listdir(tmp_path) == ["HARVEST.CSV"]
 
 
-@pytest.mark.parametrize("fault", [True, False])
-def test_large_files_are_read_while_tensorflow_is_imported(sample, tmp_path, fault):
-    """Reading waits here until the import has begun, which it would do for ever if that came later."""
-    program = """
-import sys, time
-sys.path.insert(0, sys.argv.pop(1))
-import train_model_modern as modern
-modern.EARLY_BYTES, load_data = 0, modern.load_data
-def load_late(options):
-    until = time.monotonic() + 60
-    while "tensorflow" not in sys.modules:
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    return load_data(options)
-modern.load_data = load_late
-modern.run_command(modern.main)
-"""
-    path, folder = sample(100), tmp_path / "model"
-    if fault:
-        path.write_text(path.read_text() + "1,2,often,3,0\n")
-    command = [sys.executable, "-c", program, ROOT, path, "--model-dir", folder, "--folds", "1", *QUICK]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=240)
-    if fault:
-        assert done.returncode == 2 and re.fullmatch(r"error: .*line 102.*\n", done.stderr), done.stderr
-        assert not folder.exists()
-    else:
-        assert (done.returncode, done.stderr) == (0, "")
-        results = (folder / modern.PREDICTIONS_FILE).read_bytes()
-        assert train(path, tmp_path / "late") == 0
-        assert (tmp_path / "late" / modern.PREDICTIONS_FILE).read_bytes() == results
-
-
 def test_predict_evaluates_against_the_label(run, sample, tmp_path):
     path, folder = sample(100), tmp_path / "model"
     assert train(path, folder) == 0
