@@ -78,7 +78,7 @@ from importlib import metadata
 from itertools import compress, islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     import keras
@@ -4737,10 +4737,15 @@ def main(arguments: list[str] | None = None) -> int:
     return report_errors(lambda: train_command(arguments))
 
 
+def interrupt(number: int, _: Any) -> NoReturn:
+    """Unlike Python's own handler give the exception a value: without one pandas takes it for a fault of the file."""
+    raise KeyboardInterrupt(number)
+
+
 def run_command(command: Callable[[], int]) -> None:
     """Run a command and end the process with its exit code, without the 0.4 s that TensorFlow takes to be torn down."""
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # where the command does not handle it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, interrupt)
     code = command()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):

@@ -292,6 +292,30 @@ def test_stopping_keeps_the_best_so_far(sample, tmp_path):
         keras.models.load_model(re.search(r"the best model of this run so far is (\S+\.keras)", errors).group(1))
 
 
+INTERRUPTED = """
+import encodings.utf_8_sig, os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import train_model_modern as modern
+
+decode = encodings.utf_8_sig.IncrementalDecoder._buffer_decode
+
+def interrupted(*arguments):
+    if "pandas" in sys.modules:
+        os.kill(os.getpid(), signal.SIGINT)
+    return decode(*arguments)
+
+encodings.utf_8_sig.IncrementalDecoder._buffer_decode = interrupted
+modern.run_command(lambda: modern.main(sys.argv[2:]))
+"""
+
+
+def test_ctrl_c_while_the_rows_are_read(sample, tmp_path):
+    command = [sys.executable, "-c", INTERRUPTED, str(ROOT), str(sample(60)), "--model-dir", str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.count("\n")) == (130, 1) and done.stderr.startswith("stopped: SIGINT")
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_loss_that_is_not_a_number(sample, tmp_path, capsys):
     assert train(sample(60), tmp_path / "model", "--learning-rate", "1e30", "--epochs", 60) == 1
     assert "not a number" in capsys.readouterr().err
