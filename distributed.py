@@ -693,7 +693,7 @@ class Group(modern.Alone):
         self.program = program
         self.check = tf.function(check, jit_compile=plan.xla, autograph=False)
         self.decide = tf.function(lambda state, loss: modern.end_epoch(plan, state, loss), autograph=False)
-        reason = "as asked" if self.every else self.measure(run)
+        reason = "as requested" if self.every else self.measure(run)
         steps = min(self.every, plan.segments) * plan.steps
         if self.sampled:
             count, error = len(run.table.label), quantile_error(min(len(run.splits[0].training), modern.SCALE_ROWS))
@@ -758,7 +758,7 @@ class Group(modern.Alone):
             counts += history[0, : len(counts)].numpy()
             if (call + 1) % self.every == 0 or call + 1 == plan.segments:
                 state = self.average(state)
-            if self.agreed.signal:  # the epoch is given up
+            if self.agreed.signal:  # the epoch is discarded
                 return before, tf.zeros([1, len(modern.HISTORY)]), state.trained[None], state.moving[None]
         own = np.concatenate([counts / self.workers, self.check(features, encoder, validation, state)])
         counts, found = np.split(self.sum_and_listen(own), 2)

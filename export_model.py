@@ -52,7 +52,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("formats", nargs="+", choices=modern.EXPORTS, metavar="FORMAT", help=formats)
     where = "where the model is (default: model)"
     parser.add_argument("--model-dir", type=Path, default=Path("model"), metavar="DIR", help=where)
-    own = "a model or checkpoint of its own; the formats are written into the directory that it is in"
+    own = "a model file or checkpoint, in place of the one in --model-dir; the formats are written beside it"
     parser.add_argument("--model", type=Path, metavar="FILE", help=own)
     parser.add_argument("--version", action="version", version=modern.VERSION)
     options = parser.parse_args(arguments)

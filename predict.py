@@ -68,7 +68,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("csv", metavar="CSV", help="the rows to predict; -: standard input, answered line by line")
     add("--model-dir", type=Path, default="model", metavar="DIR", help="where the model is (default: model)")
-    add("--model", type=Path, metavar="FILE", help="a model or checkpoint of its own")
+    add("--model", type=Path, metavar="FILE", help="a model file or checkpoint, in place of the one in --model-dir")
     add("--output", type=Path, metavar="FILE", help="where the rows go (default: standard output)")
     words = "when the rows hold the label: print how good the predictions are, to standard error"
     add("--evaluate", action="store_true", help=words)
@@ -91,7 +91,7 @@ def check_output(options: argparse.Namespace) -> None:
     with contextlib.suppress(OSError):
         read += [os.fstat(0)] if options.csv == "-" else []
     if path.is_file() and any(os.path.samestat(path.stat(), status) for status in read):
-        raise UserError(f"--output {path}: is the file that is read; name another")
+        raise UserError(f"--output {path}: is also the input; name another file")
     if path.is_symlink() and not is_stream(path):
         raise UserError(f"--output {path}: is a link to {os.path.realpath(path)}; name that file, or another")
 
@@ -130,7 +130,7 @@ def details_of(stored: dict[str, Any]) -> Details:
 def read_stored(path: Path) -> dict[str, Any]:
     """What training stored in a model's archive, checked."""
     if not path.is_file():
-        raise UserError(f"{path}: no such model; train one first, or name it with --model")
+        raise UserError(f"{path}: not found; train a model first, or give its path with --model")
     try:
         with zipfile.ZipFile(path) as archive:
             check_entries(path, archive.infolist())

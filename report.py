@@ -194,7 +194,7 @@ def reached(label: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> 
 
 
 def receiver_curve(hits: np.ndarray, false: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ROC: the share of 0 and the share of 1 that are taken for 1."""
+    """ROC: the share of 0 and the share of 1 that are predicted 1."""
     return np.append(0, false / false[-1]), np.append(0, hits / hits[-1])
 
 
@@ -478,7 +478,7 @@ def bars(values: dict[str, float]) -> str:
 
 def verdict(metrics: dict[str, Any]) -> str:
     test, guess = metrics["test"], percent(metrics["baselines"]["majority"]["accuracy"])
-    right = f"Right in {percent(test['accuracy'])} of {metrics['rows']['test']:,} tested rows"
+    right = f"Correct on {percent(test['accuracy'])} of {metrics['rows']['test']:,} tested rows"
     right = f"{right} (95 % interval {interval(test['accuracy_ci95'])} %)."
     said = paragraphs(map(html.escape, metrics.get("verdict") or []))
     warnings = "".join(f"<li>{html.escape(words)}</li>\n" for words in metrics.get("warnings") or [])
@@ -489,15 +489,15 @@ def verdict(metrics: dict[str, Any]) -> str:
 
 def results(metrics: dict[str, Any]) -> str:
     several, bases = metrics["settings"]["folds"] > 1, metrics["baselines"]
-    how = "each by the net that never saw it" if several else "which the model never saw"
+    how = "each by a net that was not trained on it" if several else "which the model never saw"
     shown = {"this model": metrics["test"], "logistic regression": bases["logistic_regression"]}
     shown["always the majority"] = bases["majority"]
     rows = [
         [name, *(with_interval(result, part) for part in ("accuracy", "roc_auc", "log_loss"))]
         for name, result in shown.items()
     ]
-    note = "Below each number is its 95 % interval: what chance alone can do with this many rows. "
-    note += "ROC AUC: how often a row of 1 gets a higher probability than a row of 0. Log-loss: lower is better."
+    note = "Below each number is its 95 % interval: the uncertainty from the limited number of test rows. "
+    note += "ROC AUC: the chance that a random row of 1 is ranked above a random row of 0. Log-loss: lower is better."
     tested = paragraphs([f"{metrics['rows']['test']:,} rows were tested, {how}."])
     measures = table(["", "accuracy", "ROC AUC", "log-loss"], rows)
     return tested + measures + comparison(metrics) + f'<p class="note">{note}</p>\n'
@@ -517,7 +517,7 @@ def comparison(metrics: dict[str, Any]) -> str:
             chance = "" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "&lt; 0.001"
             other = modern.BASELINES.get(base, base)
             rows.append([f"{escape(name.replace('_', '-'))}, against {escape(other)}", told, chance])
-    return table(["row by row", "this model less the other", "p-value"], rows) if rows else ""
+    return table(["row by row", "difference (this model minus baseline)", "p-value"], rows) if rows else ""
 
 
 def learning(metrics: dict[str, Any]) -> str:
@@ -544,9 +544,7 @@ def learning(metrics: dict[str, Any]) -> str:
     words = f"The best epoch was {metrics['best_epoch']:,} of {metrics['epochs']:,}. " if folds == 1 else ""
     if metrics["settings"].get("network_share", 1) < 1:
         words += "The curves are those of the net alone, to which a logistic regression was added afterwards. "
-    words += (
-        "The training loss is taken while parts of the net are dropped at random, so that it can lie above the other."
-    )
+    words += "The training loss is measured with dropout active, so it can exceed the validation loss."
     return figures(*charts) + f'<p class="note">{words}</p>\n'
 
 
@@ -570,11 +568,11 @@ def ranking(metrics: dict[str, Any], predictions: Predictions) -> str:
         return paragraphs(["All tested rows have the same label, so that there is nothing to rank."])
     receiver, precise = draw_curves(predictions, metrics["settings"]["seed"])
     axes = (
-        share_axis("false positive rate: rows of 0 taken for 1"),
-        share_axis("true positive rate: rows of 1 taken for 1"),
+        share_axis("false positive rate"),
+        share_axis("true positive rate (recall)"),
     )
     rates = Chart(*axes, "ROC curve")
-    axes = share_axis("recall: rows of 1 taken for 1"), share_axis("precision: rows taken for 1 that are 1")
+    axes = share_axis("recall: rows of 1 predicted 1"), share_axis("precision: rows predicted 1 that are 1")
     precision = Chart(*axes, "precision-recall curve")
     at = f"at threshold {metrics['threshold']:.3g}"
     keys = {"test rows": "one", "95 % band": "one area", "by chance": "faint dashed", at: "two point"}
@@ -589,7 +587,7 @@ def ranking(metrics: dict[str, Any], predictions: Predictions) -> str:
     for chart, place in zip((precision, rates), at_threshold(test["confusion"]), strict=True):
         chart.dot(*place, "two", at)
     words = f"At each place the bands hold 95 % of the curves of {RESAMPLES} resamples of these rows (bootstrap). "
-    words += "They show what chance does with this many rows, not how another training would differ."
+    words += "They show the sampling variation of the test rows, not the variation between training runs."
     note = words if receiver.ends else "One class is too rare for bands."
     charts = figure(f"ROC curve: AUC {area(test, 'roc_auc')}", rates, keys)
     charts += figure(f"Precision-recall curve: area {area(test, 'pr_auc')}", precision, keys)
@@ -603,7 +601,7 @@ def area(test: dict[str, Any], name: str) -> str:
 
 
 def calibration(metrics: dict[str, Any], predictions: Predictions) -> str:
-    chart = Chart(share_axis("probability given"), share_axis("rows of these that are 1"), "calibration")
+    chart = Chart(share_axis("predicted probability"), share_axis("observed share of 1"), "calibration")
     chart.line([0, 1], [0, 1], "faint dashed")
     tenths = modern.tenths(predictions.probability)
     counts = np.bincount(tenths, minlength=10)
@@ -618,7 +616,7 @@ def calibration(metrics: dict[str, Any], predictions: Predictions) -> str:
         chart.dot(given, share, "one", f"{between}: {count:,} rows, {percent(share)} are 1, {interval([low, high])}")
         rows.append([between, f"{count:,}", percent(given), percent(share), interval([low, high])])
     keys = {"tested rows, ten bins, 95 % intervals": "one point", "perfectly calibrated": "faint dashed"}
-    words = "Dots on the dashed line: of rows given 70 %, 70 % are 1. "
+    words = "On the dashed line, 70 % of the rows predicted at 70 % are 1. "
     words += f"Calibration error (the mean distance from the line, each row counted): {metrics['test']['ece']:.3f}."
     heads = ["given", "rows", "mean given", "are 1", "95 % interval"]
     return (
@@ -635,7 +633,7 @@ def at_threshold(confusion: list[list[int]]) -> tuple[tuple[float, float], tuple
 
 
 def threshold_counts(predictions: Predictions) -> list[tuple[int, int]]:
-    """For each hundredth as a threshold, 0 to 1: how many rows of 0, and of 1, are taken for 1."""
+    """For each hundredth as a threshold, 0 to 1: how many rows of 0, and of 1, are predicted 1."""
     places, taken = np.arange(101) / 100, []
     for value in (0, 1):
         ordered = np.sort(predictions.probability[predictions.label == value])
@@ -644,7 +642,7 @@ def threshold_counts(predictions: Predictions) -> list[tuple[int, int]]:
 
 
 def threshold_row(threshold: str, zeros: int, ones: int, false: int, hits: int) -> list[str]:
-    """What a threshold gives, as a row of a table: of so many rows of 0 and of 1, some are taken for 1."""
+    """What a threshold gives, as a row of a table: of so many rows of 0 and of 1, some are predicted 1."""
     shares = [(hits, hits + false), (hits, ones), (zeros - false + hits, zeros + ones)]
     told = [f"{100 * part / whole:.1f}" if whole else "none" for part, whole in shares]
     return [threshold, *told, f"{false:,}", f"{ones - hits:,}"]
@@ -658,23 +656,23 @@ def mistakes(metrics: dict[str, Any], predictions: Predictions) -> str:
         place / 100: threshold_row(f"{place / 100:.1f}", zeros, ones, *counts[place]) for place in range(10, 100, 10)
     }
     others[threshold] = threshold_row(f"<b>{threshold:.3g}</b>", zeros, ones, false, hits)
-    heads = ["threshold", "precision, %", "recall, %", "accuracy, %", "0 taken for 1", "1 taken for 0"]
+    heads = ["threshold", "precision, %", "recall, %", "accuracy, %", "0 predicted 1", "1 predicted 0"]
     rows = table(heads, [others[place] for place in sorted(others)])
     data = html.escape(json.dumps([zeros, ones, counts], separators=(",", ":")))
     matrix = f"""<div id="matrix" data-counts="{data}">
 <p>At a threshold of <b id="at">{threshold:.3g}</b> (<span id="why">{reason}</span>):</p>
 <div class="wide"><table class="matrix">
-<thead><tr><td></td><th scope="col">taken for 0</th><th scope="col">taken for 1</th></tr></thead>
+<thead><tr><td></td><th scope="col">predicted 0</th><th scope="col">predicted 1</th></tr></thead>
 <tbody>
-<tr><th scope="row">rows of 0</th><td class="right" id="tn">{right:,}</td><td class="wrong" id="fp">{false:,}</td></tr>
-<tr><th scope="row">rows of 1</th><td class="wrong" id="fn">{missed:,}</td><td class="right" id="tp">{hits:,}</td></tr>
+<tr><th scope="row">actual 0</th><td class="right" id="tn">{right:,}</td><td class="wrong" id="fp">{false:,}</td></tr>
+<tr><th scope="row">actual 1</th><td class="wrong" id="fn">{missed:,}</td><td class="right" id="tp">{hits:,}</td></tr>
 </tbody>
 </table></div>
 <p hidden id="try"><label>Another threshold
 <input type="range" min="0" max="100" value="{100 * threshold:.0f}"></label></p>
 </div>
 """
-    note = "Precision: of the rows taken for 1, how many are 1. Recall: of the rows of 1, how many are taken for 1."
+    note = "Precision: of the rows predicted 1, how many are 1. Recall: of the rows of 1, how many are predicted 1."
     return figures(matrix, f"<div>{rows}</div>\n") + f'<p class="note">{note}</p>\n'
 
 
@@ -938,8 +936,8 @@ Written by train_model_modern.py {modern.VERSION} on {date} beside `{modern.MODE
 ## What it is for
 
 It tells how likely `{label}` is 1 for rows like those it learned from: the same people, the same programs, the same
-harvester. It was not tested on anyone else, and it is no ground for judging a person. Programs and habits change:
-test it on new rows with `python predict.py new.csv --evaluate`, and train it again when the result falls.
+harvester. It was not tested on anyone else, and it must not be used to judge a person. Programs and habits change:
+test it on new rows with `python predict.py new.csv --evaluate`, and retrain it when the result gets worse.
 
 ## Data
 
@@ -958,13 +956,12 @@ A probability of {tested.threshold.value:.6g} or more counts as 1 ({tested.thres
 
 ## Limits
 
-- The intervals say what chance alone can do with this many test rows. They do not cover people or times that are not in
-  the data.
-- A category that was not seen in training is treated like any other that was not, a missing cell like those that were
-  missing.
-- The model holds the values of the text and id columns that it learned from, and hashes of its training rows, by which
-  it can be told whether a row was among them. `{modern.METRICS_FILE}` and `{modern.REPORT_FILE}` hold the most frequent
-  values, and this card one row.
+- The intervals show the uncertainty from the limited number of test rows. They do not cover people or times that are
+  not in the data.
+- All categories that were not seen in training share one input; missing cells have their own.
+- The model holds the values of the text and id columns that it learned from, and hashes of its training rows, which can
+  reveal whether a given row was used for training. `{modern.METRICS_FILE}` and `{modern.REPORT_FILE}` hold the most
+  frequent values, and this card contains one row.
 
 ## Settings
 
@@ -1002,7 +999,7 @@ From the text of a cell, white space at both ends left out: a number is its valu
 number); the int64 of an id is its integer (5.0 is 5), and {modern.UNSEEN} for any other text; a string is the
 text, letter for letter (TRUE is not True, 1.10 is not 1.1).
 
-From Python, with nothing of this project; these values give {probability:.4f}:
+From Python, without this project's code; these values give {probability:.4f}:
 
 ```python
 import keras, tensorflow as tf
@@ -1041,7 +1038,7 @@ def compare_runs(folders: list[str]) -> list[str]:
             data = counts[0], str(metrics.get("rows_digest"))
             found.append((test["log_loss"], data, [*cells, percent(test["accuracy"])]))
         except (FileNotFoundError, NotADirectoryError):
-            modern.print_error(f"note: {path.parent} holds no whole run")
+            modern.print_error(f"note: {path.parent} contains no completed run")
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             modern.print_error(f"note: {path} is damaged and left out")
     modern.refuse("--compare", (not found, "no whole run is there; name the directories that runs were written to"))
@@ -1050,7 +1047,8 @@ def compare_runs(folders: list[str]) -> list[str]:
     table = [title, *([str(data.index(rows) + 1), *cells] for _, rows, cells in found)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
-    return lines + ["Only runs on the same data, by its number in the first column, can be compared."] * (len(data) > 1)
+    note = "Compare only runs with the same number in the data column: they used the same data."
+    return lines + [note] * (len(data) > 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1058,7 +1056,7 @@ def compare_runs(folders: list[str]) -> list[str]:
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = modern.Parser(prog="report.py", description="Draw what a run has found as one page.", allow_abbrev=False)
+    parser = modern.Parser(prog="report.py", description="Write a one-page HTML report of a run.", allow_abbrev=False)
     text = "the model directory, into which report.html is written (default: model)"
     parser.add_argument("folder", nargs="?", type=Path, default=Path("model"), metavar="DIR", help=text)
     parser.add_argument("--version", action="version", version=modern.VERSION)

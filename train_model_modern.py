@@ -9,7 +9,7 @@
 #   "pandas>=2.2,<4",
 # ]
 # ///
-"""Train a small Keras network on HARVEST.CSV and say how far it can be trusted.
+"""Train a small Keras network on HARVEST.CSV and report how far it can be trusted.
 
     python train_model_modern.py /tmp/HARVEST.CSV
     python train_model_modern.py /tmp/HARVEST.CSV --architecture deep
@@ -204,7 +204,7 @@ def build_parser() -> Parser:
     kept = functools.partial(whole_number, what="a whole number of 0 or more", least=0)
     count = {"type": whole_number, "metavar": "N"}
     columns = {"nargs": "+", "default": [], "metavar": "COLUMN"}
-    purpose = "Train a small Keras network on HARVEST.CSV and say how far it can be trusted."
+    purpose = "Train a small Keras network on HARVEST.CSV and report how far it can be trusted."
     parser = Parser(prog="train_model_modern.py", description=purpose, allow_abbrev=False)
 
     def flag(name: str, default: object, text: str, **settings: object) -> None:
@@ -229,9 +229,9 @@ def build_parser() -> Parser:
     group.add_argument("--numeric", help="columns to read as numbers", **columns)
     group.add_argument("--drop", help="columns to ignore", **columns)
     text = "train K nets by cross-validation, so that every row is tested, and save their mean; 1: one net; "
-    text += f"auto: {ENSEMBLE} up to {ENSEMBLE_ROWS:,} rows, 1 above and where {ENSEMBLE} would take long"
+    text += f"auto: {ENSEMBLE} up to {ENSEMBLE_ROWS:,} rows, 1 above that and where {ENSEMBLE} would take long"
     flag("--folds", "auto", text, type=fold_count, metavar="K")
-    flag("--split", "random", "random; time: train on the past, test on what came last", choices=("random", "time"))
+    flag("--split", "random", "random; time: train on earlier rows, test on the latest", choices=("random", "time"))
     text = "the column that --split time sorts by (default: a timestamp found in the data)"
     group.add_argument("--time-column", metavar="COLUMN", help=text)
     flag("--split-seed", 42, "seed of the split, and of the rows of --sample", type=seed_number, metavar="N")
@@ -246,20 +246,22 @@ def build_parser() -> Parser:
     flag("--reduce-lr", True, "halve the learning rate when the validation loss stops falling")
     flag("--early-stopping", True, "stop when the validation loss has stopped falling, and keep the best weights")
     flag("--class-weight", "none", "balanced: give the rarer class more weight", choices=("none", "balanced"))
-    text = "the probability from which a row counts as 1: a number, f1, balanced, precision=X, recall=X or cost=FP:FN"
+    text = "predict 1 at or above this probability: a number, f1, balanced, precision=X, recall=X or cost=FP:FN"
     flag("--threshold", "0.5", text, type=threshold_rule, metavar="RULE")
     flag("--resume", False, "continue the interrupted run in the model directory")
     group = parser.add_argument_group("several machines (named by TF_CONFIG; see docs/distributed.md)")
     text = "average the weights of all machines after at most N steps (default: from measured times)"
     group.add_argument("--sync-every", help=text, **count)
-    flag("--trust-network", False, "talk to other machines, without encryption or passwords, as TensorFlow does")
+    text = "allow TensorFlow's traffic between machines, which has neither encryption nor passwords"
+    flag("--trust-network", False, text)
     group = parser.add_argument_group("speed")
     flag("--cpu-only", False, "use no GPU")
     group.add_argument("--mixed-precision", help="16-bit matrix products (default: where they are faster)", **switch)
     group.add_argument("--xla", help="compile with XLA (default: when the run is long enough)", **switch)
     group = parser.add_argument_group("output")
     flag("--checkpoints", True, "save the model at each new best epoch")
-    flag("--keep-checkpoints", 5, "keep the newest N, 0: all", type=kept, metavar="N")
+    text = "keep the newest N checkpoints of this run, 0: all; those of earlier runs stay"
+    flag("--keep-checkpoints", 5, text, type=kept, metavar="N")
     flag("--tensorboard", True, "write logs for TensorBoard")
     flag("--profile", False, "profile ten epochs for TensorBoard's Profile tab")
     text = f"also write the model in other formats: {', '.join(EXPORTS)}"
@@ -849,7 +851,7 @@ def choose_time_column(
     if options.split != "time":
         return Choice(None, ""), None
     if name := options.time_column:
-        return Choice(name, "as asked"), cells[name].times()
+        return Choice(name, "as requested"), cells[name].times()
     found = []
     for name in (column.name for column in columns if column.reason == TIMESTAMP):
         times = cells[name].times()
@@ -1501,16 +1503,16 @@ def choose_folds(options: argparse.Namespace, label: np.ndarray) -> Choice:
     """The number of nets, each trained on all folds but two; 1: one net."""
     rows, rarer = len(label), int(min(label.sum(), len(label) - label.sum()))
     if options.folds == 1:
-        return Choice(1, "as asked")
+        return Choice(1, "as requested")
     if options.split == "time" and options.folds == "auto":
         return Choice(1, "the split is by time; --folds 5 slides five windows over it")
     if options.split == "time":
-        return Choice(options.folds, "as asked")
+        return Choice(options.folds, "as requested")
     asked = ENSEMBLE if options.folds == "auto" else options.folds
     folds = min(asked, rarer)
     lowered = f"lowered from {asked:,}: the rarer class has {rarer} rows, and every fold needs one"
     if options.folds != "auto":
-        return Choice(folds, "as asked" if folds == asked else lowered)
+        return Choice(folds, "as requested" if folds == asked else lowered)
     steps = ENSEMBLE * min(options.epochs, USUAL_EPOCHS) * 0.8 * rows
     steps /= choose_batch_size(options.batch_size, rows).value
     seconds = steps * (STEP_SECONDS_WITHOUT_XLA if options.xla is False else STEP_SECONDS_WITH_XLA)
@@ -1523,12 +1525,13 @@ def choose_folds(options: argparse.Namespace, label: np.ndarray) -> Choice:
 
 
 def choose_learning_rate(asked: float | None) -> Choice:
-    return Choice(asked, "as asked") if asked else Choice(0.006, "better than 0.001 from 500 to a million rows")
+    reason = "as requested" if asked else "the default; it beat 0.001 on tables of 500 to a million rows"
+    return Choice(asked or 0.006, reason)
 
 
 def choose_batch_size(asked: int | None, rows: int) -> Choice:
     if asked:
-        return Choice(min(asked, rows), "as asked" if asked <= rows else "all training rows: there are no more")
+        return Choice(min(asked, rows), "as requested" if asked <= rows else "all training rows: there are no more")
     for size, most in ((8, 1_000), (16, 4_000), (32, 50_000)):
         if rows < most:
             return Choice(size, f"fewer than {most:,} training rows: small batches give enough steps per epoch")
@@ -1548,7 +1551,7 @@ def choose_momentum(steps: int) -> Choice:
 
 def choose_xla(asked: bool | None, steps: int) -> Choice:
     if asked is not None:
-        return Choice(asked, "as asked")
+        return Choice(asked, "as requested")
     saved = steps * (STEP_SECONDS_WITHOUT_XLA - STEP_SECONDS_WITH_XLA)
     words = f"in at most {steps:,} steps it saves {saved:.1f} s, compiling takes {XLA_COMPILE_SECONDS} s"
     return Choice(saved > XLA_COMPILE_SECONDS, words)
@@ -1579,7 +1582,7 @@ def choose_devices(found: list[Device], cpu_only: bool, before: str, seconds: fl
         raise UserError("--resume: the interrupted run trained on a GPU, and none is found; start without --resume")
     cpu, *gpus = found
     if not gpus:
-        return Choice(found, "as asked" if cpu_only else "no GPU was found")
+        return Choice(found, "as requested" if cpu_only else "no GPU was found")
     if seconds < TRIAL_SECONDS:
         return Choice([cpu], f"{gpus[0].name} is not tried where training takes less than {TRIAL_SECONDS:.0f} s")
     return Choice(found, "")
@@ -1588,7 +1591,7 @@ def choose_devices(found: list[Device], cpu_only: bool, before: str, seconds: fl
 def choose_precision(asked: bool | None, device: Device) -> Choice:
     """The type of matrix products: float16 on GPUs from Volta on, bfloat16 on a CPU that has it, when asked."""
     if asked is False:
-        return Choice("float32", "as asked")
+        return Choice("float32", "as requested")
     if device.kind == "gpu":
         version = "compute capability {}.{}".format(*device.capability)
         if device.capability >= (7, 0):
@@ -3079,7 +3082,7 @@ def choose_threshold(rule: tuple[str, float | None], label: np.ndarray, probabil
     """The threshold that serves a rule best on rows that were not trained on: [N], [N]."""
     name, number = rule
     if name == "fixed":
-        return Choice(number, "as asked" if number != 0.5 else "the more likely class")
+        return Choice(number, "as requested" if number != 0.5 else "the more likely class")
     if name == "cost":
         return Choice(number, "the expected cost of both mistakes is equal there")
     order = np.argsort(-probability, kind="stable")
@@ -3786,18 +3789,24 @@ def describe_columns(table: Table) -> list[str]:
 BASELINES = {"majority": "always predicting the majority class", "logistic_regression": "a logistic regression"}
 
 
-def judge(comparison: dict[str, Any], test: dict[str, Any], folds: int, share: float = 1.0) -> list[str]:
-    """The verdict, in sentences: what the test shows, and how far it can be trusted."""
-    sentences = [judge_baseline(BASELINES[name], **parts) for name, parts in comparison.items()]
-    if not sentences[0].startswith("Better"):
-        sentences.append("More labelled rows would help most.")
+def judge(
+    comparison: dict[str, Any], test: dict[str, Any], folds: int, share: float = 1.0, unlike: str = ""
+) -> list[str]:
+    """The verdict, in sentences: what the test shows, and how far it can be trusted.
+
+    Unlike is what the model was given and the baselines were not: class weights, a threshold.
+    """
     width, rows = 100 * (test["accuracy_ci95"][1] - test["accuracy_ci95"][0]), np.sum(test["confusion"])
-    if width > 15:
-        wide = f"The interval of the accuracy is {width:.0f} points wide, as only {rows:,} rows could be tested"
-        sentences.append(f"{wide}: take this run as a hint, not as a measurement.")
+    wide = f"The interval of the accuracy is {width:.0f} points wide, as only {rows:,} rows could be tested"
+    sentences = [f"{wide}: treat this result as indicative only."] if width > 15 else []
+    sentences += (judged := [judge_baseline(BASELINES[name], **parts) for name, parts in comparison.items()])
+    if unlike:
+        sentences.append(f"The model has {unlike}, the baselines have not: compare them by ROC AUC.")
+    elif not judged[0].startswith("Better"):
+        sentences.append("More labelled rows would help most.")
     if folds > 1:
-        mean = "the saved model is their mean, which is usually more accurate"
-        sentences.append(f"Each of the {folds} nets was tested alone; {mean}.")
+        mean = f"the saved model is the mean of all {folds}, which is usually more accurate"
+        sentences.append(f"These results are for single nets; {mean}.")
     if share < 1:
         rest = f"{100 - 100 * share:.0f} % that of a logistic regression"
         sentences.append(f"The model's logit is {100 * share:.0f} % that of the net and {rest}.")
@@ -3814,7 +3823,7 @@ def judge_baseline(name: str, log_loss: dict[str, Any], accuracy: dict[str, Any]
     ):
         if any(shown.values()):
             found.append(f"{word} than {name} in {' and '.join(compress(shown, shown.values()))}")
-    words = ", ".join(found).capitalize() or f"No gain over {name} is shown"
+    words = ", ".join(found).capitalize() or f"No significant improvement over {name}"
     loss = f"{log_loss['difference']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
     lowest, highest = (100 * end for end in accuracy["ci95"])
     chance = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
@@ -3827,7 +3836,7 @@ def show_result(
 ) -> list[str]:
     """The results as a table, at most 80 characters wide, and in sentences."""
     (right, false), (missed, hits) = test["confusion"]
-    how = " that the model never saw" if folds == 1 else ", each by the net that never saw it"
+    how = " that the model never saw" if folds == 1 else ", each by a net that was not trained on it"
     columns = {"this model": test, "logistic regression": bases["logistic_regression"]}
     columns["always the majority"] = bases["majority"]
     lines = [f"Test on {right + false + missed + hits:,} rows{how} (95 % intervals)"]
@@ -4427,7 +4436,9 @@ def evaluate(run: Run) -> Tested:
     }
     bases = {name: measured for name, (_, measured) in run.baselines.items()}
     share, columns = run.decisions.get("network_share"), importance(run, weights, temperature)
-    verdict = judge(comparison, test, len(folds), share.value if share else 1.0)
+    unlike = ["balanced class weights"] * (options.class_weight == "balanced")
+    unlike += [f"a threshold of {threshold.value:.3g}"] * (threshold.value != 0.5)
+    verdict = judge(comparison, test, len(folds), share.value if share else 1.0, " and ".join(unlike))
     report = show_result(options.label, test, bases, threshold, verdict, len(folds))
     report += [*show_thresholds(*validation), *show_importance(columns)]
     longest = max(folds, key=lambda fold: len(fold.history))
@@ -4613,7 +4624,7 @@ def print_files(run: Run, left_out: dict[str, str], stale: list[str]) -> None:
     """Name what the run has left, and what would be worth trying."""
     folder, timing = run.options.model_dir, run.timing
     run.print("", f"Model      {folder / MODEL_FILE}", f"Metrics    {folder / METRICS_FILE}")
-    run.print(f"Tested     {folder / PREDICTIONS_FILE}", f"Card       {left_out[CARD_FILE] or folder / CARD_FILE}")
+    run.print(f"Test rows  {folder / PREDICTIONS_FILE}", f"Card       {left_out[CARD_FILE] or folder / CARD_FILE}")
     run.print(f"Report     {left_out[REPORT_FILE] or folder / REPORT_FILE}")
     for name, (file, _) in EXPORTS.items():
         if file in stale:
@@ -4687,7 +4698,7 @@ def train_command(arguments: list[str] | None) -> int:
         if warning := shared_warning(options.model_dir):
             run.print(f"Warning    {warning}")
         if not options.resume and (options.model_dir / RESUME_FILE).exists():
-            words = "the interrupted run in the model directory is given up (--resume would have continued it)"
+            words = "the interrupted run in the model directory is discarded (--resume would have continued it)"
             run.print(f"           note: {words}")
             (options.model_dir / RESUME_FILE).unlink()
         try:

@@ -114,7 +114,7 @@ def test_a_column_of_time_can_be_named(tmp_path, capsys):
     assert keyboard(table, slice(None)) == list(range(59, -1, -1))
     _, table, _ = read(path, "--split", "time", "--time-column", "snapshot")
     assert keyboard(table, slice(None)) == list(range(60))
-    assert table.time == ("snapshot", "as asked")
+    assert table.time == ("snapshot", "as requested")
     assert {column.name: column.reason for column in table.of_kind("dropped")}["snapshot"] == "--time-column"
     _, table, _ = read(path, "--split", "time", "--time-column", "snapshot", "--numeric", "snapshot", "timestamp")
     assert {"snapshot", "timestamp"} <= {column.name for column in table.of_kind("number")}

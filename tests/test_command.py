@@ -653,9 +653,9 @@ def test_runs_are_compared_by_log_loss_and_damage_is_told(sample, tmp_path, monk
     found = capsys.readouterr()
     lines = found.out.splitlines()
     assert sorted(line.split()[0] for line in lines[1:3]) == ["1", "2"]
-    assert lines[3:] == ["Only runs on the same data, by its number in the first column, can be compared."]
+    assert lines[3:] == ["Compare only runs with the same number in the data column: they used the same data."]
     damage = [f"note: {os.path.join(name, 'metrics.json')} is damaged and left out" for name in ("broken", "odd")]
-    assert found.err.splitlines() == [*damage, "note: nowhere holds no whole run"]
+    assert found.err.splitlines() == [*damage, "note: nowhere contains no completed run"]
     assert modern.main(["--compare", "nowhere"]) == 2 and "no whole run is there" in capsys.readouterr().err
 
 

@@ -241,7 +241,7 @@ def test_folds_on_two_workers_with_files_of_their_own(start, data, tmp_path):
 
 def test_a_group_that_was_told_to_stop_goes_on_to_the_same_bits(start, data, trained):
     flags = [data / "a.csv", data / "b.csv", *FLAGS]
-    stopped = start([flags, flags], stop_after={"1": 7})  # in epoch 4, which is given up
+    stopped = start([flags, flags], stop_after={"1": 7})  # in epoch 4, which is discarded
     ended = stopped.end()
     assert [ended[rank].code for rank in (0, 1)] == [1, 143], stopped.told()
     assert "was told to stop (SIGTERM); continue with --resume" in ended[0].err and len(ended[0].err.splitlines()) == 1

@@ -228,7 +228,9 @@ def test_the_verdict_follows_from_paired_differences():
 
     assert words(400, 30, 10).startswith("Better than a stone in log-loss and accuracy. Difference in log-loss -0.0")
     assert words(400, 10, 30).startswith("Worse than a stone in log-loss and accuracy. Difference in log-loss +0.0")
-    assert words(400, 12, 8).startswith("No gain over a stone is shown. ") and "McNemar p = 0.502" in words(400, 12, 8)
+    assert words(400, 12, 8).startswith("No significant improvement over a stone. ") and "McNemar p = 0.502" in words(
+        400, 12, 8
+    )
     mixed = compared(400, 30, 10) | {"accuracy": compared(400, 10, 30)["accuracy"]}
     assert modern.judge_baseline("it", **mixed).startswith("Better than it in log-loss, worse than it in accuracy. ")
     better, none = compared(400, 30, 10), compared(400, 5, 5)
@@ -236,7 +238,9 @@ def test_the_verdict_follows_from_paired_differences():
     assert len(modern.judge({"majority": better, "logistic_regression": none}, test, 1)) == 2
     assert "More labelled rows" in modern.judge({"majority": none, "logistic_regression": none}, test, 1)[2]
     wide = modern.judge({"majority": better}, test | {"accuracy_ci95": [0.6, 0.9]}, 10)
-    assert "30 points wide, as only 400 rows" in wide[1] and "Each of the 10 nets was tested alone" in wide[2]
+    assert "30 points wide, as only 400 rows" in wide[0] and "mean of all 10" in wide[2]
+    unlike = modern.judge({"majority": none}, test, 1, 1.0, "balanced class weights")
+    assert len(unlike) == 2 and "compare them by ROC AUC" in unlike[1]
     assert (
         "30 % that of the net and 70 % that of a logistic regression"
         in modern.judge({"majority": better}, test, 1, 0.3)[1]
@@ -263,7 +267,7 @@ def test_the_table_of_results_fits_80_columns(label):
     test, worst = (modern.measure(truth, part, 0.5, 0) for part in (probability, np.full(200, 1e-9)))
     bases, same = {"majority": worst, "logistic_regression": test}, (probability, 0.5)
     verdict = modern.judge({name: modern.compare(truth, same, same, 0) for name in bases}, test, 5)
-    lines = modern.show_result(label, test, bases, modern.Choice(0.5, "as asked"), verdict, 5)
+    lines = modern.show_result(label, test, bases, modern.Choice(0.5, "as requested"), verdict, 5)
     assert max(map(len, lines)) <= 80 and not [line for line in lines if line != line.rstrip()]
     text, auc = " ".join(" ".join(lines).split()), modern.interval(test["roc_auc_ci95"], 1, 3)
     accuracy = modern.interval(test["accuracy_ci95"])

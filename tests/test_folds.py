@@ -83,7 +83,7 @@ def test_a_run_with_folds(sample, tmp_path, capsys):
     folder = tmp_path / "model"
     assert modern.main([str(sample(90)), "--model-dir", str(folder), "--folds", "5", "--epochs", "8"]) == 0
     printed = capsys.readouterr().out
-    assert "5 nets, each with" in printed and "each by the net that never saw it" in printed
+    assert "5 nets, each with" in printed and "each by a net that was not trained on it" in printed
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["rows"]["test"] == 90 and np.sum(metrics["test"]["confusion"]) == 90
     import keras
@@ -151,9 +151,9 @@ def test_refused_folds(sample, tmp_path, capsys):
         (["--no-xla"], 20_000, 9_000, 1, "s on one core"),
         (["--no-xla", "--epochs", "2"], 20_000, 9_000, 10, "s on one core"),
         (["--split", "time"], 110, 40, 1, "the split is by time"),
-        (["--split", "time", "--folds", "12"], 110, 6, 12, "as asked"),
-        (["--folds", "1"], 110, 40, 1, "as asked"),
-        (["--folds", "4"], 1_000_000, 40, 4, "as asked"),
+        (["--split", "time", "--folds", "12"], 110, 6, 12, "as requested"),
+        (["--folds", "1"], 110, 40, 1, "as requested"),
+        (["--folds", "4"], 1_000_000, 40, 4, "as requested"),
         (["--folds", "20"], 110, 6, 6, "lowered from 20: the rarer class has 6 rows"),
     ],
 )

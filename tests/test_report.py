@@ -243,7 +243,7 @@ def test_what_the_verdict_says_is_shown(copied):
     for name in ("verdict", "warnings", "comparison"):
         metrics.pop(name, None)
     plain = Page(report.page(metrics, (copied / modern.PREDICTIONS_FILE).read_bytes()).decode()).text
-    right = f"Right in {modern.percent(metrics['test']['accuracy'])} of 150 tested rows"
+    right = f"Correct on {modern.percent(metrics['test']['accuracy'])} of 150 tested rows"
     assert right in plain
     metrics["verdict"], metrics["warnings"] = (
         ["It is of no use.", "Not at all: " + "no, " * 99 + "no."],

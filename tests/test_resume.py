@@ -203,7 +203,7 @@ def _io(content):
 def test_a_new_run_says_that_it_starts_anew(interrupted, capsys):
     path, folder = interrupted
     assert modern.main([str(path), "--model-dir", str(folder), "--epochs", "2"]) == 0
-    assert "is given up (--resume would have continued it)" in capsys.readouterr().out
+    assert "is discarded (--resume would have continued it)" in capsys.readouterr().out
 
 
 def test_two_runs_in_one_directory(sample, tmp_path, capsys):

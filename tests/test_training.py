@@ -419,7 +419,7 @@ def test_precision_by_device(name):
     device, default, asked = DEVICES[name]
     assert modern.choose_precision(None, device).value == default
     assert modern.choose_precision(True, device).value == asked
-    assert modern.choose_precision(False, device) == ("float32", "as asked")
+    assert modern.choose_precision(False, device) == ("float32", "as requested")
     assert device.name in modern.choose_precision(True, modern.Device(device.kind, device.name)).reason
 
 
