@@ -508,8 +508,12 @@ def open_output(path: Path | None, endless: bool) -> Iterator[TextIO]:
         return
     if is_stream(path):
         number = stream_number(path)
-        with open(path if number is None else os.dup(number), "w", encoding="utf-8", newline="") as out:
-            yield out
+        try:
+            with open(path if number is None else os.dup(number), "w", encoding="utf-8", newline="") as out:
+                yield out
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
         return
     new = modern.beside(path)
 

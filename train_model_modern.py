@@ -292,7 +292,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         raise UserError(f"--learning-rate {rate:g} is below {MINIMUM_LEARNING_RATE:g}, the smallest rate used")
     if options.folds == 2:
         raise UserError("--folds 2 leaves no rows to train on: validation and testing take a fold each; give 3 or more")
-    if options.time_column and options.split != "time" and not options.resume:
+    if options.time_column is not None and options.split != "time" and not options.resume:
         raise UserError("--time-column has no effect without --split time; add that, or leave --time-column out")
     check_exports(options.export)
     if options.export:
@@ -855,9 +855,9 @@ def choose_time_column(
     found = []
     for name in (column.name for column in columns if column.reason == TIMESTAMP):
         times = cells[name].times()
-        filled = np.count_nonzero(~np.isnan(times))
-        if filled and count_times(times) >= 0.5 * filled:
-            found.append((name.lower() != "timestamp", -len(np.unique(times)), name, times))
+        filled, distinct = np.count_nonzero(~np.isnan(times)), len(np.unique(times[np.isfinite(times)]))
+        if distinct > 1 and count_times(times) >= 0.5 * filled:  # one time for all rows puts them in no order
+            found.append((name.lower() != "timestamp", -distinct, name, times))
     if not found:
         return Choice(None, "no column tells the time"), None
     *_, name, times = min(found, key=lambda part: part[:3])
@@ -934,7 +934,7 @@ def check_columns(sources: list[Source], options: argparse.Namespace) -> list[st
             source.notes.append(f"has no {', '.join(absent[:5])}{others}: missing in its rows")
     unknown = f"{data_name(options)} has no such column"
     flags = {flag: getattr(options, flag) for flag in ("categorical", "numeric", "drop")}
-    for flag, given in (flags | {"time-column": filter(None, [options.time_column])}).items():
+    for flag, given in (flags | {"time-column": [options.time_column] * (options.time_column is not None)}).items():
         for name in given:
             refuse(f"--{flag} {name}", (name not in names, unknown), (name == options.label, "this is the label"))
     return names
@@ -1233,7 +1233,7 @@ def fit_scales(numbers: np.ndarray) -> Scales:
         narrow = 0 < third - first < 0.001 * max(abs(first), abs(third))  # logarithms would be equal in 32 bits
         scales.logarithmic[place] = high > WIDE * low and not narrow
         if scales.logarithmic[place]:
-            scales.gain[place] = 1 / max(min(1.0, low), size.max() * 1e-30)
+            scales.gain[place] = 1 / max(min(1.0, low), size.max() * 1e-30, 1e-300)
         else:
             scales.offset[place] = middle
             if 2**24 < np.fmax.reduce(np.abs(values)) <= 2**53:

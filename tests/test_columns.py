@@ -103,6 +103,8 @@ def test_without_a_column_of_time_the_files_tell_the_order(tmp_path):
     assert "in file order" in shown(path, "--split", "time", "--drop", "timestamp")
     path = write_times(tmp_path / "b.csv", "time", lambda index: 90_000 - index, order)
     assert "in file order" in shown(path, "--split", "time")
+    path = write_times(tmp_path / "b.csv", "date", lambda _: "2024-01-01", order)  # one day tells no order
+    assert "in file order" in shown(path, "--split", "time")
 
 
 def test_a_column_of_time_can_be_named(tmp_path, capsys):
@@ -121,6 +123,7 @@ def test_a_column_of_time_can_be_named(tmp_path, capsys):
     for flags, words in (
         (["--time-column", "snapshot"], "has no effect without --split time"),
         (["--split", "time", "--time-column", "moment"], "--time-column moment: "),
+        (["--split", "time", "--time-column", ""], "has no such column"),
         (["--split", "time", "--time-column", "productive"], "this is the label"),
     ):
         assert modern.main([str(path), "--model-dir", str(tmp_path / "model"), *flags]) == 2

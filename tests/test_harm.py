@@ -754,6 +754,7 @@ def test_streams_that_are_closed_or_full(trained, tmp_path):
     assert (tmp_path / "model" / "metrics.json").exists()  # what was trained is not lost
     told(call("> /dev/full", ROOT / "train_model_modern.py", path, "--describe"), 1, "standard output")
     told(call("> /dev/full", ROOT / "predict.py", path, "--model-dir", folder), 1, "standard output")
+    told(call("", ROOT / "predict.py", path, "--model-dir", folder, "--output", "/dev/full"), 1, "/dev/full")
     for arguments in (trainer, [ROOT / "predict.py", path, "--model-dir", folder]):
         done = call(">&-", *arguments)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr

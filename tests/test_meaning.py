@@ -429,6 +429,12 @@ FINDINGS = {  # how cells are drawn, what makes a row productive, flags
 }
 
 
+def test_numbers_too_small_to_be_inverted_are_scaled(tf):
+    numbers = np.append(10.0 ** np.linspace(-322, -309, 100), 0.0)[:, None]
+    scales = modern.fit_scales(numbers)
+    assert scales.logarithmic.all() and np.isfinite(modern.scale_numbers(numbers, scales)).all()
+
+
 @pytest.mark.parametrize("case", FINDINGS)
 def test_a_column_that_decides_the_label_decides_every_prediction(tmp_path, case):
     draw, decides, flags = FINDINGS[case]
