@@ -102,7 +102,7 @@ except ModuleNotFoundError as error:
     sys.exit(missing_package(error))
 
 STARTED = time.perf_counter()
-VERSION = "1.4.0"
+VERSION = "1.5.0"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings
