@@ -198,80 +198,102 @@ def positive_number(text: str) -> float:
     raise argparse.ArgumentTypeError(f"takes a number above 0, not {text}")
 
 
+SWITCH: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+COUNT: dict[str, Any] = {"type": whole_number, "metavar": "N"}
+
+
+def flag(group: Any, name: str, default: object, text: str, **settings: Any) -> None:
+    """Add a flag to a group; its help ends with its default. True and False make a pair, --x and --no-x."""
+    shown = default
+    if isinstance(default, bool):
+        settings |= SWITCH
+        shown = "on" if default else "off"
+    group.add_argument(name, default=default, help=f"{text} (default: {shown})", **settings)
+
+
 def build_parser() -> Parser:
-    switch = {"action": argparse.BooleanOptionalAction}
-    rows = functools.partial(whole_number, what="a number of rows")
-    kept = functools.partial(whole_number, what="a whole number of 0 or more", least=0)
-    count = {"type": whole_number, "metavar": "N"}
-    columns = {"nargs": "+", "default": [], "metavar": "COLUMN"}
     purpose = "Train a small Keras network on HARVEST.CSV and report how far it can be trusted."
     parser = Parser(prog="train_model_modern.py", description=purpose, allow_abbrev=False)
-
-    def flag(name: str, default: object, text: str, **settings: object) -> None:
-        """Add a flag to the last group; its help ends with its default. True and False make a pair, --x and --no-x."""
-        shown = default
-        if isinstance(default, bool):
-            settings |= switch
-            shown = "on" if default else "off"
-        group.add_argument(name, default=default, help=f"{text} (default: {shown})", **settings)
-
     path = os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
     text = f"the CSV file to train on; several files, or a directory of them, are read as one table (default: {path})"
     parser.add_argument("csv", nargs="*", default=[path], metavar="CSV", help=text)
+    add_data_flags(parser)
+    add_training_flags(parser)
+    add_output_flags(parser)
+    return parser
+
+
+def add_data_flags(parser: Parser) -> None:
+    rows = functools.partial(whole_number, what="a number of rows")
+    columns = {"nargs": "+", "default": [], "metavar": "COLUMN"}
     group = parser.add_argument_group("model")
-    flag("--architecture", "standard", "hidden layers of 8 / 10, 10 / 16, 12, 8 units", choices=ARCHITECTURES)
-    flag("--model-dir", "model", "the directory for everything that is written", type=Path, metavar="DIR")
+    flag(group, "--architecture", "standard", "hidden layers of 8 / 10, 10 / 16, 12, 8 units", choices=ARCHITECTURES)
+    flag(group, "--model-dir", "model", "the directory for everything that is written", type=Path, metavar="DIR")
     group = parser.add_argument_group("data")
     text = "train on N generated rows, for a first try without data of your own (N: 500 if left out)"
     group.add_argument("--sample", nargs="?", const=500, help=text, type=rows, metavar="N")
-    flag("--label", "productive", "the column to predict; it holds 0 and 1", metavar="COLUMN")
+    flag(group, "--label", "productive", "the column to predict; it holds 0 and 1", metavar="COLUMN")
     group.add_argument("--categorical", help="columns to read as categories", **columns)
     group.add_argument("--numeric", help="columns to read as numbers", **columns)
     group.add_argument("--drop", help="columns to ignore", **columns)
     text = "train K nets by cross-validation, so that every row is tested, and save their mean; 1: one net; "
     text += f"auto: {ENSEMBLE} up to {ENSEMBLE_ROWS:,} rows, 1 above that and where {ENSEMBLE} would take long"
-    flag("--folds", "auto", text, type=fold_count, metavar="K")
-    flag("--split", "random", "random; time: train on earlier rows, test on the latest", choices=("random", "time"))
+    flag(group, "--folds", "auto", text, type=fold_count, metavar="K")
+    flag(
+        group,
+        "--split",
+        "random",
+        "random; time: train on earlier rows, test on the latest",
+        choices=("random", "time"),
+    )
     text = "the column that --split time sorts by (default: a timestamp found in the data)"
     group.add_argument("--time-column", metavar="COLUMN", help=text)
-    flag("--split-seed", 42, "seed of the split, and of the rows of --sample", type=seed_number, metavar="N")
+    flag(group, "--split-seed", 42, "seed of the split, and of the rows of --sample", type=seed_number, metavar="N")
     text = "leave out rows that cannot be used, and say how many"
-    group.add_argument("--skip-bad-rows", default=False, help=text, **switch)
+    group.add_argument("--skip-bad-rows", default=False, help=text, **SWITCH)
+
+
+def add_training_flags(parser: Parser) -> None:
     group = parser.add_argument_group("training")
-    flag("--epochs", 150, "the maximum number of epochs; early stopping may end training sooner", **count)
-    group.add_argument("--batch-size", help="rows per step (default: chosen from the number of rows)", **count)
+    flag(group, "--epochs", 150, "the maximum number of epochs; early stopping may end training sooner", **COUNT)
+    group.add_argument("--batch-size", help="rows per step (default: chosen from the number of rows)", **COUNT)
     group.add_argument("--learning-rate", type=positive_number, metavar="X", help="initial rate (default: 0.006)")
-    flag("--seed", 42, "seed of the initial weights, row order and dropout", type=seed_number, metavar="N")
-    flag("--adamw", True, "optimise with AdamW; off: with Adam")
-    flag("--reduce-lr", True, "halve the learning rate when the validation loss stops falling")
-    flag("--early-stopping", True, "stop when the validation loss has stopped falling, and keep the best weights")
-    flag("--class-weight", "none", "balanced: give the rarer class more weight", choices=("none", "balanced"))
+    flag(group, "--seed", 42, "seed of the initial weights, row order and dropout", type=seed_number, metavar="N")
+    flag(group, "--adamw", True, "optimise with AdamW; off: with Adam")
+    flag(group, "--reduce-lr", True, "halve the learning rate when the validation loss stops falling")
+    flag(
+        group, "--early-stopping", True, "stop when the validation loss has stopped falling, and keep the best weights"
+    )
+    flag(group, "--class-weight", "none", "balanced: give the rarer class more weight", choices=("none", "balanced"))
     text = "predict 1 at or above this probability: a number, f1, balanced, precision=X, recall=X or cost=FP:FN"
-    flag("--threshold", "0.5", text, type=threshold_rule, metavar="RULE")
-    flag("--resume", False, "continue the interrupted run in the model directory")
+    flag(group, "--threshold", "0.5", text, type=threshold_rule, metavar="RULE")
+    flag(group, "--resume", False, "continue the interrupted run in the model directory")
     group = parser.add_argument_group("several machines (named by TF_CONFIG; see docs/distributed.md)")
     text = "average the weights of all machines after at most N steps (default: from measured times)"
-    group.add_argument("--sync-every", help=text, **count)
+    group.add_argument("--sync-every", help=text, **COUNT)
     text = "allow TensorFlow's traffic between machines, which has neither encryption nor passwords"
-    flag("--trust-network", False, text)
+    flag(group, "--trust-network", False, text)
     group = parser.add_argument_group("speed")
-    flag("--cpu-only", False, "use no GPU")
-    group.add_argument("--mixed-precision", help="16-bit matrix products (default: where they are faster)", **switch)
-    group.add_argument("--xla", help="compile with XLA (default: when the run is long enough)", **switch)
+    flag(group, "--cpu-only", False, "use no GPU")
+    group.add_argument("--mixed-precision", help="16-bit matrix products (default: where they are faster)", **SWITCH)
+    group.add_argument("--xla", help="compile with XLA (default: when the run is long enough)", **SWITCH)
+
+
+def add_output_flags(parser: Parser) -> None:
+    kept = functools.partial(whole_number, what="a whole number of 0 or more", least=0)
     group = parser.add_argument_group("output")
-    flag("--checkpoints", True, "save the model at each new best epoch")
+    flag(group, "--checkpoints", True, "save the model at each new best epoch")
     text = "keep the newest N checkpoints of this run, 0: all; those of earlier runs stay"
-    flag("--keep-checkpoints", 5, text, type=kept, metavar="N")
-    flag("--tensorboard", True, "write logs for TensorBoard")
-    flag("--profile", False, "profile ten epochs for TensorBoard's Profile tab")
+    flag(group, "--keep-checkpoints", 5, text, type=kept, metavar="N")
+    flag(group, "--tensorboard", True, "write logs for TensorBoard")
+    flag(group, "--profile", False, "profile ten epochs for TensorBoard's Profile tab")
     text = f"also write the model in other formats: {', '.join(EXPORTS)}"
     group.add_argument("--export", nargs="+", choices=EXPORTS, default=[], metavar="FORMAT", help=text)
-    flag("--describe", False, "summarise the data; nothing is trained or written")
+    flag(group, "--describe", False, "summarise the data; nothing is trained or written")
     text = "rank the results of runs, the best first; nothing is trained (default: of all directories here)"
     group.add_argument("--compare", nargs="*", metavar="DIR", help=text)
-    group.add_argument("--quiet", default=False, help="print errors only", **switch)
+    group.add_argument("--quiet", default=False, help="print errors only", **SWITCH)
     group.add_argument("--version", action="version", version=VERSION)
-    return parser
 
 
 def given_flags(arguments: list[str] | None) -> dict[str, object]:

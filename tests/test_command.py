@@ -417,7 +417,7 @@ def test_predict_refuses(run, sample, tmp_path):
     for arguments, words in (
         ([lacking, "--model-dir", folder], "no column keyboard_activity"),
         ([text, "--model-dir", folder], "line 3, column keyboard_activity"),
-        ([path, "--model-dir", tmp_path / "absent"], "no such model"),
+        ([path, "--model-dir", tmp_path / "absent"], "not found; train a model first"),
         ([path, "--model", tmp_path / "bad.keras"], "is not a model"),
         ([tmp_path / "absent.csv", "--model-dir", folder], "no such file"),
     ):

@@ -296,7 +296,7 @@ def test_a_format_that_gives_other_probabilities_is_not_kept(sample, tmp_path, m
 def test_the_command_refuses_what_is_not_its_own(sample, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "model"
     assert export_model.main(["--model-dir", str(folder), "onnx"]) == 2
-    assert "no such model" in capsys.readouterr().err and not folder.exists()
+    assert "not found; train a model first" in capsys.readouterr().err and not folder.exists()
     assert train(sample(60), folder) == 0
     (folder / "productivity_model.onnx").write_bytes(b"mine")
     (folder / "README.md").write_text("mine too")

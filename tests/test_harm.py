@@ -382,8 +382,8 @@ def test_outputs_that_must_not_be_replaced(trained, run, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     refused = [
-        (own, "is the file that is read"),
-        ("link", "is the file that is read"),
+        (own, "is also the input"),
+        ("link", "is also the input"),
         ("folder", "is a directory"),
         ("no/x.csv", "no directory no"),
     ]
@@ -393,7 +393,7 @@ def test_outputs_that_must_not_be_replaced(trained, run, tmp_path):
     told(
         run("predict.py", path, "--model-dir", folder, "--output", folder / modern.MODEL_FILE),
         2,
-        "is the file that is read",
+        "is also the input",
     )
     assert own.read_bytes() == path.read_bytes() and sorted(os.listdir(tmp_path)) == [
         "dangling",
@@ -571,7 +571,7 @@ def test_names_with_line_ends_are_told_in_one_line(trained, run, tmp_path):
         told(
             subprocess.run(command, stdin=stdin, capture_output=True, text=True, timeout=60),
             2,
-            "is the file that is read",
+            "is also the input",
         )
     assert own.read_bytes() == path.read_bytes()
 

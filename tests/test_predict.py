@@ -224,7 +224,7 @@ def test_data_frames_that_would_be_misread_are_refused(mixed):
     ):
         with pytest.raises(predict.UserError, match=re.escape(words)):
             model.predict_proba(changed)
-    with pytest.raises(predict.UserError, match="no such model"):
+    with pytest.raises(predict.UserError, match="not found; train a model first"):
         predict.load(mixed / "nowhere")
 
 
