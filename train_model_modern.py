@@ -4229,7 +4229,7 @@ def try_devices(run: Run) -> None:
         except tf.errors.OpError as error:  # too little memory, parts of CUDA that are not there
             if device.kind == "cpu":
                 raise
-            failed.append(f"{device.name} failed: {error.message.splitlines()[0]}")
+            failed.append(f"{device.name} failed: {(error.message or type(error).__name__).splitlines()[0]}")
     (least, device, run.plan, run.program), *others = sorted(tried, key=lambda trial: trial[0])
     slower = [f"{seconds * 1e6:,.0f} us on {other.name}" for seconds, other, _, _ in others]
     take_device(run, device, "; ".join([f"a step takes {least * 1e6:,.0f} us", *slower, *failed]))

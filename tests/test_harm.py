@@ -852,7 +852,7 @@ def interrupted(tmp_path_factory):
     train_folds = modern.train_folds
 
     def stopped(*arguments):
-        *_, callbacks, stop = arguments
+        callbacks, stop = arguments[5:7]
         callbacks.callbacks.append(
             keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: setattr(stop, "signal", 15))
         )
