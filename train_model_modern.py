@@ -4729,7 +4729,7 @@ def train_command(arguments: list[str] | None) -> int:
                 run.print(*show_plan(run))
                 code = group.finish(run, stop, train(run, stop))
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(*error.args[:1], *what_is_left(run)) from None
+            raise KeyboardInterrupt(*(error.args[:1] or [signal.SIGINT]), *what_is_left(run)) from None
         finally:
             if run.events:
                 run.events.close()
