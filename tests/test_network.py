@@ -131,8 +131,8 @@ def test_an_edited_network_is_trained_logged_and_resumed(tf, edited, sample, tmp
     for events in whole.glob("logs/*/train/events*"):
         for event in EventFileLoader(str(events)).Load():
             tags |= {value.tag for value in event.summary.value if "/" in value.tag}
-    assert {"weights/hidden_1", "activations/hidden_1", "bias/from_hidden"} <= tags
-    assert ("weights/more" in tags and "activations/more" in tags) is (edited == "one more layer")
+    assert {f"layers/{name}" for name in ("hidden_1/weights", "hidden_1/activations", "from_hidden/bias")} <= tags
+    assert ({"layers/more/weights", "layers/more/activations"} <= tags) is (edited == "one more layer")
     assert ("gamma/extra_1" in tags) is (edited == "a layer that has no form for rows that come last")
 
 
