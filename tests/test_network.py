@@ -133,7 +133,7 @@ def test_an_edited_network_is_trained_logged_and_resumed(tf, edited, sample, tmp
             tags |= {value.tag for value in event.summary.value if "/" in value.tag}
     assert {f"layers/{name}" for name in ("hidden_1/weights", "hidden_1/activations", "from_hidden/bias")} <= tags
     assert ({"layers/more/weights", "layers/more/activations"} <= tags) is (edited == "one more layer")
-    assert ("gamma/extra_1" in tags) is (edited == "a layer that has no form for rows that come last")
+    assert ("layers/extra_1/gamma" in tags) is (edited == "a layer that has no form for rows that come last")
 
 
 def short_calls(make_plan):
