@@ -327,7 +327,7 @@ def check_exports(names: list[str]) -> None:
     for name in names:
         if absent := [package for package in EXPORTS[name][1] if not metadata_version(package)]:
             raise UserError(f"--export {name} needs {' and '.join(absent)}: pip install {' '.join(absent)}")
-    if names and not Path(__file__).resolve().with_name("export_model.py").is_file():
+    if names and not script_beside("export_model").is_file():
         where = "put it there, or leave --export out"
         raise UserError(f"--export is done by export_model.py, which is not beside {Path(__file__).name}; {where}")
 
@@ -1753,10 +1753,15 @@ def build_network(
 def start_from_linear_model(network: keras.Model, weights: np.ndarray) -> None:
     """Let a new network answer as a linear model [L + 1] of its first L inputs, the intercept last."""
     for variable in network.trainable_variables:
-        if variable.path.endswith("from_inputs/kernel"):
-            variable.assign(np.pad(weights[:-1], (0, variable.shape[0] - len(weights) + 1))[:, None])
-        if variable.path.endswith("from_hidden/bias"):
-            variable.assign(weights[-1:])
+        if (value := linear_value(variable, weights)) is not None:
+            variable.assign(value)
+
+
+def linear_value(variable: keras.Variable, linear: np.ndarray) -> np.ndarray | None:
+    """What a variable holds in a network that answers as a linear model [L + 1]; None if it has no part in that."""
+    if variable.path.endswith("from_inputs/kernel"):
+        return np.pad(linear[:-1], (0, variable.shape[0] - len(linear) + 1))[:, None]
+    return linear[-1:] if variable.path.endswith("from_hidden/bias") else None
 
 
 def mix_with_linear_model(network: keras.Model, weights: Weights, linear: np.ndarray, share: float) -> Weights:
@@ -1765,13 +1770,10 @@ def mix_with_linear_model(network: keras.Model, weights: Weights, linear: np.nda
     for variable, value in zip(
         network.trainable_variables, split_vector(weights.trained, network.trainable_variables), strict=True
     ):
-        other = np.zeros_like(value)
-        if variable.path.endswith("from_inputs/kernel"):
-            other[: len(linear) - 1, 0] = linear[:-1]
-        if variable.path.endswith("from_hidden/bias"):
-            other[:] = linear[-1]
-        output = "/from_" in f"/{variable.path}"
-        trained.append(share * value + (1 - share) * other if output else value)
+        if "/from_" in f"/{variable.path}":
+            other = linear_value(variable, linear)
+            value = share * value + (1 - share) * (0 if other is None else other.astype(value.dtype))
+        trained.append(value)
     return weights._replace(trained=flat_vector(trained))
 
 
@@ -2861,7 +2863,7 @@ class EventLog:
         self.scalars("train", epoch, values)
         values = {f"epoch/{name}": logs[f"val_{name}"] for name in names}
         if len(self.folds) > 1:
-            losses = [fold.history[min(epoch, len(fold.history)) - 1]["val_loss"] for fold in self.folds]
+            losses = [mean_logs([fold], epoch)["val_loss"] for fold in self.folds]
             values |= {"folds/lowest_loss": min(losses), "folds/highest_loss": max(losses)}
         self.scalars("validation", epoch, values)
         if epoch == 1 or epoch % self.every == 0:
@@ -4112,7 +4114,7 @@ def join_group() -> type[Alone]:
         raise UserError("TF_CONFIG in the environment is not what TensorFlow reads; correct or unset it") from None
     if workers < 2:
         return Alone
-    if not Path(__file__).resolve().with_name("distributed.py").is_file():
+    if not script_beside("distributed").is_file():
         what = f"TF_CONFIG names {workers} workers, which takes distributed.py"
         raise UserError(f"{what}, and it is not beside {Path(__file__).name}; put it there, or unset TF_CONFIG")
     return import_beside("distributed").Group
@@ -4445,8 +4447,7 @@ class Tested(NamedTuple):
 def evaluate(run: Run) -> Tested:
     """Calibrate the networks on their validation rows, and test them on their test rows."""
     options, table, folds, seed = run.options, run.table, run.folds, run.options.seed
-    weights, temperature = kept_weights(run)
-    label, logits = run.logits(weights, "validation")
+    weights, temperature, (label, logits) = kept_weights(run)
     validation = label, sigmoid(logits / temperature)
     threshold = choose_threshold(options.threshold, *validation)
     label, logits = run.logits(weights, "test")
@@ -4489,8 +4490,8 @@ def evaluate(run: Run) -> Tested:
     return Tested(weights, temperature, threshold, validation, tested, metrics, report)
 
 
-def kept_weights(run: Run) -> tuple[list[Weights], float]:
-    """The weights that a finished run keeps, and the temperature that divides their logits.
+def kept_weights(run: Run) -> tuple[list[Weights], float, tuple[np.ndarray, np.ndarray]]:
+    """The weights that a finished run keeps, the temperature of their logits, and labels and logits of validation rows.
 
     What one net learns from few rows varies with its start, which the mean of many nets averages out. So one net
     answers together with a logistic regression of the training and validation rows, as a weighted mean of logits. The
@@ -4498,7 +4499,8 @@ def kept_weights(run: Run) -> tuple[list[Weights], float]:
     """
     weights = [fold.best if run.plan.patience else fold.now for fold in run.folds]
     if len(run.folds) > 1:
-        return weights, fit_temperature(*run.logits(weights, "validation"))[0]
+        validation = run.logits(weights, "validation")
+        return weights, fit_temperature(*validation)[0], validation
     fold, network, features = run.folds[0], run.saved.networks[0], run.features
     linear = weighted_linear(run.plan, fold.linear)
     rows = fold.split.validation[:: max(1, len(fold.split.validation) // CALIBRATION_ROWS)]
@@ -4506,7 +4508,8 @@ def kept_weights(run: Run) -> tuple[list[Weights], float]:
     logits, linear_part = (run.predictor.logits(features, fold, net, rows) for net in nets)
     sparse = encode_sparse(features, rows, run.encoding, fold.encoder)
     if not np.allclose(linear_part, linear_logits(sparse, linear), atol=0.01):
-        return weights, fit_temperature(label, logits)[0]  # build_network was edited: not all of it is in these layers
+        # build_network was edited: not all of it is in these layers
+        return weights, fit_temperature(label, logits)[0], run.logits(weights, "validation")
     tried = []
     for share in np.linspace(0, 1, 11):
         temperature, loss = fit_temperature(label, share * logits + (1 - share) * linear_part)
@@ -4516,7 +4519,8 @@ def kept_weights(run: Run) -> tuple[list[Weights], float]:
     run.decisions["network_share"] = Choice(round(float(share), 1), why)
     known = np.concatenate(fold.split[:2])[:: max(1, len(fold.split.training) // LINEAR_ROWS)]
     linear = weighted_linear(run.plan, fit_linear(features, known, run.encoding, fold.encoder))
-    return [mix_with_linear_model(network, weights[0], linear, share)], temperature
+    weights = [mix_with_linear_model(network, weights[0], linear, share)]
+    return weights, temperature, run.logits(weights, "validation")
 
 
 def show_training(run: Run) -> list[str]:
@@ -4591,7 +4595,7 @@ def export(run: Run, tested: Tested) -> tuple[list[str], str]:
 
 def from_report(function: str, *arguments: Any) -> tuple[Any, str]:
     """What a function of report.py gives; or None, and why."""
-    if not Path(__file__).resolve().with_name("report.py").is_file():
+    if not script_beside("report").is_file():
         return None, f"left out: report.py, which makes it, is not beside {Path(__file__).name}"
     try:
         return getattr(import_beside("report"), function)(*arguments), ""
@@ -4615,11 +4619,15 @@ def write_for_readers(run: Run, tested: Tested, predictions: bytes, exported: st
     return left_out
 
 
+def script_beside(name: str) -> Path:
+    return Path(__file__).resolve().with_name(f"{name}.py")
+
+
 def import_beside(name: str) -> Any:
     """A module that stands beside this file, which it imports in turn."""
     sys.modules.setdefault("train_model_modern", sys.modules[__name__])
     if name not in sys.modules:
-        specification = importlib.util.spec_from_file_location(name, Path(__file__).resolve().with_name(f"{name}.py"))
+        specification = importlib.util.spec_from_file_location(name, script_beside(name))
         sys.modules[name] = importlib.util.module_from_spec(specification)
         specification.loader.exec_module(sys.modules[name])
     return sys.modules[name]

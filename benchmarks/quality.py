@@ -148,7 +148,7 @@ def fit_ours(part: modern.Table, folds: int, seed: int) -> tuple[modern.Run, lis
     program, data = modern.build_program(run.plan, run.encoding), modern.Features(*map(tf.constant, run.features))
     driver = modern.callback_list([], run.saved, run.folds, options.epochs, run.plan.steps)
     modern.train_folds(run.plan, program, data, run.folds, options.epochs, driver, modern.StopRequest())
-    return run, *modern.kept_weights(run)
+    return run, *modern.kept_weights(run)[:2]
 
 
 def train_ours(table: modern.Table, rows: np.ndarray, test: np.ndarray, folds: int, seed: int) -> np.ndarray:

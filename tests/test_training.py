@@ -380,7 +380,7 @@ def test_a_network_starts_as_the_logistic_regression(tf, sample):
 def test_one_net_answers_together_with_a_logistic_regression(tf, sample, weighting):
     made = make(sample(150), "standard", "--class-weight", weighting)
     made.folds = [train(tf, made, 5, 0.01)]
-    (kept,), temperature = modern.kept_weights(made)
+    (kept,), temperature, _ = modern.kept_weights(made)
     share = made.decisions["network_share"].value
     assert 0 < share < 1 and temperature > 0
     fold = made.folds[0]
@@ -399,7 +399,7 @@ def test_ten_nets_are_kept_as_they_were_trained(tf, sample):
     made = make(sample(150), "standard", "--folds", "4")
     train(tf, made, 2, folds=made.folds)
     made.folds = made.trained
-    weights, _ = modern.kept_weights(made)
+    weights, _, _ = modern.kept_weights(made)
     assert all(kept is fold.best for kept, fold in zip(weights, made.folds, strict=True))
     assert "network_share" not in made.decisions
 
