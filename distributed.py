@@ -53,8 +53,9 @@ ANSWER_SECONDS = 20  # a worker that does not answer for so long has stopped
 CHECK_SECONDS = 2.0
 WATCHED_BY_ALL = 64  # workers; in larger groups only the chief watches everyone
 PIECE_BYTES = 1 << 26  # exchanged at a time
-GATHERED_CELLS = 200_000_000  # up to here all workers hold the whole table, 1.6 GB
-SAMPLE_ROWS = 2_000_000  # gathered of a larger one
+GATHERED_CELLS = 25_000_000  # up to here all workers hold the whole table; gathering ten times as many takes 8 s
+LARGEST_GATHERED = 200_000_000  # cells, 1.6 GB: so many are gathered where every row must be known to all
+SAMPLE_ROWS = 2_000_000  # gathered of a larger table
 CALL_SHARE = 0.1  # of the time, spent on averages at most
 DECIDED = ("epoch", "learning_rate", "best_loss", "best_epoch", "best_trained", "best_moving", "wait")
 DECIDED += ("plateau_loss", "plateau_wait")  # of a State, by end_epoch()
@@ -592,10 +593,11 @@ class Group(modern.Alone):
     def choose_rows(self, rows: int, columns: int, options: argparse.Namespace) -> np.ndarray:
         """The rows of this worker that all workers are to hold: all, or an even share of a sample."""
         total = sum(self.exchange(rows))
-        self.sampled = total * columns > GATHERED_CELLS
+        whole_table = options.folds not in (1, "auto") or options.split == "time"
+        self.sampled = total * columns > (LARGEST_GATHERED if whole_table else GATHERED_CELLS)
         if not self.sampled:
             return np.arange(rows)
-        whole = f"more than {GATHERED_CELLS:,} cells, which only a sample is taken of"
+        whole = f"more than {LARGEST_GATHERED:,} cells, which only a sample is taken of"
         if options.folds not in (1, "auto"):
             self.refuse(f"--folds {options.folds}: {total:,} rows have {whole}; leave --folds out")
         if options.split == "time":
@@ -691,9 +693,13 @@ class Group(modern.Alone):
             return modern.validate(plan, encoding, encoder, features, rows, state)
 
         self.program = program
+        fold = run.folds[0]
         self.check = tf.function(check, jit_compile=plan.xla, autograph=False)
         self.decide = tf.function(lambda state, loss: modern.end_epoch(plan, state, loss), autograph=False)
-        reason = "as requested" if self.every else self.measure(run)
+        with tf.device(plan.place):
+            data = Features(*map(tf.constant, run.features))
+        self.check(data, fold.encoder, fold.validation, fold.state)  # compiles it
+        reason = "as requested" if self.every else self.measure(run, data)
         steps = min(self.every, plan.segments) * plan.steps
         if self.sampled:
             count, error = len(run.table.label), quantile_error(min(len(run.splits[0].training), modern.SCALE_ROWS))
@@ -710,13 +716,11 @@ class Group(modern.Alone):
             shown = f"worker {self.rank} of {self.workers} trains; {self.cluster.name(0)} shows and writes everything"
             modern.Output(False).print(shown)
 
-    def measure(self, run: Run) -> str:
+    def measure(self, run: Run, data: Features) -> str:
         """Choose how many calls of the program to average after, from what both take; the reason."""
         import tensorflow as tf
 
         plan, fold = run.plan, run.folds[0]
-        with tf.device(plan.place):
-            data = Features(*map(tf.constant, run.features))
         order = tf.constant(np.resize(fold.own.training, (1, plan.steps * plan.batch_size)))
         state, times = fold.state._replace(epoch=tf.constant(0)), {"call": [], "average": []}
         for _ in range(4):

@@ -23,6 +23,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,17 +79,259 @@ def read_predictions(content: bytes) -> Predictions:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# What the data show before training
+
+GIVEAWAY_ROWS = 50_000  # rows that are looked at for columns that give the label away
+
+
+def describe_columns(table: modern.Table) -> list[str]:
+    """A line for each column: what it is read as, how many values it has, how many cells are empty."""
+    numbers, codes = iter(table.numbers.T), iter(table.codes.T)
+    rows = [("column", "read as", "distinct", "missing", "values")]
+    for column in table.columns:
+        values = column.reason
+        if column.kind == "number":
+            values = "{:.6g} to {:.6g}, median {:.6g}".format(*np.nanpercentile(next(numbers), [0, 100, 50]))
+        elif column.kind == "category":
+            counts = np.bincount(next(codes))
+            most = column.vocabulary[np.argmax(counts)]
+            shown = "(missing)" if most in ("", modern.MISSING) else most
+            values = f"most often {shown}, in {percent(counts.max() / len(table.label))} of rows"
+        counts = (f"{column.distinct:,}", f"{column.missing:,}") if column.missing >= 0 else ("", "")
+        rows.append((column.name, column.kind, *counts, f"{values}; {column.hint}" if column.hint else values))
+    width = max(len(column.name) for column in table.columns)
+    return [f"{row[0]:<{width}}  {row[1]:<9}{row[2]:>10}{row[3]:>10}  {row[4]}" for row in rows]
+
+
+def find_giveaways(table: modern.Table, label: str) -> list[str]:
+    """What to say of columns that may give the label away: they have its name, or tell it nearly without an error."""
+    warnings, words = [], modern.name_words(label)
+    step = max(1, len(table.label) // GIVEAWAY_ROWS)
+    positive = table.label[::step] > 0.5
+    numbers, codes = iter(table.numbers.T), iter(table.codes.T)
+    for column in table.columns:
+        if column.kind == "dropped":
+            continue
+        count, cells = (number_hits, next(numbers)) if column.kind == "number" else (category_hits, next(codes))
+        hits = count(cells[::step], positive)
+        classes = zip(hits, (np.count_nonzero(~positive), np.count_nonzero(positive)), strict=True)
+        if all(found > 0.96 * rows and modern.wilson(found, rows)[0] > 0.9 for found, rows in classes):
+            why = f"on its own it predicts the label of {percent(sum(hits) / len(positive))} of rows"
+        elif len(label) > 2 and words <= modern.name_words(column.name):
+            why = "its name contains that of the label"
+        else:
+            continue
+        warnings.append(f"{column.name}: {why}; if it was made from the label, --drop {column.name}")
+    return warnings
+
+
+def number_hits(values: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
+    """How many rows of 0 and of 1 a number tells when one class is all that lies in an interval, the best there is.
+
+    Both classes weigh the same. What is missing lies above all else.
+    """
+    values = np.where(np.isnan(values), np.inf, values)
+    order = np.argsort(values)
+    values = values[order]
+    ends = np.append(0, 1 + np.flatnonzero(np.append(values[1:] != values[:-1], True)))
+    ones = np.append(0, np.cumsum(positive[order]))[ends]
+    counts, found = np.stack([ends - ones, ones]), []
+    shares = counts / np.maximum(1, counts[:, -1:])
+    for inner, outer in ((0, 1), (1, 0)):
+        gain = shares[inner] - shares[outer]
+        end = np.argmax(gain - np.minimum.accumulate(gain))
+        start = np.argmin(gain[: end + 1])
+        hits = counts[:, end] - counts[:, start]
+        hits[outer] = counts[outer, -1] - hits[outer]
+        found.append((gain[end] - gain[start], *hits.tolist()))
+    return max(found)[1:]
+
+
+def category_hits(codes: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
+    """How many rows of 0 and of 1 are told by the other rows with the same value."""
+    zeros, ones = (np.bincount(codes[positive == value], minlength=codes.max() + 1) for value in (False, True))
+    return zeros[zeros - 1 > ones].sum(), ones[ones - 1 > zeros].sum()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a run has found
+
+BASELINES = {"majority": "always predicting the majority class", "logistic_regression": "a logistic regression"}
+IMPORTANCE_ROWS = 5_000
+IMPORTANCE_CELLS = 1 << 29  # shuffled in all; of a table with a thousand columns, fewer rows are looked at
+IMPORTANCE_PIECE = 1 << 22  # shuffled at a time
+MOST_SUSPECTS = 20  # rows with labels that look wrong
+
+
+def findings(run: modern.Run, tested: modern.Tested) -> tuple[dict[str, Any], list[str]]:
+    """What else the test tells, for metrics.json and in words: how much better the model is, and what it goes by."""
+    options, test = run.options, tested.metrics["test"]
+    comparison = {
+        name: compare(tested.test[0], (tested.test[1], tested.threshold.value), (guess, 0.5), options.seed)
+        for name, (guess, _) in run.baselines.items()
+    }
+    unlike = ["balanced class weights"] * (options.class_weight == "balanced")
+    unlike += [f"a threshold of {tested.threshold.value:.3g}"] * (tested.threshold.value != 0.5)
+    share = run.decisions.get("network_share")
+    sentences = judge(comparison, test, len(run.folds), share.value if share else 1.0, " and ".join(unlike))
+    columns, suspects = importance(run, tested), suspect_labels(run, *tested.test)
+    facts = {"comparison": comparison, "verdict": sentences, "importance": columns, "suspect_labels": suspects}
+    facts |= {"warnings": run.table.warnings, "effects": effects(run, tested, [*columns][:EFFECT_COLUMNS])}
+    facts |= {"history": mean_history(run.folds), "table": describe_table(run)}
+    words = ["", *(line for sentence in sentences for line in modern.wrap(sentence))]
+    words += [*show_thresholds(*tested.validation), *show_importance(columns), *show_suspects(suspects)]
+    return facts, words
+
+
+def compare(
+    label: np.ndarray, model: tuple[np.ndarray, float], baseline: tuple[np.ndarray, float], seed: int
+) -> dict[str, dict[str, Any]]:
+    """Log-loss and accuracy of the model less those of a baseline on the same rows, row by row, with 95 % intervals.
+
+    Both are given as probabilities [N] and the threshold from which they count as 1.
+    """
+    rows, (chosen, weights) = len(label), modern.resamples(len(label), seed)
+    losses = modern.log_losses(label, model[0]) - modern.log_losses(label, baseline[0])
+    ends = modern.interval_ends(weights @ losses[chosen] / len(chosen), losses[chosen].mean(), rows)
+    right, matched = (((part >= threshold) == (label > 0.5)) for part, threshold in (model, baseline))
+    gained, lost = int(np.sum(right & ~matched)), int(np.sum(matched & ~right))
+    differing, difference = gained + lost, (gained - lost) / rows
+    # McNemar's test (1947), and the interval of paired proportions (Fleiss, Levin and Paik, 2003), both with the
+    # correction for continuity.
+    p_value = math.erfc(max(0, abs(gained - lost) - 1) / math.sqrt(2 * max(1, differing)))
+    half = (1 + 1.959964 * math.sqrt(differing - rows * difference**2)) / rows
+    interval = [max(-1.0, difference - half), min(1.0, difference + half)]
+    mean = float(losses.mean())
+    return {
+        "log_loss": {"difference": mean, "ci95": [mean + end for end in ends]},
+        "accuracy": {"difference": difference, "ci95": interval, "p_value": p_value},
+    }
+
+
+def judge(
+    comparison: dict[str, Any], test: dict[str, Any], folds: int, share: float = 1.0, unlike: str = ""
+) -> list[str]:
+    """The verdict, in sentences: what the test shows, and how far it can be trusted.
+
+    Unlike is what the model was given and the baselines were not: class weights, a threshold.
+    """
+    width, rows = 100 * (test["accuracy_ci95"][1] - test["accuracy_ci95"][0]), np.sum(test["confusion"])
+    wide = f"The interval of the accuracy is {width:.0f} points wide, as only {rows:,} rows could be tested"
+    sentences = [f"{wide}: treat this result as indicative only."] if width > 15 else []
+    sentences += (judged := [judge_baseline(BASELINES[name], **parts) for name, parts in comparison.items()])
+    if unlike:
+        sentences.append(f"The model has {unlike}, the baselines have not: compare them by ROC AUC.")
+    elif not judged[0].startswith("Better"):
+        sentences.append("More labelled rows would help most.")
+    if folds > 1:
+        mean = f"the saved model is the mean of all {folds}, which is usually more accurate"
+        sentences.append(f"These results are for single nets; {mean}.")
+    if share < 1:
+        rest = f"{100 - 100 * share:.0f} % that of a logistic regression"
+        sentences.append(f"The model's logit is {100 * share:.0f} % that of the net and {rest}.")
+    return sentences
+
+
+def judge_baseline(name: str, log_loss: dict[str, Any], accuracy: dict[str, Any]) -> str:
+    """Whether the model is better than a baseline, and in which metric: what may well be chance is no difference."""
+    (low, high), p_value, found = log_loss["ci95"], accuracy["p_value"], []
+    right = accuracy["difference"] if p_value < 0.05 else 0
+    for word, shown in (
+        ("better", {"log-loss": high < 0, "accuracy": right > 0}),
+        ("worse", {"log-loss": low > 0, "accuracy": right < 0}),
+    ):
+        if any(shown.values()):
+            found.append(f"{word} than {name} in {' and '.join(compress(shown, shown.values()))}")
+    words = ", ".join(found).capitalize() or f"No significant improvement over {name}"
+    loss = f"{log_loss['difference']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+    lowest, highest = (100 * end for end in accuracy["ci95"])
+    chance = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    points = f"{100 * accuracy['difference']:+.1f} points ({lowest:+.1f} to {highest:+.1f}, McNemar {chance})"
+    return f"{words}. Difference in log-loss {loss}, in accuracy {points}."
+
+
+def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
+    """When one class is rare: what other thresholds would give, on validation rows."""
+    if min(label.mean(), 1 - label.mean()) >= 0.2:
+        return []
+    lines = ["", "One class is rare; on the validation rows, other thresholds would give"]
+    for text in ("0.5", "f1", "balanced"):
+        threshold = modern.choose_threshold(modern.threshold_rule(text), label, probability).value
+        predicted = probability >= threshold
+        hits = float((predicted * label).sum())
+        precision, recall = percent(hits / max(1, predicted.sum())), percent(hits / label.sum())
+        lines.append(f"  --threshold {text:<9} {threshold:.3f}: precision {precision}, recall {recall}")
+    return lines
+
+
+def importance(run: modern.Run, tested: modern.Tested) -> dict[str, float]:
+    """How much the log-loss of test rows rises when a column's cells are shuffled among them (Breiman, 2001)."""
+    generator = np.random.default_rng([run.options.seed, 4])
+    names = [column.name for kind in ("number", "category") for column in run.table.of_kind(kind)]
+    inputs = run.encoding.inputs_of_columns()
+    rises, total = np.zeros(len(names)), 0
+    most = min(IMPORTANCE_ROWS, max(50, IMPORTANCE_CELLS // (run.encoding.width * len(names))))
+
+    def losses(own: modern.Weights, encoded: np.ndarray) -> np.ndarray:
+        logits = np.reshape(run.predictor.outputs(own, encoded)[-1], (-1, len(rows)))
+        return modern.log_losses(run.features.label[rows], modern.sigmoid(logits / tested.temperature))
+
+    for fold, own in zip(run.folds, tested.weights, strict=True):
+        rows = fold.split.test[:: max(1, len(fold.split.test) * len(run.folds) // most)]
+        encoded = np.asarray(modern.encode(*run.features.take(rows), run.encoding, fold.encoder))
+        before = losses(own, encoded)
+        for columns in modern.row_pieces(np.arange(len(names)), max(1, IMPORTANCE_PIECE // encoded.size)):
+            shuffled = np.tile(encoded, (len(columns), 1, 1))
+            for block, column in zip(shuffled, columns, strict=True):
+                block[:, inputs[column]] = encoded[np.ix_(generator.permutation(len(rows)), inputs[column])]
+            rises[columns] += (losses(own, shuffled.reshape(-1, encoded.shape[1])) - before).sum(axis=1)
+        total += len(rows)
+    return {names[number]: float(rises[number] / total) for number in np.argsort(-rises)}
+
+
+def show_importance(values: dict[str, float]) -> list[str]:
+    """A list of bars for the columns that matter most."""
+    most = max(values.values(), default=0)
+    if most <= 0:
+        return []
+    shown = [(name, value) for name, value in values.items() if value > 0.01 * most][:10]
+    width = max(len(name) for name, _ in shown)
+    bars = [f"  {name:<{width}}  {value:6.3f}  {'#' * max(1, round(30 * value / most))}" for name, value in shown]
+    return ["", "Permutation importance (rise in test log-loss when the column is shuffled)", *bars]
+
+
+def suspect_labels(run: modern.Run, label: np.ndarray, probability: np.ndarray) -> list[dict[str, Any]]:
+    """The tested rows whose label surprises the model most, when it gave that label less than a tenth."""
+    table, rows = run.table, np.concatenate([fold.split.test for fold in run.folds])
+    given = np.where(label > 0.5, probability, 1 - probability)
+    order = np.lexsort([table.lines[rows], table.files[rows], given])[:MOST_SUSPECTS]
+    suspects = []
+    for number in order[given[order] < 0.1]:
+        file = {"file": table.names[table.files[rows[number]]]} if len(table.names) > 1 else {}
+        what = {"label": int(label[number]), "probability": float(probability[number])}
+        suspects.append({**file, "line": int(table.lines[rows[number]]), **what})
+    return suspects
+
+
+def show_suspects(suspects: list[dict[str, Any]]) -> list[str]:
+    """The rows whose labels are most likely wrong."""
+    if not suspects:
+        return []
+    lines = ["", "Labels worth a second look (in the test, the model was nearly sure of the opposite)"]
+    places = [f"{row['file']}, line {row['line']}" if "file" in row else f"line {row['line']}" for row in suspects[:5]]
+    for place, row in zip(places, suspects, strict=False):
+        chance = f"probability of 1: {row['probability']:.3f}"
+        lines.append(f"  {place:<{max(map(len, places))}}  labelled {row['label']}, {chance}")
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # What metrics.json holds for the page alone
 
 EFFECT_COLUMNS = 6  # the most important ones
 EFFECT_VALUES = 12  # of a column
 EFFECT_ROWS = 300
 EFFECT_CELLS = 1 << 24  # changed at a time
-
-
-def facts(run: modern.Run, tested: modern.Tested) -> dict[str, Any]:
-    """How columns move the probability, how training went, what was read."""
-    return {"effects": effects(run, tested), "history": mean_history(run.folds), "table": describe_table(run)}
 
 
 def typical_rows(table: modern.Table, column: modern.Column, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -120,14 +363,14 @@ def typical_rows(table: modern.Table, column: modern.Column, rows: np.ndarray) -
     return rows[found], counts
 
 
-def effects(run: modern.Run, tested: modern.Tested) -> list[dict[str, Any]]:
+def effects(run: modern.Run, tested: modern.Tested, shown: list[str]) -> list[dict[str, Any]]:
     """How the mean probability of test rows moves with a column: its partial dependence (Friedman, 2001).
 
     All rows are given the cell that a typical row has in the column, one typical row after another.
     """
     columns = [column for kind in ("number", "category") for column in run.table.of_kind(kind)]
     numbers, names = len(run.table.of_kind("number")), [column.name for column in columns]
-    chosen = [names.index(name) for name in itertools.islice(tested.metrics["importance"], EFFECT_COLUMNS)]
+    chosen = [names.index(name) for name in shown]
     trained = np.concatenate([fold.split.training for fold in run.folds])
     trained = np.unique(trained[:: max(1, len(trained) // modern.SCALE_ROWS)])
     typical = [typical_rows(run.table, columns[place], trained) for place in chosen]
@@ -515,7 +758,7 @@ def comparison(metrics: dict[str, Any]) -> str:
             told += f"<small>{interval(ends) if share else interval(ends, 1, 3)}</small>" if ends else ""
             p_value = part.get("p_value")
             chance = "" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "&lt; 0.001"
-            other = modern.BASELINES.get(base, base)
+            other = BASELINES.get(base, base)
             rows.append([f"{escape(name.replace('_', '-'))}, against {escape(other)}", told, chance])
     return table(["row by row", "difference (this model minus baseline)", "p-value"], rows) if rows else ""
 

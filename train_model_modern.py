@@ -35,6 +35,10 @@ The sections, in the order in which things happen:
     Files: whole or not at all         put into place together or not at all; nobody else's are touched
     Checkpoints and resuming           what an interrupted run leaves
     What the user reads                what is printed of the data and the results; report.py makes more of them
+    Who trains                         one process, or several workers with distributed.py
+    A run: data and decisions          from the command line to the plan of the training program
+    A run: training                    the networks built, the program compiled, the callbacks, an early end
+    A run: results                     the model tested; everything written that belongs to it
     Main                               all of it in order
 """
 
@@ -643,7 +647,6 @@ QUANTITY_WORDS = {"count", "flag", "rate", "share", "distinct", "ms", "60s", "30
 TIME_NAMES = {"timestamp", "datetime", "date", "time", "created_at", "updated_at"}
 TIMESTAMP = "a timestamp"  # the reason why a column is left out, and may tell the time
 TIME_WORDS = {"timestamp", "datetime", "date", "time", "ts", "at", "epoch"}  # in names of numbers that may be times
-GIVEAWAY_ROWS = 50_000  # rows that are looked at for columns that give the label away
 EARLIEST, LATEST = 631_152_000, 4_102_444_800  # 1990 and 2100, in seconds since 1970; durations are seldom between
 FAULTS = {  # of a cell: what is wrong, and what can be done but mend it
     "number": (
@@ -922,7 +925,7 @@ def read_table(options: argparse.Namespace, group: Alone | None = None) -> Table
     if times is not None or options.split != "time":
         sort_rows(table, None if times is None else times[keep])
     table.scales = fit_scales(table.numbers)
-    table.time, table.warnings = time_column, find_giveaways(table, options.label)
+    table.time = time_column
     return table
 
 
@@ -1068,56 +1071,6 @@ def hash_rows(columns: Iterable[np.ndarray]) -> np.ndarray:
         hashes = (hashes ^ cell_bits(part)) * np.uint64(0x9E3779B97F4A7C15)
         hashes ^= hashes >> np.uint64(29)
     return hashes
-
-
-def find_giveaways(table: Table, label: str) -> list[str]:
-    """What to say of columns that may give the label away: they have its name, or tell it nearly without an error."""
-    warnings, words = [], name_words(label)
-    step = max(1, len(table.label) // GIVEAWAY_ROWS)
-    positive = table.label[::step] > 0.5
-    numbers, codes = iter(table.numbers.T), iter(table.codes.T)
-    for column in table.columns:
-        if column.kind == "dropped":
-            continue
-        count, cells = (number_hits, next(numbers)) if column.kind == "number" else (category_hits, next(codes))
-        hits = count(cells[::step], positive)
-        classes = zip(hits, (np.count_nonzero(~positive), np.count_nonzero(positive)), strict=True)
-        if all(found > 0.96 * rows and wilson(found, rows)[0] > 0.9 for found, rows in classes):
-            why = f"on its own it predicts the label of {percent(sum(hits) / len(positive))} of rows"
-        elif len(label) > 2 and words <= name_words(column.name):
-            why = "its name contains that of the label"
-        else:
-            continue
-        warnings.append(f"{column.name}: {why}; if it was made from the label, --drop {column.name}")
-    return warnings
-
-
-def number_hits(values: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
-    """How many rows of 0 and of 1 a number tells when one class is all that lies in an interval, the best there is.
-
-    Both classes weigh the same. What is missing lies above all else.
-    """
-    values = np.where(np.isnan(values), np.inf, values)
-    order = np.argsort(values)
-    values = values[order]
-    ends = np.append(0, 1 + np.flatnonzero(np.append(values[1:] != values[:-1], True)))
-    ones = np.append(0, np.cumsum(positive[order]))[ends]
-    counts, found = np.stack([ends - ones, ones]), []
-    shares = counts / np.maximum(1, counts[:, -1:])
-    for inner, outer in ((0, 1), (1, 0)):
-        gain = shares[inner] - shares[outer]
-        end = np.argmax(gain - np.minimum.accumulate(gain))
-        start = np.argmin(gain[: end + 1])
-        hits = counts[:, end] - counts[:, start]
-        hits[outer] = counts[outer, -1] - hits[outer]
-        found.append((gain[end] - gain[start], *hits.tolist()))
-    return max(found)[1:]
-
-
-def category_hits(codes: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
-    """How many rows of 0 and of 1 are told by the other rows with the same value."""
-    zeros, ones = (np.bincount(codes[positive == value], minlength=codes.max() + 1) for value in (False, True))
-    return zeros[zeros - 1 > ones].sum(), ones[ones - 1 > zeros].sum()
 
 
 def rows_of(label: str, value: int) -> str:
@@ -2981,11 +2934,9 @@ RESAMPLES = 1_000
 BOOTSTRAP_ROWS = 5_000  # more rows than this are resampled in part, and the interval narrowed accordingly
 CALIBRATION_ROWS = 20_000  # from which a temperature is known well enough
 LINEAR_ROWS = 50_000  # a linear model learns nothing more from more rows
-NETWORK_SHARE = 1 / 3  # of one net's answer, the rest a logistic regression, unless validation rows say otherwise
-IMPORTANCE_ROWS = 5_000
-IMPORTANCE_CELLS = 1 << 29  # shuffled in all; of a table with a thousand columns, fewer rows are looked at
-IMPORTANCE_PIECE = 1 << 22  # shuffled at a time
-MOST_SUSPECTS = 20  # rows with labels that look wrong
+EQUAL_ROWS = 800  # training rows from which one net is expected to say more than a logistic regression does
+SHARE_WEIGHT = 20  # of that expectation, in validation rows that are certain
+MIXED_PENALTY = 0.3  # of the logistic regression that one net is mixed with; best for 80 to 500 rows
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -3052,31 +3003,6 @@ def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str
     resampled = [*ranking(label, probability, weights), weights @ log_losses(label, probability) / len(chosen)]
     whole = whole_scores(label, probability)
     return {name: interval_ends(values, whole[name], rows) for name, values in zip(whole, resampled, strict=True)}
-
-
-def compare(
-    label: np.ndarray, model: tuple[np.ndarray, float], baseline: tuple[np.ndarray, float], seed: int
-) -> dict[str, dict[str, Any]]:
-    """Log-loss and accuracy of the model less those of a baseline on the same rows, row by row, with 95 % intervals.
-
-    Both are given as probabilities [N] and the threshold from which they count as 1.
-    """
-    rows, (chosen, weights) = len(label), resamples(len(label), seed)
-    losses = log_losses(label, model[0]) - log_losses(label, baseline[0])
-    ends = interval_ends(weights @ losses[chosen] / len(chosen), losses[chosen].mean(), rows)
-    right, matched = (((part >= threshold) == (label > 0.5)) for part, threshold in (model, baseline))
-    gained, lost = int(np.sum(right & ~matched)), int(np.sum(matched & ~right))
-    differing, difference = gained + lost, (gained - lost) / rows
-    # McNemar's test (1947), and the interval of paired proportions (Fleiss, Levin and Paik, 2003), both with the
-    # correction for continuity.
-    p_value = math.erfc(max(0, abs(gained - lost) - 1) / math.sqrt(2 * max(1, differing)))
-    half = (1 + 1.959964 * math.sqrt(differing - rows * difference**2)) / rows
-    interval = [max(-1.0, difference - half), min(1.0, difference + half)]
-    mean = float(losses.mean())
-    return {
-        "log_loss": {"difference": mean, "ci95": [mean + end for end in ends]},
-        "accuracy": {"difference": difference, "ci95": interval, "p_value": p_value},
-    }
 
 
 def tenths(probability: np.ndarray) -> np.ndarray:
@@ -3151,13 +3077,13 @@ def linear_logits(rows: SparseRows, weights: np.ndarray) -> np.ndarray:
     return rows.times(weights[:-1]) + weights[-1]
 
 
-def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int) -> np.ndarray:
+def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int, penalty: float = 1.0) -> np.ndarray:
     """Weights [L + 1], the intercept last, of an L2-penalised logistic regression.
 
     Newton's method whose steps are solved by conjugate gradients (Hestenes and Stiefel, 1952; Komarek and Moore, 2005):
     what an iteration costs follows the cells of the rows, not the square of the inputs.
     """
-    ridge = np.append(np.ones(width), 1e-6)
+    ridge = np.append(np.full(width, penalty), 1e-6)
 
     def back(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return np.append(rows.transposed_times(values, width), values.sum()) + ridge * weights
@@ -3189,10 +3115,13 @@ def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int) -> 
     return weights
 
 
-def fit_linear(features: Features, rows: np.ndarray, encoding: Encoding, encoder: Encoder) -> np.ndarray:
-    """The logistic regression [L + 1] of some rows: where a network starts, and what it must beat."""
+def fit_linear(
+    features: Features, rows: np.ndarray, encoding: Encoding, encoder: Encoder, penalty: float = 1.0
+) -> np.ndarray:
+    """The logistic regression [L + 1] of some rows, of many of a part; the usual one is what a network must beat."""
+    rows = rows[:: max(1, len(rows) // LINEAR_ROWS)]
     sparse = encode_sparse(features, rows, encoding, encoder)
-    return fit_logistic_regression(sparse, features.label[rows], encoding.linear_width)
+    return fit_logistic_regression(sparse, features.label[rows], encoding.linear_width, penalty)
 
 
 def row_pieces(rows: np.ndarray, size: int = PIECE_ROWS) -> list[np.ndarray]:
@@ -3244,31 +3173,6 @@ class Predictor:
         layers = [layer.name.removeprefix("fold_1_") for layer in self.network.layers if layer.trainable_variables]
         *outputs, _ = self.outputs(weights, encoded)
         return values | {f"layers/{layer}/activations": output for layer, output in zip(layers, outputs, strict=True)}
-
-
-def importance(run: Run, weights: list[Weights], temperature: float) -> dict[str, float]:
-    """How much the log-loss of test rows rises when a column's cells are shuffled among them (Breiman, 2001)."""
-    generator = np.random.default_rng([run.options.seed, 4])
-    names = [column.name for kind in ("number", "category") for column in run.table.of_kind(kind)]
-    inputs = run.encoding.inputs_of_columns()
-    rises, total = np.zeros(len(names)), 0
-    most = min(IMPORTANCE_ROWS, max(50, IMPORTANCE_CELLS // (run.encoding.width * len(names))))
-
-    def losses(own: Weights, encoded: np.ndarray) -> np.ndarray:
-        logits = np.reshape(run.predictor.outputs(own, encoded)[-1], (-1, len(rows)))
-        return log_losses(run.features.label[rows], sigmoid(logits / temperature))
-
-    for fold, own in zip(run.folds, weights, strict=True):
-        rows = fold.split.test[:: max(1, len(fold.split.test) * len(run.folds) // most)]
-        encoded = np.asarray(encode(*run.features.take(rows), run.encoding, fold.encoder))
-        before = losses(own, encoded)
-        for columns in row_pieces(np.arange(len(names)), max(1, IMPORTANCE_PIECE // encoded.size)):
-            shuffled = np.tile(encoded, (len(columns), 1, 1))
-            for block, column in zip(shuffled, columns, strict=True):
-                block[:, inputs[column]] = encoded[np.ix_(generator.permutation(len(rows)), inputs[column])]
-            rises[columns] += (losses(own, shuffled.reshape(-1, encoded.shape[1])) - before).sum(axis=1)
-        total += len(rows)
-    return {names[number]: float(rises[number] / total) for number in np.argsort(-rises)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3791,74 +3695,8 @@ def count_range(counts: list[int]) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def describe_columns(table: Table) -> list[str]:
-    """A line for each column: what it is read as, how many values it has, how many cells are empty."""
-    numbers, codes = iter(table.numbers.T), iter(table.codes.T)
-    rows = [("column", "read as", "distinct", "missing", "values")]
-    for column in table.columns:
-        values = column.reason
-        if column.kind == "number":
-            values = "{:.6g} to {:.6g}, median {:.6g}".format(*np.nanpercentile(next(numbers), [0, 100, 50]))
-        elif column.kind == "category":
-            counts = np.bincount(next(codes))
-            most = column.vocabulary[np.argmax(counts)]
-            shown = "(missing)" if most in ("", MISSING) else most
-            values = f"most often {shown}, in {percent(counts.max() / len(table.label))} of rows"
-        counts = (f"{column.distinct:,}", f"{column.missing:,}") if column.missing >= 0 else ("", "")
-        rows.append((column.name, column.kind, *counts, f"{values}; {column.hint}" if column.hint else values))
-    width = max(len(column.name) for column in table.columns)
-    return [f"{row[0]:<{width}}  {row[1]:<9}{row[2]:>10}{row[3]:>10}  {row[4]}" for row in rows]
-
-
-BASELINES = {"majority": "always predicting the majority class", "logistic_regression": "a logistic regression"}
-
-
-def judge(
-    comparison: dict[str, Any], test: dict[str, Any], folds: int, share: float = 1.0, unlike: str = ""
-) -> list[str]:
-    """The verdict, in sentences: what the test shows, and how far it can be trusted.
-
-    Unlike is what the model was given and the baselines were not: class weights, a threshold.
-    """
-    width, rows = 100 * (test["accuracy_ci95"][1] - test["accuracy_ci95"][0]), np.sum(test["confusion"])
-    wide = f"The interval of the accuracy is {width:.0f} points wide, as only {rows:,} rows could be tested"
-    sentences = [f"{wide}: treat this result as indicative only."] if width > 15 else []
-    sentences += (judged := [judge_baseline(BASELINES[name], **parts) for name, parts in comparison.items()])
-    if unlike:
-        sentences.append(f"The model has {unlike}, the baselines have not: compare them by ROC AUC.")
-    elif not judged[0].startswith("Better"):
-        sentences.append("More labelled rows would help most.")
-    if folds > 1:
-        mean = f"the saved model is the mean of all {folds}, which is usually more accurate"
-        sentences.append(f"These results are for single nets; {mean}.")
-    if share < 1:
-        rest = f"{100 - 100 * share:.0f} % that of a logistic regression"
-        sentences.append(f"The model's logit is {100 * share:.0f} % that of the net and {rest}.")
-    return sentences
-
-
-def judge_baseline(name: str, log_loss: dict[str, Any], accuracy: dict[str, Any]) -> str:
-    """Whether the model is better than a baseline, and in which metric: what may well be chance is no difference."""
-    (low, high), p_value, found = log_loss["ci95"], accuracy["p_value"], []
-    right = accuracy["difference"] if p_value < 0.05 else 0
-    for word, shown in (
-        ("better", {"log-loss": high < 0, "accuracy": right > 0}),
-        ("worse", {"log-loss": low > 0, "accuracy": right < 0}),
-    ):
-        if any(shown.values()):
-            found.append(f"{word} than {name} in {' and '.join(compress(shown, shown.values()))}")
-    words = ", ".join(found).capitalize() or f"No significant improvement over {name}"
-    loss = f"{log_loss['difference']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
-    lowest, highest = (100 * end for end in accuracy["ci95"])
-    chance = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
-    points = f"{100 * accuracy['difference']:+.1f} points ({lowest:+.1f} to {highest:+.1f}, McNemar {chance})"
-    return f"{words}. Difference in log-loss {loss}, in accuracy {points}."
-
-
-def show_result(
-    label: str, test: dict[str, Any], bases: dict[str, Any], threshold: Choice, verdict: list[str], folds: int
-) -> list[str]:
-    """The results as a table, at most 80 characters wide, and in sentences."""
+def show_result(label: str, test: dict[str, Any], bases: dict[str, Any], threshold: Choice, folds: int) -> list[str]:
+    """The results as a table, at most 80 characters wide."""
     (right, false), (missed, hits) = test["confusion"]
     how = " that the model never saw" if folds == 1 else ", each by a net that was not trained on it"
     columns = {"this model": test, "logistic regression": bases["logistic_regression"]}
@@ -3878,9 +3716,7 @@ def show_result(
     taken = "productive" if label == "productive" else f"{label} = 1"
     lines += wrap(f"{found} {rows_of(label, 0)} were taken for {taken}.", "  ", "  ")
     scores = f"F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}"
-    lines += wrap(f"{scores}, at threshold {threshold.value:.3g} ({threshold.reason}).", "  ", "  ")
-    lines += ["", *(line for sentence in verdict for line in wrap(sentence))]
-    return lines
+    return lines + wrap(f"{scores}, at threshold {threshold.value:.3g} ({threshold.reason}).", "  ", "  ")
 
 
 def show_calibration(label: np.ndarray, probability: np.ndarray, confusion: list[list[int]]) -> list[str]:
@@ -3895,157 +3731,8 @@ def show_calibration(label: np.ndarray, probability: np.ndarray, confusion: list
     return lines + [f"label {row}     {cells[0]:>14,}{cells[1]:>14,}" for row, cells in enumerate(confusion)]
 
 
-def show_importance(values: dict[str, float]) -> list[str]:
-    """A list of bars for the columns that matter most."""
-    most = max(values.values(), default=0)
-    if most <= 0:
-        return []
-    shown = [(name, value) for name, value in values.items() if value > 0.01 * most][:10]
-    width = max(len(name) for name, _ in shown)
-    bars = [f"  {name:<{width}}  {value:6.3f}  {'#' * max(1, round(30 * value / most))}" for name, value in shown]
-    return ["", "Permutation importance (rise in test log-loss when the column is shuffled)", *bars]
-
-
-def show_suspects(suspects: list[dict[str, Any]]) -> list[str]:
-    """The rows whose labels are most likely wrong."""
-    if not suspects:
-        return []
-    lines = ["", "Labels worth a second look (in the test, the model was nearly sure of the opposite)"]
-    places = [f"{row['file']}, line {row['line']}" if "file" in row else f"line {row['line']}" for row in suspects[:5]]
-    for place, row in zip(places, suspects, strict=False):
-        chance = f"probability of 1: {row['probability']:.3f}"
-        lines.append(f"  {place:<{max(map(len, places))}}  labelled {row['label']}, {chance}")
-    return lines
-
-
-def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
-    """When one class is rare: what other thresholds would give, on validation rows."""
-    if min(label.mean(), 1 - label.mean()) >= 0.2:
-        return []
-    lines = ["", "One class is rare; on the validation rows, other thresholds would give"]
-    for text in ("0.5", "f1", "balanced"):
-        threshold = choose_threshold(threshold_rule(text), label, probability).value
-        predicted = probability >= threshold
-        hits = float((predicted * label).sum())
-        precision, recall = percent(hits / max(1, predicted.sum())), percent(hits / label.sum())
-        lines.append(f"  --threshold {text:<9} {threshold:.3f}: precision {precision}, recall {recall}")
-    return lines
-
-
 # ---------------------------------------------------------------------------------------------------------------------
-# Main
-
-
-def steps_to_run(options: argparse.Namespace, splits: list[Split], batch_size: int) -> int:
-    """Steps of all folds when none stops early."""
-    return (
-        math.prod(segment_steps(max(len(split.training) for split in splits), batch_size))
-        * options.epochs
-        * len(splits)
-    )
-
-
-def decide(options: argparse.Namespace, splits: list[Split], label: np.ndarray) -> dict[str, Choice]:
-    """What is decided for the user before TensorFlow is imported."""
-    folds = choose_folds(options, label)
-    rows = max(len(split.training) for split in splits)
-    batch_size = choose_batch_size(options.batch_size, rows)
-    total = steps_to_run(options, splits, batch_size.value)
-    xla = choose_xla(options.xla, total)
-    if options.profile and options.xla is None:
-        xla = Choice(True, "a profile shows only the steps of compiled programs")
-    a_fold = total // len(splits)
-    patience, momentum = choose_patience(a_fold // options.epochs), choose_momentum(a_fold)
-    rate = choose_learning_rate(options.learning_rate)
-    chosen = {"folds": folds, "batch_size": batch_size, "learning_rate": rate, "patience": patience}
-    return chosen | {"momentum": momentum, "xla": xla}
-
-
-def make_plan(
-    options: argparse.Namespace, splits: list[Split], label: np.ndarray, width: int, decisions: dict[str, Choice]
-) -> Plan:
-    batch_size, xla, patience, momentum, precision = (
-        decisions[name].value for name in ("batch_size", "xla", "patience", "momentum", "precision")
-    )
-    segments, steps = segment_steps(max(len(split.training) for split in splits), batch_size, width)
-    share = float(label.mean())
-    in_blocks = xla and batch_size <= HOISTED_BATCH and width <= BLOCKED_WIDTH
-    network, byte_rows = training_network(ARCHITECTURES[options.architecture], width, momentum, precision, in_blocks)
-    rows = segments * steps * batch_size
-    several = max(1, min(25, 100_000 // rows, 20_000_000 // (rows * width)))  # a call can be stopped after it only
-    return Plan(
-        network=network,
-        byte_rows=byte_rows,
-        width=width,
-        batch_size=batch_size,
-        segments=segments,
-        steps=steps,
-        epochs_per_call=1 if options.profile else min(options.epochs, several),
-        validation_rows=max(len(split.validation) for split in splits),
-        weight_decay=WEIGHT_DECAY if options.adamw else 0.0,
-        patience=patience if options.early_stopping else 0,
-        plateau=max(3, patience // 3) if options.reduce_lr else 0,
-        precision=precision,
-        xla=xla,
-        seed=options.seed,
-        class_weights=(0.5 / (1 - share), 0.5 / share) if options.class_weight == "balanced" else (1.0, 1.0),
-    )
-
-
-def load_data(options: argparse.Namespace, group: Alone | None = None) -> Table:
-    if not options.sample:
-        return read_table(options, group)
-    with tempfile.TemporaryDirectory() as folder:
-        options.csv = [path := os.path.join(folder, "HARVEST.CSV")]
-        write_sample(path, options.sample, options.split_seed)
-        try:
-            table = read_table(options, group)
-        except UserError as error:
-            words = str(error).removeprefix(f"{path}: ").partition(";")[0]
-            raise UserError(f"--sample {options.sample}: {words}; generate more rows") from None
-    options.csv = table.names = [f"{options.sample:,} generated rows"]
-    return table
-
-
-def split_table(options: argparse.Namespace, table: Table) -> list[Split]:
-    """One split, or one for each fold."""
-    folds, rows = choose_folds(options, table.label).value, len(table.label)
-    if folds == 1:
-        splits = [split_rows(table.label, options.split, options.split_seed)]
-    elif options.split == "random":
-        return split_folds(table.label, folds, options.split_seed)
-    else:
-        few = f"{rows} rows are too few for --folds {folds} --split time, which cuts them into {3 * folds + 1} blocks"
-        refuse(data_name(options), (rows < 2 * (3 * folds + 1), f"{few}; give fewer folds"))
-        splits = split_folds_by_time(rows, folds)
-    parts = [("training", split.training) for split in splits]
-    parts += [(name, np.concatenate([getattr(split, name) for split in splits])) for name in ("validation", "test")]
-    for name, part in parts:
-        words = f"the {name} rows are all of one class; label more rows or use --split random"
-        refuse(data_name(options), (np.ptp(table.label[part]) == 0, words))
-    return splits
-
-
-@contextlib.contextmanager
-def stop_on_signals(at_once: bool = False) -> Iterator[StopRequest]:
-    """The first Ctrl-C or SIGTERM asks training to stop after the epoch; the second stops at once, but for a commit.
-
-    With at_once the first one does.
-    """
-    stop = StopRequest()
-    stop.signal = signal.SIGINT if at_once else 0
-
-    def handle(number: int, _: Any) -> None:
-        if stop.signal and not stop.committing:
-            raise KeyboardInterrupt(number)
-        stop.signal = number
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+# Who trains: one process, or several workers
 
 
 class Alone:
@@ -4120,6 +3807,10 @@ def join_group() -> type[Alone]:
     return import_beside("distributed").Group
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# A run: data and decisions
+
+
 @dataclass
 class Run:
     """What the parts of main share."""
@@ -4167,6 +3858,70 @@ class Run:
         return self.table.label[np.concatenate(rows)], np.concatenate(logits)
 
 
+def load_data(options: argparse.Namespace, group: Alone | None = None) -> Table:
+    """The table, and warnings of columns that may give the label away."""
+    table = load_sample(options, group) if options.sample else read_table(options, group)
+    table.warnings, _ = from_report("find_giveaways", table, options.label, otherwise=[])
+    return table
+
+
+def load_sample(options: argparse.Namespace, group: Alone | None) -> Table:
+    with tempfile.TemporaryDirectory() as folder:
+        options.csv = [path := os.path.join(folder, "HARVEST.CSV")]
+        write_sample(path, options.sample, options.split_seed)
+        try:
+            table = read_table(options, group)
+        except UserError as error:
+            words = str(error).removeprefix(f"{path}: ").partition(";")[0]
+            raise UserError(f"--sample {options.sample}: {words}; generate more rows") from None
+    options.csv = table.names = [f"{options.sample:,} generated rows"]
+    return table
+
+
+def split_table(options: argparse.Namespace, table: Table) -> list[Split]:
+    """One split, or one for each fold."""
+    folds, rows = choose_folds(options, table.label).value, len(table.label)
+    if folds == 1:
+        splits = [split_rows(table.label, options.split, options.split_seed)]
+    elif options.split == "random":
+        return split_folds(table.label, folds, options.split_seed)
+    else:
+        few = f"{rows} rows are too few for --folds {folds} --split time, which cuts them into {3 * folds + 1} blocks"
+        refuse(data_name(options), (rows < 2 * (3 * folds + 1), f"{few}; give fewer folds"))
+        splits = split_folds_by_time(rows, folds)
+    parts = [("training", split.training) for split in splits]
+    parts += [(name, np.concatenate([getattr(split, name) for split in splits])) for name in ("validation", "test")]
+    for name, part in parts:
+        words = f"the {name} rows are all of one class; label more rows or use --split random"
+        refuse(data_name(options), (np.ptp(table.label[part]) == 0, words))
+    return splits
+
+
+def steps_to_run(options: argparse.Namespace, splits: list[Split], batch_size: int) -> int:
+    """Steps of all folds when none stops early."""
+    return (
+        math.prod(segment_steps(max(len(split.training) for split in splits), batch_size))
+        * options.epochs
+        * len(splits)
+    )
+
+
+def decide(options: argparse.Namespace, splits: list[Split], label: np.ndarray) -> dict[str, Choice]:
+    """What is decided for the user before TensorFlow is imported."""
+    folds = choose_folds(options, label)
+    rows = max(len(split.training) for split in splits)
+    batch_size = choose_batch_size(options.batch_size, rows)
+    total = steps_to_run(options, splits, batch_size.value)
+    xla = choose_xla(options.xla, total)
+    if options.profile and options.xla is None:
+        xla = Choice(True, "a profile shows only the steps of compiled programs")
+    a_fold = total // len(splits)
+    patience, momentum = choose_patience(a_fold // options.epochs), choose_momentum(a_fold)
+    rate = choose_learning_rate(options.learning_rate)
+    chosen = {"folds": folds, "batch_size": batch_size, "learning_rate": rate, "patience": patience}
+    return chosen | {"momentum": momentum, "xla": xla}
+
+
 def prepare(run: Run) -> contextlib.AbstractContextManager:
     """Import TensorFlow, and take the decisions that need the devices. All that follows belongs into what is returned.
 
@@ -4198,6 +3953,42 @@ def take_device(run: Run, device: Device, reason: str) -> None:
     run.decisions["precision"] = choose_precision(run.options.mixed_precision, device)
 
 
+def make_plan(
+    options: argparse.Namespace, splits: list[Split], label: np.ndarray, width: int, decisions: dict[str, Choice]
+) -> Plan:
+    batch_size, xla, patience, momentum, precision = (
+        decisions[name].value for name in ("batch_size", "xla", "patience", "momentum", "precision")
+    )
+    segments, steps = segment_steps(max(len(split.training) for split in splits), batch_size, width)
+    share = float(label.mean())
+    in_blocks = xla and batch_size <= HOISTED_BATCH and width <= BLOCKED_WIDTH
+    network, byte_rows = training_network(ARCHITECTURES[options.architecture], width, momentum, precision, in_blocks)
+    rows = segments * steps * batch_size
+    several = max(1, min(25, 100_000 // rows, 20_000_000 // (rows * width)))  # a call can be stopped after it only
+    return Plan(
+        network=network,
+        byte_rows=byte_rows,
+        width=width,
+        batch_size=batch_size,
+        segments=segments,
+        steps=steps,
+        epochs_per_call=1 if options.profile else min(options.epochs, several),
+        validation_rows=max(len(split.validation) for split in splits),
+        weight_decay=WEIGHT_DECAY if options.adamw else 0.0,
+        patience=patience if options.early_stopping else 0,
+        plateau=max(3, patience // 3) if options.reduce_lr else 0,
+        precision=precision,
+        xla=xla,
+        seed=options.seed,
+        class_weights=(0.5 / (1 - share), 0.5 / share) if options.class_weight == "balanced" else (1.0, 1.0),
+    )
+
+
+def plan_on(run: Run, device: Device) -> Plan:
+    plan = make_plan(run.options, run.splits, run.table.label, run.encoding.width, run.decisions)
+    return plan._replace(place=device.place)
+
+
 def plan_training(run: Run) -> None:
     """Learn how rows become inputs in each fold, fit its linear model, and plan the training program."""
     run.encoding, encoders, run.features = fit_encoding(run.table, run.splits)
@@ -4210,11 +4001,6 @@ def plan_training(run: Run) -> None:
     if len(run.devices) > 1:
         try_devices(run)
     run.group.deal(run)
-
-
-def plan_on(run: Run, device: Device) -> Plan:
-    plan = make_plan(run.options, run.splits, run.table.label, run.encoding.width, run.decisions)
-    return plan._replace(place=device.place)
 
 
 def try_devices(run: Run) -> None:
@@ -4277,6 +4063,10 @@ def show_plan(run: Run) -> list[str]:
     return lines
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# A run: training
+
+
 def build(run: Run) -> None:
     """Build the model, from whose weights every fold starts."""
     options = run.options
@@ -4304,6 +4094,42 @@ def check_training_network(plan: Plan, predictor: Predictor, network: keras.Mode
     exactness = 1e-3 if plan.precision == "float32" else 0.1
     if not np.allclose(expected, found, rtol=exactness, atol=exactness):
         raise ValueError("build_network: the network that is trained differs: wrap every layer in adapt()")
+
+
+def open_events(run: Run) -> EventLog | None:
+    options, plan = run.options, run.plan
+    if not options.tensorboard:
+        return None
+    if not metadata_version("tensorboard"):
+        absent = "the package tensorboard is not installed (pip install tensorboard)"
+        run.print(f"TensorBoard: {absent}; training goes on without logs")
+        return None
+    if options.profile and not metadata_version("xprof"):
+        why = "TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed"
+        run.print(f"Profile    {why}")
+
+    shown = [encode(*run.features.take(fold.split.validation[:256]), run.encoding, fold.encoder) for fold in run.folds]
+
+    def values_of(fold: Fold, weights: Weights) -> dict[str, ArrayLike]:
+        return run.predictor.layer_values(weights, shown[fold.number])
+
+    logs, earlier = options.model_dir / "logs", run.description["logs"]
+    try:
+        if earlier and (logs / earlier).is_symlink():
+            raise OSError(errno.ELOOP, "the folder of the run is a link, which is not followed")
+        folder = logs / earlier if earlier else run_folder(logs, run_name(options, len(run.folds)))
+        events = EventLog(folder, options.epochs, plan.rows, run.folds, values_of)
+    except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
+        words = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        run.print(f"TensorBoard: {logs}: {words}; training goes on without logs")
+        return None
+    if options.resume:
+        done = max(len(fold.history) for fold in run.folds)
+        events.drawn = done - done % events.every
+    else:
+        events.graphs(run.saved, json.loads(run.archive.entries["config.json"]), plan, run.folds[0].state)
+        events.text("data", show_data(options, run.table, run.splits))
+    return events
 
 
 def build_and_compile(run: Run, data: Features) -> Callable:
@@ -4368,6 +4194,19 @@ def train(run: Run, stop: StopRequest) -> int:
     return run.group.end_early(run, number, state) if number or any(fold.failed for fold in folds) else 0
 
 
+def show_training(run: Run) -> list[str]:
+    """How long training took, in epochs, which of them is kept, and why the first one is good already."""
+    epochs, bests = [len(fold.history) for fold in run.folds], [fold.best_epoch for fold in run.folds]
+    nets, whose, why = "", "the", run.folds[0].reason
+    if len(epochs) > 1:
+        at_limit = sum(count >= run.options.epochs for count in epochs)
+        nets, whose = f"{len(epochs)} nets for ", "each net's"
+        why = f"{at_limit} reached the limit of {run.options.epochs:,}" if at_limit else ""
+    kept = f"{whose} best epoch ({count_range(bests)}) is kept" if run.plan.patience else f"{whose} last epoch is kept"
+    start = "Started from a logistic regression of the training rows, so epoch 1 is good already."
+    return [f"Trained    {nets}{count_range(epochs)} epochs{f' ({why})' if why else ''}; {kept}", f"           {start}"]
+
+
 def end_early(run: Run, number: int, state: StateFile, why: str = "") -> int:
     """Say why a run is over before its end, and what is left: the files of the last whole run stay as they are."""
     options, failed = run.options, next((fold.reason for fold in run.folds if fold.failed), "")
@@ -4391,40 +4230,8 @@ def what_is_left(run: Run) -> list[str]:
     return left
 
 
-def open_events(run: Run) -> EventLog | None:
-    options, plan = run.options, run.plan
-    if not options.tensorboard:
-        return None
-    if not metadata_version("tensorboard"):
-        absent = "the package tensorboard is not installed (pip install tensorboard)"
-        run.print(f"TensorBoard: {absent}; training goes on without logs")
-        return None
-    if options.profile and not metadata_version("xprof"):
-        why = "TensorBoard shows profiles with the package xprof (pip install xprof), which is not installed"
-        run.print(f"Profile    {why}")
-
-    shown = [encode(*run.features.take(fold.split.validation[:256]), run.encoding, fold.encoder) for fold in run.folds]
-
-    def values_of(fold: Fold, weights: Weights) -> dict[str, ArrayLike]:
-        return run.predictor.layer_values(weights, shown[fold.number])
-
-    logs, earlier = options.model_dir / "logs", run.description["logs"]
-    try:
-        if earlier and (logs / earlier).is_symlink():
-            raise OSError(errno.ELOOP, "the folder of the run is a link, which is not followed")
-        folder = logs / earlier if earlier else run_folder(logs, run_name(options, len(run.folds)))
-        events = EventLog(folder, options.epochs, plan.rows, run.folds, values_of)
-    except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
-        words = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        run.print(f"TensorBoard: {logs}: {words}; training goes on without logs")
-        return None
-    if options.resume:
-        done = max(len(fold.history) for fold in run.folds)
-        events.drawn = done - done % events.every
-    else:
-        events.graphs(run.saved, json.loads(run.archive.entries["config.json"]), plan, run.folds[0].state)
-        events.text("data", show_data(options, run.table, run.splits))
-    return events
+# ---------------------------------------------------------------------------------------------------------------------
+# A run: results
 
 
 class Tested(NamedTuple):
@@ -4453,17 +4260,8 @@ def evaluate(run: Run) -> Tested:
     label, logits = run.logits(weights, "test")
     tested = label, sigmoid(logits / temperature)
     test = measure(*tested, threshold.value, seed)
-    comparison = {
-        name: compare(label, (tested[1], threshold.value), (probability, 0.5), seed)
-        for name, (probability, _) in run.baselines.items()
-    }
     bases = {name: measured for name, (_, measured) in run.baselines.items()}
-    share, columns = run.decisions.get("network_share"), importance(run, weights, temperature)
-    unlike = ["balanced class weights"] * (options.class_weight == "balanced")
-    unlike += [f"a threshold of {threshold.value:.3g}"] * (threshold.value != 0.5)
-    verdict = judge(comparison, test, len(folds), share.value if share else 1.0, " and ".join(unlike))
-    report = show_result(options.label, test, bases, threshold, verdict, len(folds))
-    report += [*show_thresholds(*validation), *show_importance(columns)]
+    report = show_result(options.label, test, bases, threshold, len(folds))
     longest = max(folds, key=lambda fold: len(fold.history))
     used, trained = run.group.count_rows(run)
     parts = {"train": trained, "validation": len(folds[0].split.validation), "test": len(label)}
@@ -4472,13 +4270,8 @@ def evaluate(run: Run) -> Tested:
         "rows": {"read": table.read, "used": used, "skipped": table.skipped, **parts},
         "test": test,
         "baselines": bases,
-        "comparison": comparison,
-        "verdict": verdict,
         "threshold": threshold.value,
         "temperature": temperature,
-        "importance": columns,
-        "suspect_labels": suspect_labels(run, *tested),
-        "warnings": table.warnings,
         "epochs": len(longest.history),
         "best_epoch": longest.best_epoch,
         "settings": resolved_settings(run, threshold),
@@ -4495,14 +4288,18 @@ def kept_weights(run: Run) -> tuple[list[Weights], float, tuple[np.ndarray, np.n
 
     What one net learns from few rows varies with its start, which the mean of many nets averages out. So one net
     answers together with a logistic regression of the training and validation rows, as a weighted mean of logits. The
-    share of the net follows from the validation rows, and is held near NETWORK_SHARE when they are few.
+    share of the net follows from the validation rows and, when they are few, from the number of training rows.
     """
     weights = [fold.best if run.plan.patience else fold.now for fold in run.folds]
     if len(run.folds) > 1:
         validation = run.logits(weights, "validation")
         return weights, fit_temperature(*validation)[0], validation
     fold, network, features = run.folds[0], run.saved.networks[0], run.features
-    linear = weighted_linear(run.plan, fold.linear)
+
+    def linear_model(rows: np.ndarray) -> np.ndarray:
+        return weighted_linear(run.plan, fit_linear(features, rows, run.encoding, fold.encoder, MIXED_PENALTY))
+
+    linear = linear_model(fold.split.training)
     rows = fold.split.validation[:: max(1, len(fold.split.validation) // CALIBRATION_ROWS)]
     nets, label = (weights[0], mix_with_linear_model(network, weights[0], linear, 0.0)), features.label[rows]
     logits, linear_part = (run.predictor.logits(features, fold, net, rows) for net in nets)
@@ -4510,30 +4307,30 @@ def kept_weights(run: Run) -> tuple[list[Weights], float, tuple[np.ndarray, np.n
     if not np.allclose(linear_part, linear_logits(sparse, linear), atol=0.01):
         # build_network was edited: not all of it is in these layers
         return weights, fit_temperature(label, logits)[0], run.logits(weights, "validation")
-    tried = []
+    expected, tried = len(fold.split.training) / (len(fold.split.training) + EQUAL_ROWS), []
     for share in np.linspace(0, 1, 11):
         temperature, loss = fit_temperature(label, share * logits + (1 - share) * linear_part)
-        tried.append((loss + 10 * (share - NETWORK_SHARE) ** 2, share, temperature))
+        tried.append((loss + SHARE_WEIGHT * (share - expected) ** 2, share, temperature))
     _, share, temperature = min(tried)
     why = f"of the logit, the rest is a logistic regression: best for {len(label):,} validation rows"
     run.decisions["network_share"] = Choice(round(float(share), 1), why)
-    known = np.concatenate(fold.split[:2])[:: max(1, len(fold.split.training) // LINEAR_ROWS)]
-    linear = weighted_linear(run.plan, fit_linear(features, known, run.encoding, fold.encoder))
+    linear = linear_model(np.concatenate(fold.split[:2]))
     weights = [mix_with_linear_model(network, weights[0], linear, share)]
     return weights, temperature, run.logits(weights, "validation")
 
 
-def show_training(run: Run) -> list[str]:
-    """How long training took, in epochs, which of them is kept, and why the first one is good already."""
-    epochs, bests = [len(fold.history) for fold in run.folds], [fold.best_epoch for fold in run.folds]
-    nets, whose, why = "", "the", run.folds[0].reason
-    if len(epochs) > 1:
-        at_limit = sum(count >= run.options.epochs for count in epochs)
-        nets, whose = f"{len(epochs)} nets for ", "each net's"
-        why = f"{at_limit} reached the limit of {run.options.epochs:,}" if at_limit else ""
-    kept = f"{whose} best epoch ({count_range(bests)}) is kept" if run.plan.patience else f"{whose} last epoch is kept"
-    start = "Started from a logistic regression of the training rows, so epoch 1 is good already."
-    return [f"Trained    {nets}{count_range(epochs)} epochs{f' ({why})' if why else ''}; {kept}", f"           {start}"]
+NO_SETTINGS = {"describe", "compare", "sync_every", "trust_network"}
+
+
+def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
+    """Every setting as it was used, and the reason where one was chosen for the user."""
+    settings = {name: value for name, value in vars(run.options).items() if name not in NO_SETTINGS}
+    settings |= {"csv": short_names(run.options.csv), "model_dir": run.options.model_dir.name}
+    chosen = run.decisions | {"threshold": threshold}
+    chosen |= {"time_column": run.table.time} if run.options.split == "time" else {}
+    settings |= {name: choice.value for name, choice in chosen.items()}
+    settings["columns"] = {column.name: column.kind for column in run.table.columns}
+    return settings | {"reasons": {name: choice.reason for name, choice in chosen.items()}}
 
 
 def log_results(run: Run, tested: Tested) -> None:
@@ -4557,82 +4354,6 @@ def log_results(run: Run, tested: Tested) -> None:
         run.print(f"TensorBoard: the logs are incomplete: {events.failure}")
 
 
-def finish(run: Run, stop: StopRequest) -> int:
-    """Test the model, say what came of it, and put it and all that belongs to it into their places together."""
-    options, folder = run.options, run.options.model_dir
-    run.print(*show_training(run))
-    tested = evaluate(run)
-    run.print("", *tested.report, *show_suspects(tested.metrics["suspect_labels"]))
-    failures, exported = export(run, tested) if options.export else ([], "")
-    write_beside(folder / MODEL_FILE, run.model_file(tested.weights, tested.threshold.value, tested.temperature))
-    predictions = prediction_rows(run, tested)
-    write_beside(folder / PREDICTIONS_FILE, predictions)
-    if run.events:
-        log_results(run, tested)
-    left_out = write_for_readers(run, tested, predictions, exported)
-    run.timing["total_s"] = time.perf_counter() - STARTED
-    write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
-    refuse_foreign(folder, options.export)  # what has come meanwhile
-    stop.committing = True
-    stale = [file for file, _ in EXPORTS.values() if not os.path.lexists(beside(folder / file))]
-    stale = [file for file in stale if is_ours(folder / file)]  # of an earlier model
-    commit(folder, RESULT_FILES)
-    (folder / RESUME_FILE).unlink(missing_ok=True)
-    print_files(run, left_out, stale)
-    for words in failures:
-        print_error(f"error: {words}; the model and its metrics are saved")
-    return 1 if failures else 0
-
-
-def export(run: Run, tested: Tested) -> tuple[list[str], str]:
-    """Let export_model.py write the formats asked for beside their places: what failed; what the card says of them."""
-    rows = np.concatenate([fold.split.test for fold in run.folds])[:1_000]
-    run.saved.assign(tested.weights, tested.temperature)
-    details, inputs = run.details(tested.threshold.value), raw_inputs(run.table, rows)
-    names, exporter = list(dict.fromkeys(run.options.export)), import_beside("export_model")
-    return exporter.export(run.saved.model, details, run.options.model_dir, names, inputs, run.print)
-
-
-def from_report(function: str, *arguments: Any) -> tuple[Any, str]:
-    """What a function of report.py gives; or None, and why."""
-    if not script_beside("report").is_file():
-        return None, f"left out: report.py, which makes it, is not beside {Path(__file__).name}"
-    try:
-        return getattr(import_beside("report"), function)(*arguments), ""
-    except Exception as error:  # no model is lost because nothing can be drawn of it
-        return None, f"left out: report.py failed ({type(error).__name__}: {error})"
-
-
-def write_for_readers(run: Run, tested: Tested, predictions: bytes, exported: str) -> dict[str, str]:
-    """Write the model card and the report beside their places, as far as report.py is there: why not, for each."""
-    facts, fault = from_report("facts", run, tested)
-    tested.metrics.update(facts or {})
-    card, no_card = from_report("model_card", run, tested, exported)
-    page, no_page = (b"", fault) if fault else from_report("page", tested.metrics, predictions)
-    left_out = {CARD_FILE: no_card, REPORT_FILE: no_page}
-    for name, content in ((CARD_FILE, card), (REPORT_FILE, page)):
-        place = run.options.model_dir / name
-        if os.path.lexists(place) and not is_ours(place):
-            left_out[name] = f"{place} is a file of your own and was left as it is"
-        elif content:
-            write_beside(place, content)
-    return left_out
-
-
-def script_beside(name: str) -> Path:
-    return Path(__file__).resolve().with_name(f"{name}.py")
-
-
-def import_beside(name: str) -> Any:
-    """A module that stands beside this file, which it imports in turn."""
-    sys.modules.setdefault("train_model_modern", sys.modules[__name__])
-    if name not in sys.modules:
-        specification = importlib.util.spec_from_file_location(name, script_beside(name))
-        sys.modules[name] = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 def prediction_rows(run: Run, tested: Tested) -> bytes:
     """predictions.csv: every tested row by its line, and what the network that never saw it says of it."""
     table, names = run.table, run.table.names
@@ -4650,6 +4371,53 @@ def prediction_rows(run: Run, tested: Tested) -> bytes:
     return b"".join(written)
 
 
+def script_beside(name: str) -> Path:
+    return Path(__file__).resolve().with_name(f"{name}.py")
+
+
+def import_beside(name: str) -> Any:
+    """A module that stands beside this file, which it imports in turn."""
+    sys.modules.setdefault("train_model_modern", sys.modules[__name__])
+    if name not in sys.modules:
+        specification = importlib.util.spec_from_file_location(name, script_beside(name))
+        sys.modules[name] = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def from_report(function: str, *arguments: Any, otherwise: Any = None) -> tuple[Any, str]:
+    """What a function of report.py gives, and ""; or something else, and why."""
+    if not script_beside("report").is_file():
+        return otherwise, f"left out: report.py, which makes it, is not beside {Path(__file__).name}"
+    try:
+        return getattr(import_beside("report"), function)(*arguments), ""
+    except Exception as error:  # no model is lost because nothing can be drawn of it
+        return otherwise, f"left out: report.py failed ({type(error).__name__}: {error})"
+
+
+def export(run: Run, tested: Tested) -> tuple[list[str], str]:
+    """Let export_model.py write the formats asked for beside their places: what failed; what the card says of them."""
+    rows = np.concatenate([fold.split.test for fold in run.folds])[:1_000]
+    run.saved.assign(tested.weights, tested.temperature)
+    details, inputs = run.details(tested.threshold.value), raw_inputs(run.table, rows)
+    names, exporter = list(dict.fromkeys(run.options.export)), import_beside("export_model")
+    return exporter.export(run.saved.model, details, run.options.model_dir, names, inputs, run.print)
+
+
+def write_for_readers(run: Run, tested: Tested, predictions: bytes, exported: str, no_report: str) -> dict[str, str]:
+    """Write the model card and the report beside their places, as far as report.py is there: why not, for each."""
+    card, no_card = from_report("model_card", run, tested, exported)
+    page, no_page = (b"", no_report) if no_report else from_report("page", tested.metrics, predictions)
+    left_out = {CARD_FILE: no_card, REPORT_FILE: no_page}
+    for name, content in ((CARD_FILE, card), (REPORT_FILE, page)):
+        place = run.options.model_dir / name
+        if os.path.lexists(place) and not is_ours(place):
+            left_out[name] = f"{place} is a file of your own and was left as it is"
+        elif content:
+            write_beside(place, content)
+    return left_out
+
+
 def print_files(run: Run, left_out: dict[str, str], stale: list[str]) -> None:
     """Name what the run has left, and what would be worth trying."""
     folder, timing = run.options.model_dir, run.timing
@@ -4665,31 +4433,60 @@ def print_files(run: Run, left_out: dict[str, str], stale: list[str]) -> None:
     run.print(f"Time       {timing['total_s']:.1f} s in total, {speed}")
 
 
-def suspect_labels(run: Run, label: np.ndarray, probability: np.ndarray) -> list[dict[str, Any]]:
-    """The tested rows whose label surprises the model most, when it gave that label less than a tenth."""
-    table, rows = run.table, np.concatenate([fold.split.test for fold in run.folds])
-    given = np.where(label > 0.5, probability, 1 - probability)
-    order = np.lexsort([table.lines[rows], table.files[rows], given])[:MOST_SUSPECTS]
-    suspects = []
-    for number in order[given[order] < 0.1]:
-        file = {"file": table.names[table.files[rows[number]]]} if len(table.names) > 1 else {}
-        what = {"label": int(label[number]), "probability": float(probability[number])}
-        suspects.append({**file, "line": int(table.lines[rows[number]]), **what})
-    return suspects
+def finish(run: Run, stop: StopRequest) -> int:
+    """Test the model, say what came of it, and put it and all that belongs to it into their places together."""
+    options, folder = run.options, run.options.model_dir
+    run.print(*show_training(run))
+    tested = evaluate(run)
+    (facts, words), no_report = from_report("findings", run, tested, otherwise=({}, []))
+    tested.metrics.update(facts)
+    tested.report.extend(words)
+    run.print("", *tested.report)
+    failures, exported = export(run, tested) if options.export else ([], "")
+    write_beside(folder / MODEL_FILE, run.model_file(tested.weights, tested.threshold.value, tested.temperature))
+    predictions = prediction_rows(run, tested)
+    write_beside(folder / PREDICTIONS_FILE, predictions)
+    if run.events:
+        log_results(run, tested)
+    left_out = write_for_readers(run, tested, predictions, exported, no_report)
+    run.timing["total_s"] = time.perf_counter() - STARTED
+    write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
+    refuse_foreign(folder, options.export)  # what has come meanwhile
+    stop.committing = True
+    stale = [file for file, _ in EXPORTS.values() if not os.path.lexists(beside(folder / file))]
+    stale = [file for file in stale if is_ours(folder / file)]  # of an earlier model
+    commit(folder, RESULT_FILES)
+    (folder / RESUME_FILE).unlink(missing_ok=True)
+    print_files(run, left_out, stale)
+    for words in failures:
+        print_error(f"error: {words}; the model and its metrics are saved")
+    return 1 if failures else 0
 
 
-NO_SETTINGS = {"describe", "compare", "sync_every", "trust_network"}
+# ---------------------------------------------------------------------------------------------------------------------
+# Main
 
 
-def resolved_settings(run: Run, threshold: Choice) -> dict[str, Any]:
-    """Every setting as it was used, and the reason where one was chosen for the user."""
-    settings = {name: value for name, value in vars(run.options).items() if name not in NO_SETTINGS}
-    settings |= {"csv": short_names(run.options.csv), "model_dir": run.options.model_dir.name}
-    chosen = run.decisions | {"threshold": threshold}
-    chosen |= {"time_column": run.table.time} if run.options.split == "time" else {}
-    settings |= {name: choice.value for name, choice in chosen.items()}
-    settings["columns"] = {column.name: column.kind for column in run.table.columns}
-    return settings | {"reasons": {name: choice.reason for name, choice in chosen.items()}}
+@contextlib.contextmanager
+def stop_on_signals(at_once: bool = False) -> Iterator[StopRequest]:
+    """The first Ctrl-C or SIGTERM asks training to stop after the epoch; the second stops at once, but for a commit.
+
+    With at_once the first one does.
+    """
+    stop = StopRequest()
+    stop.signal = signal.SIGINT if at_once else 0
+
+    def handle(number: int, _: Any) -> None:
+        if stop.signal and not stop.committing:
+            raise KeyboardInterrupt(number)
+        stop.signal = number
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def train_command(arguments: list[str] | None) -> int:
@@ -4708,7 +4505,7 @@ def train_command(arguments: list[str] | None) -> int:
     splits = split_table(options, table)
     output = Output(options.quiet and not options.describe)
     if options.describe:
-        output.print(*show_data(options, table, splits), "", *describe_columns(table))
+        output.print(*show_data(options, table, splits), "", *from_report("describe_columns", table, otherwise=[])[0])
         return output_failed(output)
     description = {"arguments": arguments, "fingerprint": fingerprint(table), "logs": "", "checkpoints": []}
     if options.resume and earlier["fingerprint"] != description["fingerprint"]:

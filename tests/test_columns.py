@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_data import write
 
+import report
 import train_model_modern as modern
 
 START = datetime(2026, 1, 31, 22, 30, tzinfo=UTC)
@@ -50,7 +51,7 @@ def shuffled(rows, seed):
 
 def read(path, *flags):
     options = modern.parse_options([str(path), *flags])
-    table = modern.read_table(options)
+    table = modern.load_data(options)
     return options, table, modern.split_table(options, table)
 
 
@@ -288,12 +289,12 @@ def test_few_rows_may_be_told_by_chance(tmp_path):
 
 
 def test_classes_too_rare_to_be_looked_at(tmp_path, monkeypatch, recwarn):
-    monkeypatch.setattr(modern, "GIVEAWAY_ROWS", 10)
+    monkeypatch.setattr(report, "GIVEAWAY_ROWS", 10)
     lines = [f"{index % 3},{index},{int(index in (2, 4, 5, 7, 8))}" for index in range(100)]
     options = modern.parse_options([str(write(tmp_path / "a.csv", lines, header="app,idle,productive"))])
     table = modern.read_table(options)
     table.label.sort()  # so that some of the rows that are looked at have none of one class
-    assert modern.find_giveaways(table, "productive") == [] and not recwarn.list
+    assert report.find_giveaways(table, "productive") == [] and not recwarn.list
 
 
 def test_a_column_that_is_named_after_the_label(tmp_path):
@@ -354,9 +355,9 @@ def test_only_real_surprises_are_told(sample):
     fold = modern.Fold(0, modern.Split(rows[:0], rows[:0], rows), None, np.zeros(1))
     run = modern.Run(options, table, [], {}, modern.Output(True), folds=[fold])
     label, probability = np.arange(100) % 2, generator.uniform(0.2, 0.8, 100)
-    assert modern.suspect_labels(run, label, probability) == [] and modern.show_suspects([]) == []
+    assert report.suspect_labels(run, label, probability) == [] and report.show_suspects([]) == []
     probability[3], probability[10:70:2] = 0.02, 0.95
-    suspects = modern.suspect_labels(run, label, probability)
-    assert len(suspects) == modern.MOST_SUSPECTS and len(modern.show_suspects(suspects)) == 7
+    suspects = report.suspect_labels(run, label, probability)
+    assert len(suspects) == report.MOST_SUSPECTS and len(report.show_suspects(suspects)) == 7
     assert suspects[0] == {"line": table.lines[96], "label": 1, "probability": 0.02}
     assert [row["line"] for row in suspects[1:]] == sorted(table.lines[99 - np.arange(10, 70, 2)])[:19]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import report
 import train_model_modern as modern
 
 
@@ -194,8 +195,8 @@ def test_a_comparison_has_the_intervals_of_paired_differences():
     for rows in (2_000, 40_000):
         label, probability = pairs(rows, digits=6)
         other = np.clip(probability + np.random.default_rng(5).normal(0, 0.2, rows), 0.01, 0.99)
-        found = modern.compare(label, (probability, 0.5), (other, 0.5), 3)
-        assert found == modern.compare(label, (probability, 0.5), (other, 0.5), 3)
+        found = report.compare(label, (probability, 0.5), (other, 0.5), 3)
+        assert found == report.compare(label, (probability, 0.5), (other, 0.5), 3)
         losses = modern.log_losses(label, probability) - modern.log_losses(label, other)
         right = ((probability >= 0.5) == label).astype(int) - ((other >= 0.5) == label)
         for name, differences, slack in (("log_loss", losses, 0.2), ("accuracy", right, 0.05)):
@@ -209,7 +210,7 @@ def compared(rows, gained, lost):
     label = np.arange(rows) % 2
     model, other = (np.where(label, 0.8, 0.2) for _ in range(2))
     model[:lost], other[lost : lost + gained] = 1 - model[:lost], 1 - other[lost : lost + gained]
-    return modern.compare(label.astype(np.float32), (model, 0.5), (other, 0.5), 0)
+    return report.compare(label.astype(np.float32), (model, 0.5), (other, 0.5), 0)
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(10, 2), (2, 10), (30, 10), (7, 7), (0, 0), (60, 85)])
@@ -224,7 +225,7 @@ def test_a_difference_in_accuracy_is_tested_by_the_rows_that_one_gets_wrong(gain
 
 def test_the_verdict_follows_from_paired_differences():
     def words(*counts):
-        return modern.judge_baseline("a stone", **compared(*counts))
+        return report.judge_baseline("a stone", **compared(*counts))
 
     assert words(400, 30, 10).startswith("Better than a stone in log-loss and accuracy. Difference in log-loss -0.0")
     assert words(400, 10, 30).startswith("Worse than a stone in log-loss and accuracy. Difference in log-loss +0.0")
@@ -232,18 +233,18 @@ def test_the_verdict_follows_from_paired_differences():
         400, 12, 8
     )
     mixed = compared(400, 30, 10) | {"accuracy": compared(400, 10, 30)["accuracy"]}
-    assert modern.judge_baseline("it", **mixed).startswith("Better than it in log-loss, worse than it in accuracy. ")
+    assert report.judge_baseline("it", **mixed).startswith("Better than it in log-loss, worse than it in accuracy. ")
     better, none = compared(400, 30, 10), compared(400, 5, 5)
     test = {"accuracy_ci95": [0.8, 0.86], "confusion": [[200, 20], [20, 160]]}
-    assert len(modern.judge({"majority": better, "logistic_regression": none}, test, 1)) == 2
-    assert "More labelled rows" in modern.judge({"majority": none, "logistic_regression": none}, test, 1)[2]
-    wide = modern.judge({"majority": better}, test | {"accuracy_ci95": [0.6, 0.9]}, 10)
+    assert len(report.judge({"majority": better, "logistic_regression": none}, test, 1)) == 2
+    assert "More labelled rows" in report.judge({"majority": none, "logistic_regression": none}, test, 1)[2]
+    wide = report.judge({"majority": better}, test | {"accuracy_ci95": [0.6, 0.9]}, 10)
     assert "30 points wide, as only 400 rows" in wide[0] and "mean of all 10" in wide[2]
-    unlike = modern.judge({"majority": none}, test, 1, 1.0, "balanced class weights")
+    unlike = report.judge({"majority": none}, test, 1, 1.0, "balanced class weights")
     assert len(unlike) == 2 and "compare them by ROC AUC" in unlike[1]
     assert (
         "30 % that of the net and 70 % that of a logistic regression"
-        in modern.judge({"majority": better}, test, 1, 0.3)[1]
+        in report.judge({"majority": better}, test, 1, 0.3)[1]
     )
 
 
@@ -265,9 +266,8 @@ def test_always_the_majority_ranks_nothing_with_folds_either(tf, sample):
 def test_the_table_of_results_fits_80_columns(label):
     truth, probability = pairs(200)
     test, worst = (modern.measure(truth, part, 0.5, 0) for part in (probability, np.full(200, 1e-9)))
-    bases, same = {"majority": worst, "logistic_regression": test}, (probability, 0.5)
-    verdict = modern.judge({name: modern.compare(truth, same, same, 0) for name in bases}, test, 5)
-    lines = modern.show_result(label, test, bases, modern.Choice(0.5, "as requested"), verdict, 5)
+    bases = {"majority": worst, "logistic_regression": test}
+    lines = modern.show_result(label, test, bases, modern.Choice(0.5, "as requested"), 5)
     assert max(map(len, lines)) <= 80 and not [line for line in lines if line != line.rstrip()]
     text, auc = " ".join(" ".join(lines).split()), modern.interval(test["roc_auc_ci95"], 1, 3)
     accuracy = modern.interval(test["accuracy_ci95"])
