@@ -134,7 +134,7 @@ class Engine:
 
     def start(self, cpu_only: bool) -> None:
         """Import TensorFlow, and open this worker's port."""
-        modern.prepare_environment(cpu_only, xla=False, batch_size=1)
+        modern.prepare_environment(cpu_only, xla=False)
         tensorflow = modern.import_tensorflow()
         modern.find_devices(cpu_only)  # before anything is set up, when they can still be told how much memory to take
         from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended

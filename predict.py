@@ -194,7 +194,7 @@ def open_model(path: Path) -> Details:
 
 
 def load_model(path: Path, details: Details, cpu_only: bool = True) -> keras.Model:
-    modern.prepare_environment(cpu_only, xla=False, batch_size=1)
+    modern.prepare_environment(cpu_only, xla=False)
     modern.import_tensorflow()
     import keras
 

@@ -79,7 +79,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
-from itertools import compress, islice, pairwise
+from itertools import compress, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -1178,6 +1178,7 @@ MOST_BINS = 16  # of one number
 BIN_INPUTS = 1_024  # bins of all numbers together
 NARROWEST_BIN = 0.002  # of the size of its edge, or what 32 bits lose would show
 BIN_SIZE = 0.25  # at the size of 1, bins fit small tables too closely
+SLICED_COLUMNS = 64  # of more the slices take longer to compile than they save
 
 
 class Scales(NamedTuple):
@@ -1395,6 +1396,16 @@ def encode_numbers(scaled: ArrayLike, encoding: Encoding, encoder: Encoder, axis
     return ops.concatenate([values, gaps * by_column(encoder.gap_known, axis)], axis)
 
 
+def spread(values: ArrayLike, counts: list[int], axis: int) -> tf.Tensor:
+    """Each column of values as often as counts says. Of a few columns in training by slices, which XLA fuses best."""
+    from keras import ops
+
+    if axis == 0 and len(counts) <= SLICED_COLUMNS:
+        parts = [ops.repeat(values[place : place + 1], count, 0) for place, count in enumerate(counts) if count]
+        return ops.concatenate(parts, 0)
+    return ops.take(values, np.repeat(np.arange(len(counts), dtype=np.int32), counts), axis=axis)
+
+
 def by_column(values: ArrayLike, axis: int) -> ArrayLike:
     """Values [columns] for an array whose columns lie along an axis, -1 or 0."""
     return values if axis == -1 else values[:, None]
@@ -1411,13 +1422,11 @@ def encode(
 
     parts = [encode_numbers(scaled, encoding, encoder, axis)] if encoding.bins else []
     if encoding.depths:
-        category = np.repeat(np.arange(len(encoding.depths), dtype=np.int32), encoding.depths)  # of each input
         place = np.concatenate([np.arange(depth, dtype=np.int32) for depth in encoding.depths])
-        chosen = ops.take(ops.take(encoder.places, indices, axis=0), category, axis=axis)
+        chosen = spread(ops.take(encoder.places, indices, axis=0), encoding.depths, axis)
         parts.append(ops.cast(ops.equal(chosen, by_column(place, axis)), "float32"))
     if any(encoding.bins):
-        number = np.repeat(np.arange(len(encoding.bins), dtype=np.int32), encoding.bins)  # of each bin
-        values = ops.take(scaled, number, axis=axis)
+        values = spread(scaled, encoding.bins, axis)
         below = (values - by_column(encoder.lower, axis)) * by_column(encoder.slope, axis)
         below = ops.clip(below, 0.0, BIN_SIZE) - by_column(encoder.bin_mean, axis)
         parts.append(ops.where(ops.greater(values, FARTHEST), 0.0, below))
@@ -1468,7 +1477,6 @@ ENSEMBLE = 10
 ENSEMBLE_ROWS = 30_000  # an ensemble gains ever less: 0.012 in log-loss at 500 rows, 0.001 at 20 000
 ENSEMBLE_SECONDS = 10.0  # of one core
 SHORT_RUN = 200_000  # steps
-HOISTED_BATCH = 32  # up to here XLA runs a whole epoch as one function; above, separate kernels measured faster
 WEIGHT_SECONDS = 1.5e-9  # of training with XLA on a CPU: for each row of a batch and each weight of the first layer
 TRIAL_SECONDS = 10.0  # where training takes less, compiling for a GPU too costs more than it may save
 MEASURED_SECONDS = 1.0  # of each device that is tried, beyond compiling
@@ -1591,7 +1599,7 @@ def cpu_description(path: str = "/proc/cpuinfo") -> tuple[str, frozenset[str]]:
     return name, flags
 
 
-def prepare_environment(cpu_only: bool, xla: bool, batch_size: int, short: bool = False) -> None:
+def prepare_environment(cpu_only: bool, xla: bool, short: bool = False) -> None:
     """Set what TensorFlow reads once, at its import. In a short run a quicker compiler costs less than it loses."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its kernels gain nothing at these widths and print a notice
@@ -1601,9 +1609,6 @@ def prepare_environment(cpu_only: bool, xla: bool, batch_size: int, short: bool 
     # An unknown XLA flag ends the process, so they are set only for the version they were measured with.
     if xla and "XLA_FLAGS" not in os.environ and metadata_version("tensorflow").startswith("2.21."):
         flags = "--xla_cpu_enable_fast_math=true --xla_cpu_prefer_vector_width=512"
-        if batch_size <= HOISTED_BATCH:
-            flags += " --xla_cpu_experimental_ynn_fusion_type="
-            flags += " --xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000"
         if short:
             flags += " --xla_backend_optimization_level=1"
         os.environ["XLA_FLAGS"] = flags
@@ -1730,13 +1735,19 @@ def mix_with_linear_model(network: keras.Model, weights: Weights, linear: np.nda
     return weights._replace(trained=flat_vector(trained))
 
 
-BLOCK_INPUTS = 16  # of a product that XLA unrolls; beyond some 40 it does not, and takes three times as long
-BLOCKED_WIDTH = 128  # wider layers take too long to compile in blocks
+def quick_mish(inputs: tf.Tensor) -> tf.Tensor:
+    """Mish (Misra, 2019), x tanh(log(1 + e^x)), with one exponential: x n / (n + 2), where n = e^x (e^x + 2)."""
+    from keras import ops
+
+    values = ops.cast(inputs, "float32")
+    exponential = ops.exp(ops.minimum(values, 20.0))  # beyond, the fraction is 1
+    product = exponential * (exponential + 2.0)
+    return ops.cast(values * (product / (product + 2.0)), inputs.dtype)
 
 
-def rows_last_layers(in_blocks: bool) -> tuple[type, type, type]:
+def rows_last_layers() -> tuple[type, type, type]:
     """Dense, BatchNormalization and Dropout of Keras for inputs [width, B]."""
-    from keras import layers, ops
+    from keras import activations, layers, ops
 
     class Dense(layers.Dense):
         def build(self, input_shape: tuple) -> None:
@@ -1747,13 +1758,9 @@ def rows_last_layers(in_blocks: bool) -> tuple[type, type, type]:
             return self.units, input_shape[1]
 
         def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-            blocks = math.ceil(inputs.shape[0] / BLOCK_INPUTS) if in_blocks else 1
-            ends = np.linspace(0, inputs.shape[0], blocks + 1).astype(int).tolist()
-            products = (
-                ops.matmul(ops.transpose(self.kernel[start:end]), inputs[start:end]) for start, end in pairwise(ends)
-            )
-            outputs = functools.reduce(ops.add, products)
-            return self.activation(outputs + self.bias[:, None] if self.use_bias else outputs)
+            outputs = ops.matmul(ops.transpose(self.kernel), inputs)
+            outputs = outputs + self.bias[:, None] if self.use_bias else outputs
+            return quick_mish(outputs) if self.activation is activations.mish else self.activation(outputs)
 
     class BatchNormalization(layers.BatchNormalization):
         def build(self, input_shape: tuple) -> None:
@@ -1791,17 +1798,16 @@ def rows_last_layers(in_blocks: bool) -> tuple[type, type, type]:
 
 
 def training_network(
-    architecture: Architecture, width: int, momentum: float, precision: str = "float32", in_blocks: bool = False
+    architecture: Architecture, width: int, momentum: float, precision: str = "float32"
 ) -> tuple[keras.Model, int]:
     """The network for rows that come last: inputs [E, B] and random bytes [S, B] to logits [1, B]; and S.
 
-    In blocks, the products of wide layers are sums of narrower ones.
     Layers without a form for rows that come last are run as they are, between transpositions.
     """
     import keras
     from keras import layers, ops
 
-    dense, normalization, dropout = rows_last_layers(in_blocks)
+    dense, normalization, dropout = rows_last_layers()
     inputs = keras.Input(batch_shape=(width, None), name="inputs")
     random_bytes = keras.Input(batch_shape=(None, None), dtype="uint8", name="random_bytes")
     used = 0
@@ -2121,7 +2127,7 @@ class Archive:
 # ---------------------------------------------------------------------------------------------------------------------
 # Training
 
-SEGMENT_ROWS = 65_536  # training rows encoded at a time
+SEGMENT_ROWS = 16_384  # training rows encoded at a time
 VALIDATION_SEGMENT = 4_096  # validation rows encoded at a time
 SEGMENT_CELLS = 1 << 25  # inputs encoded at a time, of either: 128 MB
 COUNTS = ["loss", "true_positive", "predicted", "positive"]
@@ -3932,7 +3938,7 @@ def prepare(run: Run) -> contextlib.AbstractContextManager:
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # its use of memory is what the memory page shows
     batch_size = decisions["batch_size"].value
     steps, xla = steps_to_run(options, run.splits, batch_size), decisions["xla"].value
-    prepare_environment(options.cpu_only, xla, batch_size, short=steps < SHORT_RUN)
+    prepare_environment(options.cpu_only, xla, short=steps < SHORT_RUN)
     started = time.perf_counter()
     tf = import_tensorflow()
     seconds = training_seconds(options, run.table, steps, batch_size, xla)
@@ -3961,8 +3967,7 @@ def make_plan(
     )
     segments, steps = segment_steps(max(len(split.training) for split in splits), batch_size, width)
     share = float(label.mean())
-    in_blocks = xla and batch_size <= HOISTED_BATCH and width <= BLOCKED_WIDTH
-    network, byte_rows = training_network(ARCHITECTURES[options.architecture], width, momentum, precision, in_blocks)
+    network, byte_rows = training_network(ARCHITECTURES[options.architecture], width, momentum, precision)
     rows = segments * steps * batch_size
     several = max(1, min(25, 100_000 // rows, 20_000_000 // (rows * width)))  # a call can be stopped after it only
     return Plan(

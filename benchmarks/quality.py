@@ -365,7 +365,7 @@ def main() -> None:
     parser.add_argument("--labels", action="store_true", help=words)
     parser.add_argument("--skip", nargs="*", default=[], help="models to leave out")
     options = parser.parse_args()
-    modern.prepare_environment(cpu_only=True, xla=True, batch_size=8)
+    modern.prepare_environment(cpu_only=True, xla=True)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     modern.import_tensorflow()
     results: dict[str, Any] = {}

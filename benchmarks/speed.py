@@ -92,7 +92,7 @@ def stock_model(keras: Any, width: int, architecture: str) -> Any:
 
 def steps_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
     """Rows a second in training: ours with and without XLA, and stock model.fit on the same encoded rows, in turn."""
-    modern.prepare_environment(cpu_only=True, xla=True, batch_size=batch_size)
+    modern.prepare_environment(cpu_only=True, xla=True)
     modern.import_tensorflow()
     import keras
 
@@ -122,7 +122,7 @@ def steps_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
 
 def precision_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
     """Rows a second of the three architectures in float32, bfloat16 and float16."""
-    modern.prepare_environment(cpu_only=True, xla=True, batch_size=batch_size)
+    modern.prepare_environment(cpu_only=True, xla=True)
     modern.import_tensorflow()
     result = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +141,7 @@ def precision_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
 
 def target_child(rows: int) -> dict[str, Any]:
     """Seconds of training until the validation log-loss that the best of stock fit's five epochs reaches."""
-    modern.prepare_environment(cpu_only=True, xla=True, batch_size=32)
+    modern.prepare_environment(cpu_only=True, xla=True)
     modern.import_tensorflow()
     import keras
 
@@ -181,7 +181,7 @@ def scale_child(rows: int) -> dict[str, Any]:
     """Seconds of reading and of training an epoch (the quickest of three) of so many rows, and the peak memory."""
     import resource
 
-    modern.prepare_environment(cpu_only=True, xla=True, batch_size=32)
+    modern.prepare_environment(cpu_only=True, xla=True)
     modern.import_tensorflow()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
@@ -273,7 +273,7 @@ for epoch in range(1000):
         break
 """
 KERAS = """
-modern.prepare_environment(True, False, BATCH)
+modern.prepare_environment(True, False)
 modern.import_tensorflow()
 import keras
 sys.path.insert(0, {benchmarks!r})

@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT))
 
 import train_model_modern as modern
 
-modern.prepare_environment(cpu_only=True, xla=True, batch_size=8)
+modern.prepare_environment(cpu_only=True, xla=True)
 
 
 @pytest.fixture(scope="session")

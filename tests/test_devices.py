@@ -17,7 +17,7 @@ import json, os, signal, sys, time
 sys.path.insert(0, {root!r})
 import train_model_modern as modern
 
-modern.prepare_environment(True, True, 32)
+modern.prepare_environment(True, True)
 tf = modern.import_tensorflow()
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

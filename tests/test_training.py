@@ -272,17 +272,33 @@ def test_every_training_row_is_drawn_in_every_epoch(tf, sample):
     assert (modern.epoch_order(plan, fold, 0) != modern.epoch_order(plan, fold, 1)).any()
 
 
-def test_products_in_blocks_are_the_same(tf):
-    whole, _ = modern.training_network(modern.ARCHITECTURES["deep"], 70, 0.9)
-    blocks, used = modern.training_network(modern.ARCHITECTURES["deep"], 70, 0.9, in_blocks=True)
-    for variable, other in zip(blocks.variables, whole.variables, strict=True):
-        variable.assign(other)
-    inputs = [np.random.default_rng(0).normal(size=(70, 5)).astype(np.float32), np.zeros((used, 5), np.uint8)]
-    np.testing.assert_allclose(blocks(inputs), whole(inputs), atol=1e-5)
+def test_the_quick_mish_is_that_of_keras(tf):
+    from keras import activations
+
+    values = tf.constant(np.concatenate([np.linspace(-30, 30, 10_001), [-1e30, -200, 0, 200, 1e30]]), tf.float32)
+    found = []
+    for activation in (modern.quick_mish, activations.mish):
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            outputs = activation(values)
+        found.append((outputs, tape.gradient(outputs, values)))
+    for quick, plain in zip(*found, strict=True):
+        np.testing.assert_allclose(quick, plain, rtol=1e-5, atol=1e-6)
+    half = tf.cast(values, tf.float16)
+    assert modern.quick_mish(half).dtype == tf.float16
+    np.testing.assert_allclose(modern.quick_mish(half)[:-5], activations.mish(values)[:-5], rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 2], [1] * (modern.SLICED_COLUMNS + 1)])
+def test_columns_are_spread_alike_in_training_and_in_the_saved_model(tf, counts):
+    values = np.random.default_rng(0).normal(size=(5, len(counts)))
+    expected = np.repeat(values, counts, axis=1)
+    np.testing.assert_array_equal(modern.spread(tf.constant(values), counts, -1), expected)
+    np.testing.assert_array_equal(modern.spread(tf.constant(values.T), counts, 0), expected.T)
 
 
 def test_dropout_keeps_the_mean_and_the_rate(tf):
-    _, _, dropout = modern.rows_last_layers(False)
+    _, _, dropout = modern.rows_last_layers()
     plan = SimpleNamespace(batch_size=1000, byte_rows=30, xla=False)
     values = modern.draw_bytes(plan, tf.constant(1), tf.constant(2))
     assert (
@@ -385,7 +401,7 @@ def test_one_net_answers_together_with_a_logistic_regression(tf, sample, weighti
     assert 0 < share < 1 and temperature > 0
     fold = made.folds[0]
     known = np.concatenate(fold.split[:2])
-    linear = modern.fit_linear(made.features, known, made.encoding, fold.encoder)
+    linear = modern.fit_linear(made.features, known, made.encoding, fold.encoder, modern.MIXED_PENALTY)
     zero, one = made.plan.class_weights
     assert (weighting == "none") == (zero == one)
     inputs = modern.encode(*made.features.take(fold.split.test), made.encoding, fold.encoder).numpy()
