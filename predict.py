@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import hashlib
 import itertools
 import json
 import math
@@ -146,6 +147,10 @@ def read_stored(path: Path) -> dict[str, Any]:
         raise foreign_model(path) from None
 
 
+ROWS_ENTRY = "training_rows.bin"  # of a model's archive
+KEPT_HASHES = 32_768  # of the rows that trained a model, about; of more a sample
+
+
 class TrainingRows(NamedTuple):
     """What a model's archive tells of the rows that trained it."""
 
@@ -154,13 +159,48 @@ class TrainingRows(NamedTuple):
     hashes: np.ndarray  # uint64, sorted
 
 
+def store_training_rows(table: modern.Table, splits: list[modern.Split]) -> dict[str, bytes]:
+    """What tells later whether a row trained or stopped a net, for the model's archive: hashes of all but its label.
+
+    Unsigned 64-bit integers: the bound below which a hash is kept, the rows whose hash is, how many of these equal
+    another one, and the hashes, sorted, each once.
+    """
+    seen = np.zeros(len(table.label), bool)
+    for split in splits:
+        seen[split.training] = seen[split.validation] = True
+    bound, kept = min(2**64 - 1, KEPT_HASHES * 2**64 // int(seen.sum())), []
+    meanings = [hash_values(column.vocabulary) for column in table.of_kind("category")]
+    for rows in modern.row_pieces(np.flatnonzero(seen)):
+        numbers = (coarse_numbers(values[rows]) for values in table.numbers.T)
+        categories = (known[codes[rows]] for known, codes in zip(meanings, table.codes.T, strict=True))
+        hashes = modern.hash_rows([*numbers, *categories])
+        kept.append(hashes[hashes < np.uint64(bound)])
+    hashes, counts = np.unique(np.concatenate(kept), return_counts=True)
+    head = np.array([bound, counts.sum(), counts[counts > 1].sum()], np.uint64)
+    return {ROWS_ENTRY: np.concatenate([head, hashes]).astype("<u8").tobytes()}
+
+
+def coarse_numbers(values: np.ndarray) -> np.ndarray:
+    """Numbers in 64 bits, of which pandas' parser may miss the last, without the last 20."""
+    unit = np.uint64(20)
+    return ((values + 0.0).view(np.uint64) + np.uint64(1 << 19) >> unit << unit).view(np.float64)  # 0.0: -0 is 0
+
+
+def hash_values(values: list[int] | list[str]) -> np.ndarray:
+    """64 bits for each value of a category: integers as they are, texts as hashes."""
+    if values and isinstance(values[0], int):
+        return np.array(values, np.int64).view(np.uint64)
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in values)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
 def read_training_rows(path: Path) -> TrainingRows | None:
     """None for a model of a version that did not store them."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if modern.ROWS_ENTRY not in archive.namelist():
+            if ROWS_ENTRY not in archive.namelist():
                 return None
-            numbers = np.frombuffer(archive.read(modern.ROWS_ENTRY), "<u8")
+            numbers = np.frombuffer(archive.read(ROWS_ENTRY), "<u8")
         (bound, rows, repeated), hashes = map(int, numbers[:3]), numbers[3:]
         if repeated > rows or len(hashes) > rows or np.any(hashes[1:] <= hashes[:-1]) or np.any(hashes >= bound):
             raise ValueError
@@ -569,7 +609,7 @@ def labelled(options: argparse.Namespace, details: Details, answered: Answered) 
 
 
 def row_hashes(details: Details, inputs: Inputs) -> np.ndarray:
-    """What training_rows() keeps of rows that a model is trained on, of the rows it is given."""
+    """What store_training_rows() keeps of rows that a model is trained on, of the rows it is given."""
     import pandas as pd
 
     parts: dict[str, list[np.ndarray]] = {"number": [], "category": []}
@@ -577,10 +617,10 @@ def row_hashes(details: Details, inputs: Inputs) -> np.ndarray:
         cells = inputs[name].numpy()[:, 0]
         if kind == "number":
             missing = cells == modern.MISSING if cells.dtype == np.int64 else np.isnan(cells)
-            cells = modern.coarse_numbers(np.where(missing, np.nan, cells.astype(np.float64)))
+            cells = coarse_numbers(np.where(missing, np.nan, cells.astype(np.float64)))
         elif cells.dtype == object:
             codes, texts = pd.factorize(cells)
-            cells = modern.hash_values([text.decode() for text in texts])[codes]
+            cells = hash_values([text.decode() for text in texts])[codes]
         parts[kind].append(cells)
     return modern.hash_rows(parts["number"] + parts["category"])
 
@@ -628,8 +668,8 @@ def evaluate(options: argparse.Namespace, details: Details, known: TrainingRows 
     if words and (count := np.count_nonzero(others)) < FEWEST_ROWS:
         few = f"the {count} that did not are too few" if count else "none is left"
         words, others = f"{words}, and {few} to test on: metrics.json has the result of the run's own test", None
-    if words:
-        note(words)
+    if known:
+        note(words or "there is no sign that these rows trained this model")
     show_evaluation(label, probability, details.threshold, others)
 
 

@@ -177,7 +177,7 @@ def findings(run: modern.Run, tested: modern.Tested) -> tuple[dict[str, Any], li
     columns, suspects = importance(run, tested), suspect_labels(run, *tested.test)
     facts = {"comparison": comparison, "verdict": sentences, "importance": columns, "suspect_labels": suspects}
     facts |= {"warnings": run.table.warnings, "effects": effects(run, tested, [*columns][:EFFECT_COLUMNS])}
-    facts |= {"history": mean_history(run.folds), "table": describe_table(run)}
+    facts |= {"history": mean_history(run.folds), "table": describe_table(run), "rows_digest": labels_digest(run.table)}
     words = ["", *(line for sentence in sentences for line in modern.wrap(sentence))]
     words += [*show_thresholds(*tested.validation), *show_importance(columns), *show_suspects(suspects)]
     return facts, words
@@ -298,6 +298,23 @@ def show_importance(values: dict[str, float]) -> list[str]:
     width = max(len(name) for name, _ in shown)
     bars = [f"  {name:<{width}}  {value:6.3f}  {'#' * max(1, round(30 * value / most))}" for name, value in shown]
     return ["", "Permutation importance (rise in test log-loss when the column is shuffled)", *bars]
+
+
+def show_calibration(label: np.ndarray, probability: np.ndarray, confusion: list[list[int]]) -> list[str]:
+    """The calibration curve and the confusion matrix of the test rows as tables."""
+    lines, bins = ["probability         rows   share of 1", ""], modern.tenths(probability)
+    for number in range(10):
+        part = label[bins == number]
+        share = float(part.mean()) if len(part) else 0
+        observed = f"{percent(share):>8}  {'#' * round(20 * share)}" if len(part) else ""
+        lines.append(f"{10 * number:>3} to {10 * number + 10:>3} %     {len(part):>8,}  {observed}")
+    lines += ["", f"{'':<12}{'predicted 0':>14}{'predicted 1':>14}"]
+    return lines + [f"label {row}     {cells[0]:>14,}{cells[1]:>14,}" for row, cells in enumerate(confusion)]
+
+
+def labels_digest(table: modern.Table) -> str:
+    """A digest of which lines have which label: equal for runs on the same rows, whichever columns they took."""
+    return f"{int(modern.hash_rows([table.files, table.lines, table.label]).sum()):016x}"
 
 
 def suspect_labels(run: modern.Run, label: np.ndarray, probability: np.ndarray) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ except ModuleNotFoundError as error:
     sys.exit(missing_package(error))
 
 STARTED = time.perf_counter()
-VERSION = "1.5.0"
+VERSION = "1.6.0"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings
@@ -310,8 +310,12 @@ def given_flags(arguments: list[str] | None) -> dict[str, object]:
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     options = build_parser().parse_args(arguments)
-    if options.sample and "csv" in given_flags(arguments):
+    given = given_flags(arguments)
+    if options.sample and "csv" in given:
         raise UserError("a CSV and --sample were both given; leave one of them out")
+    for name in [] if "csv" in given else options.categorical + options.numeric + options.drop:
+        if os.path.isfile(name):
+            raise UserError(f"{name} was taken for the name of a column; give the file before the flags")
     if options.profile and not options.tensorboard:
         raise UserError("--profile writes to the logs that --no-tensorboard turns off; leave one of them out")
     if (rate := options.learning_rate) and rate < MINIMUM_LEARNING_RATE:
@@ -654,7 +658,7 @@ FAULTS = {  # of a cell: what is wrong, and what can be done but mend it
         ", read it with --categorical {name}, leave it out with --drop {name}",
     ),
     "time": ("no time, such as 2026-01-31 09:30:00 or seconds since 1970", ", name another with --time-column"),
-    "label": ("the label is missing or not 0 or 1", ""),
+    "label": ("the label is missing or not 0 or 1", ", name another column with --label"),
 }
 
 
@@ -1085,7 +1089,7 @@ def check_rows(options: argparse.Namespace, table: Table) -> None:
     teaching = any(column.kind != "dropped" for column in table.columns)
     refuse(
         data_name(options),
-        (rows < 20, f"only {rows} usable rows, at least 20 are needed; label more rows"),
+        (rows < 20, f"only {rows} usable row{'s' * (rows != 1)}, at least 20 are needed; label more rows"),
         (count < 5, f"{few}; label more of them"),
         (not teaching, "no column is left to learn from: all are empty, constant, timestamps or row numbers"),
     )
@@ -1489,17 +1493,15 @@ def choose_folds(options: argparse.Namespace, label: np.ndarray) -> Choice:
         return Choice(1, "as requested")
     if options.split == "time" and options.folds == "auto":
         return Choice(1, "the split is by time; --folds 5 slides five windows over it")
-    if options.split == "time":
-        return Choice(options.folds, "as requested")
     asked = ENSEMBLE if options.folds == "auto" else options.folds
-    folds = min(asked, rarer)
-    lowered = f"lowered from {asked:,}: the rarer class has {rarer} rows, and every fold needs one"
-    if options.folds != "auto":
-        return Choice(folds, "as requested" if folds == asked else lowered)
-    steps = ENSEMBLE * min(options.epochs, USUAL_EPOCHS) * 0.8 * rows
+    folds = asked if options.split == "time" else min(asked, rarer)
+    steps = folds * min(options.epochs, USUAL_EPOCHS) * 0.8 * rows
     steps /= choose_batch_size(options.batch_size, rows).value
     seconds = steps * (STEP_SECONDS_WITHOUT_XLA if options.xla is False else STEP_SECONDS_WITH_XLA)
-    cost = f"training {ENSEMBLE} nets takes about {max(0.1, seconds):.1f} s on one core"
+    cost = f"training {folds:,} nets takes about {max(0.1, seconds):.1f} s on one core"
+    lowered = f"lowered from {asked:,}: the rarer class has {rarer} rows, and every fold needs one"
+    if options.folds != "auto":
+        return Choice(folds, f"as requested; {cost}" if folds == asked else lowered)
     if rows > ENSEMBLE_ROWS:
         return Choice(1, f"{cost} and gains little with {rows:,} rows")
     if seconds > ENSEMBLE_SECONDS:
@@ -2033,45 +2035,6 @@ def raw_inputs(table: Table, rows: np.ndarray) -> dict[str, np.ndarray]:
         kind = np.int64 if column.integers else object
         values[column.name] = np.array(column.vocabulary, kind)[table.codes[rows, place]]
     return {name: part[:, None] for name, part in values.items()}
-
-
-ROWS_ENTRY = "training_rows.bin"  # of a model's archive
-KEPT_HASHES = 32_768  # of the rows that trained a model, about; of more a sample
-
-
-def training_rows(table: Table, splits: list[Split]) -> bytes:
-    """What tells predict.py whether a row trained or stopped a net: hashes of what the rows hold but for their label.
-
-    Unsigned 64-bit integers: the bound below which a hash is kept, the rows whose hash is, how many of these equal
-    another one, and the hashes, sorted, each once.
-    """
-    seen = np.zeros(len(table.label), bool)
-    for split in splits:
-        seen[split.training] = seen[split.validation] = True
-    bound, kept = min(2**64 - 1, KEPT_HASHES * 2**64 // int(seen.sum())), []
-    meanings = [hash_values(column.vocabulary) for column in table.of_kind("category")]
-    for rows in row_pieces(np.flatnonzero(seen)):
-        numbers = (coarse_numbers(values[rows]) for values in table.numbers.T)
-        categories = (known[codes[rows]] for known, codes in zip(meanings, table.codes.T, strict=True))
-        hashes = hash_rows([*numbers, *categories])
-        kept.append(hashes[hashes < np.uint64(bound)])
-    hashes, counts = np.unique(np.concatenate(kept), return_counts=True)
-    head = np.array([bound, counts.sum(), counts[counts > 1].sum()], np.uint64)
-    return np.concatenate([head, hashes]).astype("<u8").tobytes()
-
-
-def coarse_numbers(values: np.ndarray) -> np.ndarray:
-    """Numbers in 64 bits, of which pandas' parser may miss the last, without the last 20."""
-    unit = np.uint64(20)
-    return ((values + 0.0).view(np.uint64) + np.uint64(1 << 19) >> unit << unit).view(np.float64)  # 0.0: -0 is 0
-
-
-def hash_values(values: list[int] | list[str]) -> np.ndarray:
-    """64 bits for each value of a category: integers as they are, texts as hashes."""
-    if values and isinstance(values[0], int):
-        return np.array(values, np.int64).view(np.uint64)
-    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in values)
-    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
 def model_archive(model: keras.Model) -> bytes:
@@ -3501,11 +3464,6 @@ def fingerprint(table: Table) -> str:
     return digest.hexdigest()
 
 
-def labels_digest(table: Table) -> str:
-    """A digest of which lines have which label: equal for runs on the same rows, whichever columns they took."""
-    return f"{int(hash_rows([table.files, table.lines, table.label]).sum()):016x}"
-
-
 class StateFile:
     """Keeps what --resume needs: written at each new best and every two seconds, between two calls of the program."""
 
@@ -3725,18 +3683,6 @@ def show_result(label: str, test: dict[str, Any], bases: dict[str, Any], thresho
     return lines + wrap(f"{scores}, at threshold {threshold.value:.3g} ({threshold.reason}).", "  ", "  ")
 
 
-def show_calibration(label: np.ndarray, probability: np.ndarray, confusion: list[list[int]]) -> list[str]:
-    """The calibration curve and the confusion matrix of the test rows as tables."""
-    lines, bins = ["probability         rows   share of 1", ""], tenths(probability)
-    for number in range(10):
-        part = label[bins == number]
-        share = float(part.mean()) if len(part) else 0
-        observed = f"{percent(share):>8}  {'#' * round(20 * share)}" if len(part) else ""
-        lines.append(f"{10 * number:>3} to {10 * number + 10:>3} %     {len(part):>8,}  {observed}")
-    lines += ["", f"{'':<12}{'predicted 0':>14}{'predicted 1':>14}"]
-    return lines + [f"label {row}     {cells[0]:>14,}{cells[1]:>14,}" for row, cells in enumerate(confusion)]
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Who trains: one process, or several workers
 
@@ -3867,7 +3813,7 @@ class Run:
 def load_data(options: argparse.Namespace, group: Alone | None = None) -> Table:
     """The table, and warnings of columns that may give the label away."""
     table = load_sample(options, group) if options.sample else read_table(options, group)
-    table.warnings, _ = from_report("find_giveaways", table, options.label, otherwise=[])
+    table.warnings, _ = from_beside("report", "find_giveaways", table, options.label, otherwise=[])
     return table
 
 
@@ -4147,7 +4093,8 @@ def build_and_compile(run: Run, data: Features) -> Callable:
         compiled = pool.submit(compile_traced)
         build(run)
         run.archive = Archive(run.saved.model)
-        run.archive.entries[ROWS_ENTRY] = training_rows(run.table, run.splits)
+        entries, _ = from_beside("predict", "store_training_rows", run.table, run.splits, otherwise={})
+        run.archive.entries.update(entries)
         if run.options.resume:
             unpack_state(run)
             run.print(f"Resuming   after epoch {max(len(fold.history) for fold in run.folds)}")
@@ -4283,7 +4230,6 @@ def evaluate(run: Run) -> Tested:
         "timing": run.timing,
         "date": time.strftime("%Y-%m-%d"),
         "versions": {"python": platform.python_version(), "script": VERSION, **packages},
-        "rows_digest": labels_digest(table),
     }
     return Tested(weights, temperature, threshold, validation, tested, metrics, report)
 
@@ -4313,7 +4259,7 @@ def kept_weights(run: Run) -> tuple[list[Weights], float, tuple[np.ndarray, np.n
         # build_network was edited: not all of it is in these layers
         return weights, fit_temperature(label, logits)[0], run.logits(weights, "validation")
     expected, tried = len(fold.split.training) / (len(fold.split.training) + EQUAL_ROWS), []
-    for share in np.linspace(0, 1, 11):
+    for share in np.linspace(0.1, 1, 10):
         temperature, loss = fit_temperature(label, share * logits + (1 - share) * linear_part)
         tried.append((loss + SHARE_WEIGHT * (share - expected) ** 2, share, temperature))
     _, share, temperature = min(tried)
@@ -4344,7 +4290,8 @@ def log_results(run: Run, tested: Tested) -> None:
     events.histograms(max(len(fold.history) for fold in run.folds))
     events.curve("pr_curve/validation", step, *tested.validation)
     events.curve("pr_curve/test", step, *tested.test)
-    events.text("calibration", show_calibration(*tested.test, metrics["test"]["confusion"]))
+    curve = (*tested.test, metrics["test"]["confusion"])
+    events.text("calibration", from_beside("report", "show_calibration", *curve, otherwise=[])[0])
     ends = [fold.history[(fold.best_epoch if run.plan.patience else 0) - 1] for fold in run.folds]
     results = {f"validation/{name}": np.mean([logs[f"val_{name}"] for logs in ends]) for name in ("loss", "accuracy")}
     names = sorted(metrics["test"], key=lambda name: name not in ("log_loss", "accuracy", "roc_auc"))  # five are shown
@@ -4390,14 +4337,14 @@ def import_beside(name: str) -> Any:
     return sys.modules[name]
 
 
-def from_report(function: str, *arguments: Any, otherwise: Any = None) -> tuple[Any, str]:
-    """What a function of report.py gives, and ""; or something else, and why."""
-    if not script_beside("report").is_file():
-        return otherwise, f"left out: report.py, which makes it, is not beside {Path(__file__).name}"
+def from_beside(script: str, function: str, *arguments: Any, otherwise: Any = None) -> tuple[Any, str]:
+    """What a function of a script beside this one gives, and ""; or something else, and why."""
+    if not script_beside(script).is_file():
+        return otherwise, f"left out: {script}.py, which makes it, is not beside {Path(__file__).name}"
     try:
-        return getattr(import_beside("report"), function)(*arguments), ""
+        return getattr(import_beside(script), function)(*arguments), ""
     except Exception as error:  # no model is lost because nothing can be drawn of it
-        return otherwise, f"left out: report.py failed ({type(error).__name__}: {error})"
+        return otherwise, f"left out: {script}.py failed ({type(error).__name__}: {error})"
 
 
 def export(run: Run, tested: Tested) -> tuple[list[str], str]:
@@ -4411,8 +4358,8 @@ def export(run: Run, tested: Tested) -> tuple[list[str], str]:
 
 def write_for_readers(run: Run, tested: Tested, predictions: bytes, exported: str, no_report: str) -> dict[str, str]:
     """Write the model card and the report beside their places, as far as report.py is there: why not, for each."""
-    card, no_card = from_report("model_card", run, tested, exported)
-    page, no_page = (b"", no_report) if no_report else from_report("page", tested.metrics, predictions)
+    card, no_card = from_beside("report", "model_card", run, tested, exported)
+    page, no_page = (b"", no_report) if no_report else from_beside("report", "page", tested.metrics, predictions)
     left_out = {CARD_FILE: no_card, REPORT_FILE: no_page}
     for name, content in ((CARD_FILE, card), (REPORT_FILE, page)):
         place = run.options.model_dir / name
@@ -4443,7 +4390,7 @@ def finish(run: Run, stop: StopRequest) -> int:
     options, folder = run.options, run.options.model_dir
     run.print(*show_training(run))
     tested = evaluate(run)
-    (facts, words), no_report = from_report("findings", run, tested, otherwise=({}, []))
+    (facts, words), no_report = from_beside("report", "findings", run, tested, otherwise=({}, []))
     tested.metrics.update(facts)
     tested.report.extend(words)
     run.print("", *tested.report)
@@ -4510,7 +4457,8 @@ def train_command(arguments: list[str] | None) -> int:
     splits = split_table(options, table)
     output = Output(options.quiet and not options.describe)
     if options.describe:
-        output.print(*show_data(options, table, splits), "", *from_report("describe_columns", table, otherwise=[])[0])
+        columns, _ = from_beside("report", "describe_columns", table, otherwise=[])
+        output.print(*show_data(options, table, splits), "", *columns)
         return output_failed(output)
     description = {"arguments": arguments, "fingerprint": fingerprint(table), "logs": "", "checkpoints": []}
     if options.resume and earlier["fingerprint"] != description["fingerprint"]:

@@ -30,6 +30,10 @@ notes = dict(averages=[], lines=[], started=False)
 settings = json.loads(os.environ["SETTINGS"])
 for name, value in settings.get("constants", dict()).items():
     setattr(distributed, name, value)
+rank = str(json.loads(os.environ["TF_CONFIG"])["task"]["index"])
+version = modern.metadata_version
+other = settings.get("numpy_of", dict()).get(rank)
+modern.metadata_version = lambda package: other if other and package == "numpy" else version(package)
 average, find_source, connect = distributed.Group.average, modern.find_source, distributed.Group.connect
 
 def write():
@@ -416,9 +420,17 @@ def test_nobody_waits_longer_than_a_minute():
     assert distributed.ANSWER_SECONDS + 4 * distributed.CHECK_SECONDS < 60
 
 
-def test_workers_with_other_flags_are_refused(start, data):
-    group = start([[data / "a.csv", *FLAGS], [data / "a.csv", *FLAGS, "--seed", "7"]])
+DIFFERENCES = {
+    "a flag": (["--seed", "7"], {}, "worker 1 has --seed 7, worker 0 has 42"),
+    "a version": ([], {"numpy_of": {"1": "1.0.0"}}, f"worker 1 has numpy 1.0.0, worker 0 has {np.__version__}"),
+}
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES)
+def test_workers_that_differ_are_refused(start, data, difference):
+    flags, settings, words = DIFFERENCES[difference]
+    group = start([[data / "a.csv", *FLAGS], [data / "a.csv", *FLAGS, *flags]], **settings)
     for ended in group.end().values():
         assert ended.code == 2 and len(ended.err.splitlines()) == 1, group.told()
-        assert "worker 1 has --seed 7, worker 0 has 42" in ended.err
+        assert words in ended.err
     assert not list((group.folder / "0").iterdir())

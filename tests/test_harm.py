@@ -119,7 +119,7 @@ def test_a_run_that_fails_leaves_the_last_whole_run_as_it_was(sample, tmp_path, 
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
-        monkeypatch.setattr(modern, "importance", twice)
+        monkeypatch.setattr(modern, "prediction_rows", twice)
         expected = 130
     elif change == "export":
         monkeypatch.setitem(export_model.WRITERS, "onnx", lambda *_: 1 / 0)

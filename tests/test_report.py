@@ -356,7 +356,7 @@ def test_a_run_goes_on_without_a_report(sample, tmp_path, monkeypatch, capsys):
     assert modern.main(arguments) == 0
     assert f"Report     {place} is a file of your own" in capsys.readouterr().out and place.read_text() == "mine"
     place.write_text(modern.REPORT_START)  # of an earlier run
-    broken = SimpleNamespace(facts=report.facts, page=lambda *_: 1 / 0, model_card=report.model_card)
+    broken = SimpleNamespace(**vars(report) | {"page": lambda *_: 1 / 0})
     monkeypatch.setattr(modern, "import_beside", lambda name: broken)
     assert modern.main(arguments) == 0
     assert "Report     left out: report.py failed (ZeroDivisionError: division by zero)" in capsys.readouterr().out
