@@ -56,6 +56,7 @@ PIECE_BYTES = 1 << 26  # exchanged at a time
 GATHERED_CELLS = 25_000_000  # up to here all workers hold the whole table; gathering ten times as many takes 8 s
 LARGEST_GATHERED = 200_000_000  # cells, 1.6 GB: so many are gathered where every row must be known to all
 SAMPLE_ROWS = 2_000_000  # gathered of a larger table
+CALL_ROWS = 131_072  # trained on between two averages, or fewer: one call of the program
 CALL_SHARE = 0.1  # of the time, spent on averages at most
 DECIDED = ("epoch", "learning_rate", "best_loss", "best_epoch", "best_trained", "best_moving", "wait")
 DECIDED += ("plateau_loss", "plateau_wait")  # of a State, by end_epoch()
@@ -411,7 +412,8 @@ class Group(modern.Alone):
             raise UserError("--describe is done by one process: unset TF_CONFIG")
         self.rank, self.workers, self.chief = self.cluster.rank, len(self.cluster.addresses), self.cluster.rank == 0
         self.over, self.leaving, self.folder, self.rest = threading.Event(), threading.Lock(), None, None
-        self.agreed, self.asked, self.told, self.every = modern.StopRequest(), modern.StopRequest(), None, 0
+        self.agreed, self.asked, self.told = modern.StopRequest(), modern.StopRequest(), None
+        self.every, self.pieces = 0, 1  # calls between two averages, segments of a call
         self.engine = Engine(self.cluster)
         self.start(options)
         self.compare(options)
@@ -646,18 +648,20 @@ class Group(modern.Alone):
     def plan_calls(self, run: Run, rows: int) -> Plan:
         """A plan by which every worker runs the same steps, and none draws a row twice in an epoch.
 
-        An epoch is cut into calls of the program, its segments; weights are averaged between calls.
+        An epoch is cut into calls of the program, its segments here; weights are averaged between calls.
         """
         plan, asked = run.plan, run.options.sync_every
         batch_size = min(plan.batch_size, rows)
         steps = rows // batch_size
-        calls, _ = modern.segment_steps(steps * batch_size, batch_size, plan.width)
+        calls = math.ceil(steps * batch_size / max(CALL_ROWS, batch_size))
         if asked:
             calls = max(calls, math.ceil(steps / asked))
             self.every = max(1, asked // (steps // calls))
+        self.pieces, _ = modern.segment_steps(steps // calls * batch_size, batch_size, plan.width)
+        steps = steps // (calls * self.pieces) * self.pieces
         rows = max(math.ceil(len(fold.split.validation) / self.workers) for fold in run.folds)
         return plan._replace(
-            batch_size=batch_size, segments=calls, steps=steps // calls, epochs_per_call=1, validation_rows=rows
+            batch_size=batch_size, segments=calls, steps=steps, epochs_per_call=1, validation_rows=rows
         )
 
     def add_rest(self, run: Run) -> np.ndarray:
@@ -677,7 +681,8 @@ class Group(modern.Alone):
         import tensorflow as tf
 
         self.nothing = tf.constant([-1])  # no validation rows: they are seen to once weights are averaged
-        return run.plan._replace(segments=1, validation_rows=1), replace(run.folds[0], validation=self.nothing)
+        in_call = {"segments": self.pieces, "steps": run.plan.steps // self.pieces}
+        return run.plan._replace(**in_call, validation_rows=1), replace(run.folds[0], validation=self.nothing)
 
     def connect(self, run: Run, program: Callable) -> Callable:
         run.decisions["workers"] = Choice(self.workers, "named by TF_CONFIG")

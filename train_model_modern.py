@@ -1473,15 +1473,14 @@ class Choice(NamedTuple):
     reason: str
 
 
-XLA_COMPILE_SECONDS = 1.3  # beyond tracing; measured by benchmarks/speed.py, as are the two step times
-STEP_SECONDS_WITHOUT_XLA = 0.00016
-STEP_SECONDS_WITH_XLA = 0.00002
+XLA_COMPILE_SECONDS = 0.9  # beyond tracing; measured by benchmarks/speed.py, as are the times of a step
+STEP_SECONDS = {True: (6e-6, 1.2e-7), False: (1.5e-4, 5.7e-7)}  # with XLA or not: a step, and each row in it
+USUAL_INPUTS = 64  # of the network, for which these times hold
 USUAL_EPOCHS = 50  # until early stopping
 ENSEMBLE = 10
 ENSEMBLE_ROWS = 30_000  # an ensemble gains ever less: 0.012 in log-loss at 500 rows, 0.001 at 20 000
 ENSEMBLE_SECONDS = 10.0  # of one core
 SHORT_RUN = 200_000  # steps
-WEIGHT_SECONDS = 1.5e-9  # of training with XLA on a CPU: for each row of a batch and each weight of the first layer
 TRIAL_SECONDS = 10.0  # where training takes less, compiling for a GPU too costs more than it may save
 MEASURED_SECONDS = 1.0  # of each device that is tried, beyond compiling
 
@@ -1495,9 +1494,9 @@ def choose_folds(options: argparse.Namespace, label: np.ndarray) -> Choice:
         return Choice(1, "the split is by time; --folds 5 slides five windows over it")
     asked = ENSEMBLE if options.folds == "auto" else options.folds
     folds = asked if options.split == "time" else min(asked, rarer)
-    steps = folds * min(options.epochs, USUAL_EPOCHS) * 0.8 * rows
-    steps /= choose_batch_size(options.batch_size, rows).value
-    seconds = steps * (STEP_SECONDS_WITHOUT_XLA if options.xla is False else STEP_SECONDS_WITH_XLA)
+    batch_size = choose_batch_size(options.batch_size, rows).value
+    steps = folds * min(options.epochs, USUAL_EPOCHS) * 0.8 * rows / batch_size
+    seconds = steps * usual_step_seconds(options.xla is not False, batch_size)
     cost = f"training {folds:,} nets takes about {max(0.1, seconds):.1f} s on one core"
     lowered = f"lowered from {asked:,}: the rarer class has {rarer} rows, and every fold needs one"
     if options.folds != "auto":
@@ -1534,10 +1533,16 @@ def choose_momentum(steps: int) -> Choice:
     return Choice(momentum, f"{steps:,} steps to run: running means {why}")
 
 
-def choose_xla(asked: bool | None, steps: int) -> Choice:
+def usual_step_seconds(xla: bool, batch_size: int, inputs: int = USUAL_INPUTS) -> float:
+    """About how long a step of the standard network takes on one core."""
+    step, row = STEP_SECONDS[xla]
+    return step + row * batch_size * inputs / USUAL_INPUTS
+
+
+def choose_xla(asked: bool | None, steps: int, batch_size: int) -> Choice:
     if asked is not None:
         return Choice(asked, "as requested")
-    saved = steps * (STEP_SECONDS_WITHOUT_XLA - STEP_SECONDS_WITH_XLA)
+    saved = steps * (usual_step_seconds(False, batch_size) - usual_step_seconds(True, batch_size))
     words = f"in at most {steps:,} steps it saves {saved:.1f} s, compiling takes {XLA_COMPILE_SECONDS} s"
     return Choice(saved > XLA_COMPILE_SECONDS, words)
 
@@ -1555,8 +1560,7 @@ def training_seconds(options: argparse.Namespace, table: Table, steps: int, batc
     steps = steps * min(options.epochs, USUAL_EPOCHS) / options.epochs
     categories = sum(min(column.distinct, MAXIMUM_CATEGORIES) for column in table.of_kind("category"))
     width = (1 + MOST_BINS) * len(table.of_kind("number")) + categories
-    products = batch_size * width * ARCHITECTURES[options.architecture].units[0] * WEIGHT_SECONDS
-    return steps * max(products, STEP_SECONDS_WITH_XLA if xla else STEP_SECONDS_WITHOUT_XLA)
+    return steps * usual_step_seconds(xla, batch_size, width)
 
 
 def choose_devices(found: list[Device], cpu_only: bool, before: str, seconds: float) -> Choice:
@@ -3864,7 +3868,7 @@ def decide(options: argparse.Namespace, splits: list[Split], label: np.ndarray) 
     rows = max(len(split.training) for split in splits)
     batch_size = choose_batch_size(options.batch_size, rows)
     total = steps_to_run(options, splits, batch_size.value)
-    xla = choose_xla(options.xla, total)
+    xla = choose_xla(options.xla, total, batch_size.value)
     if options.profile and options.xla is None:
         xla = Choice(True, "a profile shows only the steps of compiled programs")
     a_fold = total // len(splits)

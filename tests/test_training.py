@@ -449,8 +449,8 @@ def test_choices_follow_the_rows():
     ]
     assert modern.choose_batch_size(500, 66).value == 66 and modern.choose_batch_size(5, 66).value == 5
     assert modern.choose_patience(9).value == 50 and modern.choose_patience(2_000).value == 10
-    assert modern.choose_xla(None, 1_000).value is False and modern.choose_xla(None, 1_000_000).value is True
-    assert modern.choose_xla(True, 1).value is True and modern.choose_xla(False, 10**9).value is False
+    assert modern.choose_xla(None, 1_000, 32).value is False and modern.choose_xla(None, 1_000_000, 32).value is True
+    assert modern.choose_xla(True, 1, 32).value is True and modern.choose_xla(False, 10**9, 32).value is False
     assert modern.choose_momentum(500).value == 0.9 and modern.choose_momentum(50_000).value == 0.99
 
 
