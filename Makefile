@@ -13,7 +13,7 @@ train: $(VENV)/train.done
 test: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 # The fault tests with 100 kills in place of 4, 30 around the end in place of 4, 5 000 mutated files in place of 1 500,
 # and 300 tables whose cells must mean the same everywhere in place of 20; about an hour.
