@@ -402,6 +402,11 @@ def code_cells(rest: Rest, run: Run) -> modern.Table:
 # The group
 
 
+def cut_evenly(steps: int, fewest: int) -> int:
+    """Into how many equal parts, not fewer than so many, steps are cut so that the fewest are left over."""
+    return max(range(fewest, min(steps, 2 * fewest) + 1), key=lambda parts: steps // parts * parts)
+
+
 class Group(modern.Alone):
     """This worker of a group."""
 
@@ -604,6 +609,7 @@ class Group(modern.Alone):
             self.refuse(f"--folds {options.folds}: {total:,} rows have {whole}; leave --folds out")
         if options.split == "time":
             self.refuse(f"--split time: {total:,} rows have {whole}; give fewer rows or columns")
+        options.folds = 1  # whatever the sample alone would suggest
         return sample_rows(rows, total, columns, [options.split_seed, 5, self.rank])
 
     def gather(self, cells: Cells) -> Cells:
@@ -653,12 +659,14 @@ class Group(modern.Alone):
         plan, asked = run.plan, run.options.sync_every
         batch_size = min(plan.batch_size, rows)
         steps = rows // batch_size
-        calls = math.ceil(steps * batch_size / max(CALL_ROWS, batch_size))
-        if asked:
-            calls = max(calls, math.ceil(steps / asked))
-            self.every = max(1, asked // (steps // calls))
-        self.pieces, _ = modern.segment_steps(steps // calls * batch_size, batch_size, plan.width)
-        steps = steps // (calls * self.pieces) * self.pieces
+        calls = cut_evenly(
+            steps, max(math.ceil(steps / max(1, CALL_ROWS // batch_size)), math.ceil(steps / (asked or steps)))
+        )
+        steps //= calls
+        self.every = max(1, asked // steps) if asked else 0
+        fewest, _ = modern.segment_steps(steps * batch_size, batch_size, plan.width)
+        self.pieces = cut_evenly(steps, fewest)
+        steps = steps // self.pieces * self.pieces
         rows = max(math.ceil(len(fold.split.validation) / self.workers) for fold in run.folds)
         return plan._replace(
             batch_size=batch_size, segments=calls, steps=steps, epochs_per_call=1, validation_rows=rows
@@ -687,7 +695,7 @@ class Group(modern.Alone):
     def connect(self, run: Run, program: Callable) -> Callable:
         run.decisions["workers"] = Choice(self.workers, "named by TF_CONFIG")
         if len(run.folds) > 1:
-            what = f"fold k trains on worker k mod {self.workers}, to the bits of one machine"
+            what = f"fold k trains on worker k mod {self.workers}, bit for bit as on one machine"
             self.show(run, what)
             return program
         import tensorflow as tf
@@ -852,7 +860,7 @@ class Group(modern.Alone):
         else:
             failed = next((fold.reason for fold in run.folds if fold.failed), "")
             stopped = f"error: {failed}" if failed else f"stopped: {signal.Signals(number or signal.SIGTERM).name}"
-            modern.print_error(f"{why or stopped}; worker 0 has kept what there is")
+            modern.print_error(f"{why or stopped}; worker 0 has saved the state for --resume, if there is one")
         return code
 
     def finish(self, run: Run, stop: modern.StopRequest, code: int) -> int:

@@ -292,7 +292,7 @@ def absent_columns(place: str, names: list[str], details: Details) -> list[str]:
     absent = [name for name in details.kinds if name not in present]
     needed = [name for name in absent if name not in details.missing]
     if needed or len(absent) == len(details.kinds):
-        name, shown = (needed or absent)[0], ", ".join(names[:12])
+        name, shown = (needed or absent)[0], ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
         raise UserError(f"{place} has no column {name}, which the model needs; columns are {shown}")
     return absent
 
@@ -635,9 +635,9 @@ def split_seen(known: TrainingRows, hashes: np.ndarray) -> tuple[str, np.ndarray
     shown = f"about {100 * count / rows:.0f} %"
     if whole:
         shown = f"{count:,}" if count < rows else "all"
-    words = f"{shown} of these {len(hashes):,} rows trained this model; the result is too good"
+    words = f"{shown} of these {len(hashes):,} rows were used to train this model, so the result is too optimistic"
     if known.repeated >= 0.005:
-        words += f" (by chance {100 * known.repeated:.0f} % of new rows are equal to rows that did)"
+        words += f" (by chance {100 * known.repeated:.0f} % of new rows equal one of its training rows)"
     return words, looked & ~seen
 
 
@@ -645,7 +645,7 @@ def show_evaluation(label: np.ndarray, probability: np.ndarray, threshold: float
     """Print measures of all rows, and beside them of the others: those that did not train the model."""
     parts = {f"{len(label):,} rows, 95 % intervals": slice(None)}
     if others is not None:
-        parts[f"{np.count_nonzero(others):,} rows that did not"] = others
+        parts[f"{np.count_nonzero(others):,} rows not used in training"] = others
     tests = [modern.measure(label[rows], probability[rows], threshold, 0) for rows in parts.values()]
     lines = ["".join(f"{name:<40}" for name in parts)]
     for name in ("accuracy", "precision", "recall", "roc_auc", "pr_auc", "log_loss"):
@@ -668,8 +668,10 @@ def evaluate(options: argparse.Namespace, details: Details, known: TrainingRows 
     if words and (count := np.count_nonzero(others)) < FEWEST_ROWS:
         few = f"the {count} that did not are too few" if count else "none is left"
         words, others = f"{words}, and {few} to test on: metrics.json has the result of the run's own test", None
-    if known:
-        note(words or "there is no sign that these rows trained this model")
+    if known is None:
+        note("whether these rows were used to train this model is not known: it holds no hashes of its training rows")
+    else:
+        note(words or "there is no sign that these rows were used to train this model")
     show_evaluation(label, probability, details.threshold, others)
 
 

@@ -177,7 +177,7 @@ def findings(run: modern.Run, tested: modern.Tested) -> tuple[dict[str, Any], li
     columns, suspects = importance(run, tested), suspect_labels(run, *tested.test)
     facts = {"comparison": comparison, "verdict": sentences, "importance": columns, "suspect_labels": suspects}
     facts |= {"warnings": run.table.warnings, "effects": effects(run, tested, [*columns][:EFFECT_COLUMNS])}
-    facts |= {"history": mean_history(run.folds), "table": describe_table(run), "rows_digest": labels_digest(run.table)}
+    facts |= {"history": mean_history(run.folds), "table": describe_table(run)}
     words = ["", *(line for sentence in sentences for line in modern.wrap(sentence))]
     words += [*show_thresholds(*tested.validation), *show_importance(columns), *show_suspects(suspects)]
     return facts, words
@@ -220,7 +220,7 @@ def judge(
     sentences = [f"{wide}: treat this result as indicative only."] if width > 15 else []
     sentences += (judged := [judge_baseline(BASELINES[name], **parts) for name, parts in comparison.items()])
     if unlike:
-        sentences.append(f"The model has {unlike}, the baselines have not: compare them by ROC AUC.")
+        sentences.append(f"The model has {unlike}, the baselines do not: compare them by ROC AUC.")
     elif not judged[0].startswith("Better"):
         sentences.append("More labelled rows would help most.")
     if folds > 1:
@@ -251,10 +251,10 @@ def judge_baseline(name: str, log_loss: dict[str, Any], accuracy: dict[str, Any]
 
 
 def show_thresholds(label: np.ndarray, probability: np.ndarray) -> list[str]:
-    """When one class is rare: what other thresholds would give, on validation rows."""
+    """When one class is rare: what thresholds would give, on validation rows."""
     if min(label.mean(), 1 - label.mean()) >= 0.2:
         return []
-    lines = ["", "One class is rare; on the validation rows, other thresholds would give"]
+    lines = ["", "One class is rare; on the validation rows, these thresholds would give"]
     for text in ("0.5", "f1", "balanced"):
         threshold = modern.choose_threshold(modern.threshold_rule(text), label, probability).value
         predicted = probability >= threshold
@@ -310,11 +310,6 @@ def show_calibration(label: np.ndarray, probability: np.ndarray, confusion: list
         lines.append(f"{10 * number:>3} to {10 * number + 10:>3} %     {len(part):>8,}  {observed}")
     lines += ["", f"{'':<12}{'predicted 0':>14}{'predicted 1':>14}"]
     return lines + [f"label {row}     {cells[0]:>14,}{cells[1]:>14,}" for row, cells in enumerate(confusion)]
-
-
-def labels_digest(table: modern.Table) -> str:
-    """A digest of which lines have which label: equal for runs on the same rows, whichever columns they took."""
-    return f"{int(modern.hash_rows([table.files, table.lines, table.label]).sum()):016x}"
 
 
 def suspect_labels(run: modern.Run, label: np.ndarray, probability: np.ndarray) -> list[dict[str, Any]]:
@@ -937,8 +932,10 @@ def mistakes(metrics: dict[str, Any], predictions: Predictions) -> str:
 
 
 def columns(metrics: dict[str, Any]) -> str:
-    values = dict(itertools.islice(metrics["importance"].items(), MOST_BARS))
-    more = len(metrics["importance"]) - len(values)
+    if not (importance := metrics.get("importance")):
+        return ""
+    values = dict(itertools.islice(importance.items(), MOST_BARS))
+    more = len(importance) - len(values)
     note = f"{more:,} more columns matter less." if more else ""
     words = "How much the log-loss of tested rows rises when the cells of a column are shuffled among them."
     charts = [figure("Importance", bars(values), note=f"{words} {note}")]
@@ -1026,7 +1023,7 @@ def data(metrics: dict[str, Any]) -> str:
     label, positive = escape(settings["label"]), known["positive"]
     sentences.append(f"{label} is 1 in {percent(positive)} of the rows used, 0 in {percent(1 - positive)}.")
     sentences += [f"{html.escape(line[:1].upper() + line[1:])}." for line in (*known["split"], *known["notes"])]
-    order = [*metrics["importance"]]
+    order = [*(metrics.get("importance") or ())]
     listed = sorted(
         known["columns"], key=lambda part: order.index(part["name"]) if part["name"] in order else len(order)
     )
@@ -1295,19 +1292,22 @@ def compare_runs(folders: list[str]) -> list[str]:
                 f"{test['roc_auc'] or math.nan:.3f}",
             ]
             cells = [str(path.parent), date, *counts, *map(str, (settings["architecture"], settings["folds"])), *scores]
-            data = counts[0], str(metrics.get("rows_digest"))
+            part = [settings.get(name) for name in ("split", "split_seed")] if counts[0] != counts[1] else []
+            data = (*counts, *map(str, (metrics.get("rows_digest", path), *part)))
             found.append((test["log_loss"], data, [*cells, percent(test["accuracy"])]))
         except (FileNotFoundError, NotADirectoryError):
             modern.print_error(f"note: {path.parent} contains no completed run")
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             modern.print_error(f"note: {path} is damaged and left out")
-    modern.refuse("--compare", (not found, "no whole run is there; name the directories that runs were written to"))
+    modern.refuse(
+        "--compare", (not found, "no completed run was found; name the directories that runs were written to")
+    )
     found.sort(key=lambda run: run[0])
     data = list(dict.fromkeys(run[1] for run in found))
     table = [title, *([str(data.index(rows) + 1), *cells] for _, rows, cells in found)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
-    note = "Compare only runs with the same number in the data column: they used the same data."
+    note = "Compare only runs with the same number in the data column: they were tested on the same rows."
     return lines + [note] * (len(data) > 1)
 
 

@@ -313,8 +313,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     given = given_flags(arguments)
     if options.sample and "csv" in given:
         raise UserError("a CSV and --sample were both given; leave one of them out")
-    for name in [] if "csv" in given else options.categorical + options.numeric + options.drop:
-        if os.path.isfile(name):
+    for name in [] if "csv" in given or options.sample else options.categorical + options.numeric + options.drop:
+        if name.lower().endswith(".csv") and os.path.isfile(name):
             raise UserError(f"{name} was taken for the name of a column; give the file before the flags")
     if options.profile and not options.tensorboard:
         raise UserError("--profile writes to the logs that --no-tensorboard turns off; leave one of them out")
@@ -334,7 +334,7 @@ def check_exports(names: list[str]) -> None:
     """Refuse formats that take what is not there."""
     for name in names:
         if absent := [package for package in EXPORTS[name][1] if not metadata_version(package)]:
-            raise UserError(f"--export {name} needs {' and '.join(absent)}: pip install {' '.join(absent)}")
+            raise UserError(f"the format {name} needs {' and '.join(absent)}: pip install {' '.join(absent)}")
     if names and not script_beside("export_model").is_file():
         where = "put it there, or leave --export out"
         raise UserError(f"--export is done by export_model.py, which is not beside {Path(__file__).name}; {where}")
@@ -1543,7 +1543,7 @@ def choose_xla(asked: bool | None, steps: int, batch_size: int) -> Choice:
     if asked is not None:
         return Choice(asked, "as requested")
     saved = steps * (usual_step_seconds(False, batch_size) - usual_step_seconds(True, batch_size))
-    words = f"in at most {steps:,} steps it saves {saved:.1f} s, compiling takes {XLA_COMPILE_SECONDS} s"
+    words = f"over at most {steps:,} steps it saves up to {saved:.1f} s, compiling takes {XLA_COMPILE_SECONDS} s"
     return Choice(saved > XLA_COMPILE_SECONDS, words)
 
 
@@ -1571,7 +1571,7 @@ def choose_devices(found: list[Device], cpu_only: bool, before: str, seconds: fl
         raise UserError("--resume: the interrupted run trained on a GPU, and none is found; start without --resume")
     cpu, *gpus = found
     if not gpus:
-        return Choice(found, "as requested" if cpu_only else "no GPU was found")
+        return Choice(found, "--cpu-only" if cpu_only else "no GPU was found")
     if seconds < TRIAL_SECONDS:
         return Choice([cpu], f"{gpus[0].name} is not tried where training takes less than {TRIAL_SECONDS:.0f} s")
     return Choice(found, "")
@@ -2135,7 +2135,9 @@ class Plan(NamedTuple):
 def segment_steps(rows: int, batch_size: int, width: int = 1) -> tuple[int, int]:
     """How many segments an epoch is cut into, and how many steps each has."""
     steps = math.ceil(rows / batch_size)
-    segments = math.ceil(steps * batch_size / min(SEGMENT_ROWS, max(batch_size, SEGMENT_CELLS // width)))
+    fewest = math.ceil(steps / max(1, min(SEGMENT_ROWS, SEGMENT_CELLS // width) // batch_size))
+    # Segments are of one length: of some more than the fewest those that fill up the epoch with the fewest rows.
+    segments = min(range(fewest, min(steps, 2 * fewest) + 1), key=lambda count: count * math.ceil(steps / count))
     return segments, math.ceil(steps / segments)
 
 
@@ -2975,7 +2977,10 @@ def bootstrap(label: np.ndarray, probability: np.ndarray, seed: int) -> dict[str
     label, probability = label[chosen], probability[chosen]
     resampled = [*ranking(label, probability, weights), weights @ log_losses(label, probability) / len(chosen)]
     whole = whole_scores(label, probability)
-    return {name: interval_ends(values, whole[name], rows) for name, values in zip(whole, resampled, strict=True)}
+    ends = {name: interval_ends(values, whole[name], rows) for name, values in zip(whole, resampled, strict=True)}
+    if min(label.sum(), len(label) - label.sum()) < 2:  # every resample ranks the one row of its class alike
+        ends |= {"roc_auc": [], "pr_auc": []}
+    return ends
 
 
 def tenths(probability: np.ndarray) -> np.ndarray:
@@ -3468,6 +3473,11 @@ def fingerprint(table: Table) -> str:
     return digest.hexdigest()
 
 
+def labels_digest(table: Table) -> str:
+    """A digest of which lines have which label: equal for runs on the same rows, whichever columns they took."""
+    return f"{int(hash_rows([table.files, table.lines, table.label]).sum()):016x}"
+
+
 class StateFile:
     """Keeps what --resume needs: written at each new best and every two seconds, between two calls of the program."""
 
@@ -3632,7 +3642,10 @@ def show_data(options: argparse.Namespace, table: Table, splits: list[Split]) ->
     missing = {column.name: f" ({column.missing:,} missing)" if column.missing else "" for column in table.columns}
     lines += titled_list("Numbers", [column.name + missing[column.name] for column in table.of_kind("number")])
     categories = table.of_kind("category")
-    texts = [f"{column.name} ({column.distinct:,} values){missing[column.name]}" for column in categories]
+    texts = [
+        f"{column.name} ({column.distinct:,} value{'s' * (column.distinct != 1)}){missing[column.name]}"
+        for column in categories
+    ]
     lines += titled_list("Categories", texts)
     lines += titled_list("Left out", [f"{column.name} ({column.reason})" for column in table.of_kind("dropped")])
     lines += [f"           hint: {column.name}: {column.hint}" for column in table.columns if column.hint]
@@ -3815,9 +3828,11 @@ class Run:
 
 
 def load_data(options: argparse.Namespace, group: Alone | None = None) -> Table:
-    """The table, and warnings of columns that may give the label away."""
+    """The table, with warnings of columns that may give the label away."""
     table = load_sample(options, group) if options.sample else read_table(options, group)
-    table.warnings, _ = from_beside("report", "find_giveaways", table, options.label, otherwise=[])
+    table.warnings, fault = from_beside("report", "find_giveaways", table, options.label, otherwise=[])
+    if fault:
+        table.notes.append(f"the search for columns that give the label away is {fault}")
     return table
 
 
@@ -4097,8 +4112,10 @@ def build_and_compile(run: Run, data: Features) -> Callable:
         compiled = pool.submit(compile_traced)
         build(run)
         run.archive = Archive(run.saved.model)
-        entries, _ = from_beside("predict", "store_training_rows", run.table, run.splits, otherwise={})
+        entries, fault = from_beside("predict", "store_training_rows", run.table, run.splits, otherwise={})
         run.archive.entries.update(entries)
+        if fault:
+            run.print(f"Row hashes {fault}")
         if run.options.resume:
             unpack_state(run)
             run.print(f"Resuming   after epoch {max(len(fold.history) for fold in run.folds)}")
@@ -4233,6 +4250,7 @@ def evaluate(run: Run) -> Tested:
         "settings": resolved_settings(run, threshold),
         "timing": run.timing,
         "date": time.strftime("%Y-%m-%d"),
+        "rows_digest": labels_digest(table),
         "versions": {"python": platform.python_version(), "script": VERSION, **packages},
     }
     return Tested(weights, temperature, threshold, validation, tested, metrics, report)
@@ -4337,7 +4355,11 @@ def import_beside(name: str) -> Any:
     if name not in sys.modules:
         specification = importlib.util.spec_from_file_location(name, script_beside(name))
         sys.modules[name] = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(sys.modules[name])
+        try:
+            specification.loader.exec_module(sys.modules[name])
+        except BaseException:
+            del sys.modules[name]  # or it would be taken for whole the next time
+            raise
     return sys.modules[name]
 
 
@@ -4347,7 +4369,7 @@ def from_beside(script: str, function: str, *arguments: Any, otherwise: Any = No
         return otherwise, f"left out: {script}.py, which makes it, is not beside {Path(__file__).name}"
     try:
         return getattr(import_beside(script), function)(*arguments), ""
-    except Exception as error:  # no model is lost because nothing can be drawn of it
+    except (Exception, SystemExit) as error:  # no model is lost because nothing can be drawn of it
         return otherwise, f"left out: {script}.py failed ({type(error).__name__}: {error})"
 
 
@@ -4378,8 +4400,10 @@ def print_files(run: Run, left_out: dict[str, str], stale: list[str]) -> None:
     """Name what the run has left, and what would be worth trying."""
     folder, timing = run.options.model_dir, run.timing
     run.print("", f"Model      {folder / MODEL_FILE}", f"Metrics    {folder / METRICS_FILE}")
-    run.print(f"Test rows  {folder / PREDICTIONS_FILE}", f"Card       {left_out[CARD_FILE] or folder / CARD_FILE}")
-    run.print(f"Report     {left_out[REPORT_FILE] or folder / REPORT_FILE}")
+    run.print(f"Test rows  {folder / PREDICTIONS_FILE}")
+    for title, file in (("Card", CARD_FILE), ("Report", REPORT_FILE)):
+        gone = "; that of an earlier run is deleted" if file in stale else ""
+        run.print(f"{title:<11}{left_out[file] + gone if left_out[file] else folder / file}")
     for name, (file, _) in EXPORTS.items():
         if file in stale:
             run.print(f"Export     {folder / file} of an earlier run is deleted; --export {name} writes it again")
@@ -4397,7 +4421,7 @@ def finish(run: Run, stop: StopRequest) -> int:
     (facts, words), no_report = from_beside("report", "findings", run, tested, otherwise=({}, []))
     tested.metrics.update(facts)
     tested.report.extend(words)
-    run.print("", *tested.report)
+    run.print("", *tested.report, *[f"Verdict    {no_report}"] * bool(no_report))
     failures, exported = export(run, tested) if options.export else ([], "")
     write_beside(folder / MODEL_FILE, run.model_file(tested.weights, tested.threshold.value, tested.temperature))
     predictions = prediction_rows(run, tested)
@@ -4409,7 +4433,7 @@ def finish(run: Run, stop: StopRequest) -> int:
     write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
     refuse_foreign(folder, options.export)  # what has come meanwhile
     stop.committing = True
-    stale = [file for file, _ in EXPORTS.values() if not os.path.lexists(beside(folder / file))]
+    stale = [file for file in RESULT_FILES if not os.path.lexists(beside(folder / file))]
     stale = [file for file in stale if is_ours(folder / file)]  # of an earlier model
     commit(folder, RESULT_FILES)
     (folder / RESUME_FILE).unlink(missing_ok=True)
@@ -4450,6 +4474,8 @@ def train_command(arguments: list[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options, earlier, arrays = parse_options(arguments), {}, {}
     if options.compare is not None:
+        if not script_beside("report").is_file():
+            raise UserError(f"--compare is done by report.py, which is not beside {Path(__file__).name}; put it there")
         output = Output(quiet=False)
         output.print(*import_beside("report").compare_runs(options.compare))
         return output_failed(output)
@@ -4461,8 +4487,8 @@ def train_command(arguments: list[str] | None) -> int:
     splits = split_table(options, table)
     output = Output(options.quiet and not options.describe)
     if options.describe:
-        columns, _ = from_beside("report", "describe_columns", table, otherwise=[])
-        output.print(*show_data(options, table, splits), "", *columns)
+        columns, fault = from_beside("report", "describe_columns", table, otherwise=[])
+        output.print(*show_data(options, table, splits), "", *columns, *[f"Columns    {fault}"] * bool(fault))
         return output_failed(output)
     description = {"arguments": arguments, "fingerprint": fingerprint(table), "logs": "", "checkpoints": []}
     if options.resume and earlier["fingerprint"] != description["fingerprint"]:

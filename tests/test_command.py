@@ -630,7 +630,7 @@ def test_copied_alone_into_an_empty_folder_it_trains(sample, tmp_path, command):
 def test_runs_are_compared_by_log_loss_and_damage_is_told(sample, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     one, other = sample(80, name="a.csv"), sample(90, name="b.csv")
-    assert train(one, tmp_path / "plain") == 0
+    assert train(one, tmp_path / "plain", "--folds", 4) == 0
     assert train(one, tmp_path / "folds", "--folds", 3, "--drop", "time_last_request", "--architecture", "deep") == 0
     assert modern.main(["--compare"]) == 0
     title, *lines = capsys.readouterr().out.splitlines()
@@ -653,10 +653,11 @@ def test_runs_are_compared_by_log_loss_and_damage_is_told(sample, tmp_path, monk
     found = capsys.readouterr()
     lines = found.out.splitlines()
     assert sorted(line.split()[0] for line in lines[1:3]) == ["1", "2"]
-    assert lines[3:] == ["Compare only runs with the same number in the data column: they used the same data."]
+    note = "Compare only runs with the same number in the data column: they were tested on the same rows."
+    assert lines[3:] == [note]
     damage = [f"note: {os.path.join(name, 'metrics.json')} is damaged and left out" for name in ("broken", "odd")]
     assert found.err.splitlines() == [*damage, "note: nowhere contains no completed run"]
-    assert modern.main(["--compare", "nowhere"]) == 2 and "no whole run is there" in capsys.readouterr().err
+    assert modern.main(["--compare", "nowhere"]) == 2 and "no completed run was found" in capsys.readouterr().err
 
 
 def test_runs_are_compared_without_tensorflow_and_pandas(tmp_path, run):

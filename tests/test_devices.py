@@ -120,7 +120,7 @@ def test_the_choice_is_told_with_both_times(trained):
 
 def test_which_devices_are_tried():
     assert modern.choose_devices([CPU], False, "", 1e9) == ([CPU], "no GPU was found")
-    assert modern.choose_devices([CPU], True, "", 1e9) == ([CPU], "as requested")
+    assert modern.choose_devices([CPU], True, "", 1e9) == ([CPU], "--cpu-only")
     assert modern.choose_devices([CPU, GPU], False, "", 60.0).value == [CPU, GPU]
     short = modern.choose_devices([CPU, GPU], False, "", 3.0)
     assert short.value == [CPU] and "NVIDIA L4 is not tried" in short.reason

@@ -260,7 +260,8 @@ def test_a_group_that_was_told_to_stop_goes_on_to_the_same_bits(start, data, tra
 
 
 def test_of_too_many_rows_a_sample_is_gathered_and_the_rest_is_trained_on(start, data, trained):
-    flags = [data / "a.csv", data / "b.csv", *FLAGS]
+    flags = [data / "a.csv", data / "b.csv", *FLAGS[2:]]  # one net without being asked for
+    assert FLAGS[:2] == ("--folds", "1")
     limits = {"GATHERED_CELLS": 7_000, "SAMPLE_ROWS": 600}
     group = start([flags, flags], constants=limits)
     ended = group.end()
@@ -413,6 +414,23 @@ def test_what_workers_exchange_is_read_back_and_holds_no_objects():
         np.testing.assert_array_equal(array, arrays[name], strict=True)
     with pytest.raises(ValueError, match="OBJECT"):
         distributed.unpack(distributed.pack({"a": np.array([print])}))
+
+
+@pytest.mark.parametrize("asked", [None, 1, 7, 10**6])
+@pytest.mark.parametrize("batch_size", [8, 256, 5_000, 8_192, 20_000])
+@pytest.mark.parametrize("rows", [30, 999, 70_000, 350_001, 1_000_000])
+def test_an_epoch_is_cut_into_calls_that_leave_few_rows_out(rows, batch_size, asked):
+    splits = [SimpleNamespace(split=SimpleNamespace(validation=range(10)))]
+    plan = modern.Plan(*[None] * 2, 63, batch_size, *[0] * 3, 10, *[0] * 3, "float32", True, 1)
+    run = SimpleNamespace(plan=plan, options=SimpleNamespace(sync_every=asked), folds=splits)
+    group = SimpleNamespace(workers=2, every=0)
+    made = distributed.Group.plan_calls(group, run, rows)
+    steps = rows // made.batch_size
+    assert 0.8 * steps <= made.segments * made.steps <= steps and made.steps % group.pieces == 0
+    assert made.steps * made.batch_size <= max(distributed.CALL_ROWS, made.batch_size)
+    assert made.steps // group.pieces * made.batch_size <= max(modern.SEGMENT_ROWS, made.batch_size)
+    if asked:
+        assert 1 <= group.every * made.steps <= max(asked, made.steps)
 
 
 def test_nobody_waits_longer_than_a_minute():

@@ -276,3 +276,13 @@ def test_the_table_of_results_fits_80_columns(label):
     hits, positive = test["confusion"][1][1], sum(test["confusion"][1])
     names = {"productive": "productive rows", "churn": "rows with churn = 1"}
     assert f"Found {hits} of {positive} {names[label]};" in text
+
+
+def test_one_row_of_a_class_has_no_interval_of_its_rank():
+    _, probability = pairs(40)
+    label = np.zeros(40, np.float32)
+    label[3] = 1
+    test = modern.measure(label, probability, 0.5, 0)
+    assert test["roc_auc_ci95"] is None and test["pr_auc_ci95"] is None and len(test["log_loss_ci95"]) == 2
+    label[4] = 1
+    assert len(modern.measure(label, probability, 0.5, 0)["roc_auc_ci95"]) == 2

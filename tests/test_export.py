@@ -160,7 +160,7 @@ def test_a_missing_package_is_told_before_training(sample, tmp_path, monkeypatch
     known = modern.metadata_version
     monkeypatch.setattr(modern, "metadata_version", lambda name: "" if name == "onnx" else known(name))
     assert train(sample(60), tmp_path / "model", "--export", "onnx") == 2
-    assert capsys.readouterr().err == "error: --export onnx needs onnx: pip install onnx\n"
+    assert capsys.readouterr().err == "error: the format onnx needs onnx: pip install onnx\n"
     assert not (tmp_path / "model").exists()
 
 
@@ -309,7 +309,9 @@ def test_the_command_refuses_what_is_not_its_own(sample, tmp_path, monkeypatch, 
     assert export_model.main(["--model-dir", str(folder), "pmml"]) == 2
     monkeypatch.setattr(modern, "metadata_version", lambda name: "")
     assert export_model.main(["--model-dir", str(folder), "litert"]) == 2
-    assert capsys.readouterr().err.endswith("error: --export litert needs ai-edge-litert: pip install ai-edge-litert\n")
+    assert capsys.readouterr().err.endswith(
+        "error: the format litert needs ai-edge-litert: pip install ai-edge-litert\n"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

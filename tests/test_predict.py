@@ -69,8 +69,8 @@ def test_rows_that_trained_the_model_are_told_and_the_result_without_them_is_tha
     test = json.loads((folder / "one" / "metrics.json").read_text())["test"]
     for path in (folder / "a.csv", rewritten(folder / "a.csv", 240, np.random.default_rng(1))):
         told, title, *lines = evaluated(path, folder / "one", capsys, tmp_path)
-        assert told == "note: 204 of these 240 rows trained this model; the result is too good"
-        assert re.fullmatch(r"240 rows, 95 % intervals +36 rows that did not", title)
+        assert told == "note: 204 of these 240 rows were used to train this model, so the result is too optimistic"
+        assert re.fullmatch(r"240 rows, 95 % intervals +36 rows not used in training", title)
         for name in ("accuracy", "precision", "recall", "roc_auc", "pr_auc", "log_loss"):
             assert score(lines, name, 1) == pytest.approx(test[name], abs=5.1e-4)
         assert score(lines, "accuracy", 0) != score(lines, "accuracy", 1)
@@ -80,24 +80,32 @@ def test_new_rows_are_told_from_those_that_trained(folder, capsys, tmp_path):
     new = tmp_path / "new.csv"
     modern.write_sample(new, 100, 2)
     lines = evaluated(new, folder / "three", capsys, tmp_path)
-    assert lines[:2] == ["note: there is no sign that these rows trained this model", "100 rows, 95 % intervals"]
+    assert lines[:2] == [
+        "note: there is no sign that these rows were used to train this model",
+        "100 rows, 95 % intervals",
+    ]
     header, *rows = (folder / "a.csv").read_text().splitlines()
     own = new.read_text().splitlines()
     new.write_text("\n".join([header, *rows[:168], *own[1:73]]) + "\n")
     told, title, *_ = evaluated(new, folder / "three", capsys, tmp_path)
-    assert told.startswith("note: 168 of these 240 rows trained this model") and title.endswith("72 rows that did not")
+    assert told.startswith("note: 168 of these 240 rows were used to train this model") and title.endswith(
+        "72 rows not used in training"
+    )
     new.write_text("\n".join([header, *rows[:168], *own[1:6]]) + "\n")
     told, title, *_ = evaluated(new, folder / "three", capsys, tmp_path)
     assert "the 5 that did not are too few to test on" in told and title == "173 rows, 95 % intervals"
     told, title, *_ = evaluated(folder / "a.csv", folder / "three", capsys, tmp_path)
-    assert told.startswith("note: all of these 240 rows trained this model") and "none is left to test on" in told
+    assert (
+        told.startswith("note: all of these 240 rows were used to train this model")
+        and "none is left to test on" in told
+    )
     assert title == "240 rows, 95 % intervals"
 
 
 def test_a_checkpoint_tells_them_too(folder, capsys, tmp_path):
     checkpoint = next((folder / "one" / "checkpoints").iterdir())
     told, *_ = evaluated(folder / "a.csv", checkpoint, capsys, tmp_path)
-    assert told.startswith("note: 204 of these 240 rows trained this model")
+    assert told.startswith("note: 204 of these 240 rows were used to train this model")
 
 
 def test_of_many_rows_a_sample_is_kept(folder, capsys, tmp_path, monkeypatch):
@@ -107,8 +115,8 @@ def test_of_many_rows_a_sample_is_kept(folder, capsys, tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "model" / modern.MODEL_FILE) as archive:
         assert 300 * 8 < archive.getinfo(predict.ROWS_ENTRY).file_size < 500 * 8
     told, title, *_ = evaluated(tmp_path / "many.csv", tmp_path / "model", capsys, tmp_path)
-    share = int(re.match(r"note: about (\d+) % of these 4,000 rows trained this model", told).group(1))
-    others = int(re.search(r"(\d+) rows that did not", title).group(1))
+    share = int(re.match(r"note: about (\d+) % of these 4,000 rows were used to train this model", told).group(1))
+    others = int(re.search(r"(\d+) rows not used in training", title).group(1))
     assert 78 <= share <= 92 and 40 <= others <= 100  # 85 % are trained on, one row in 8.5 is looked at
     with zipfile.ZipFile(tmp_path / "model" / modern.MODEL_FILE) as archive:
         bound = int(np.frombuffer(archive.read(predict.ROWS_ENTRY)[:8], "<u8")[0])
@@ -127,7 +135,10 @@ def test_new_rows_of_a_table_whose_rows_repeat_are_no_news(capsys, tmp_path):
 
     assert train(write("a.csv", 300, 1), tmp_path / "model", "--folds", 3) == 0
     lines = evaluated(write("b.csv", 100, 2), tmp_path / "model", capsys, tmp_path)
-    assert lines[:2] == ["note: there is no sign that these rows trained this model", "100 rows, 95 % intervals"]
+    assert lines[:2] == [
+        "note: there is no sign that these rows were used to train this model",
+        "100 rows, 95 % intervals",
+    ]
 
 
 def test_models_without_the_rows_and_with_damaged_ones(folder, capsys, tmp_path):
@@ -144,7 +155,8 @@ def test_models_without_the_rows_and_with_damaged_ones(folder, capsys, tmp_path)
             if content is not None:
                 archive.writestr(predict.ROWS_ENTRY, content)
         if content is None:
-            assert evaluated(folder / "a.csv", changed, capsys, tmp_path)[0] == "240 rows, 95 % intervals"
+            told, title, *_ = evaluated(folder / "a.csv", changed, capsys, tmp_path)
+            assert "is not known" in told and title == "240 rows, 95 % intervals"
             continue
         assert predict.main([str(folder / "a.csv"), "--model", str(changed), "--evaluate"]) == 2
         printed = capsys.readouterr()

@@ -363,6 +363,25 @@ def test_a_run_goes_on_without_a_report(sample, tmp_path, monkeypatch, capsys):
     assert not place.exists() and (tmp_path / "model" / modern.METRICS_FILE).exists()
 
 
+@pytest.mark.parametrize("fault", ["def (", "raise RuntimeError('boom')", "raise SystemExit('boom')"])
+def test_what_is_wrong_with_the_scripts_beside_is_told(sample, tmp_path, run, fault):
+    alone = tmp_path / "train_model_modern.py"
+    shutil.copy(ROOT / alone.name, alone)
+    for name in ("report.py", "predict.py"):
+        (tmp_path / name).write_text(fault)
+    flags = ["--epochs", "3", "--folds", "1", "--no-tensorboard", "--no-checkpoints"]
+    done, words = run(alone, sample(60), *flags, cwd=tmp_path), "boom" if "boom" in fault else "SyntaxError"
+    told = [line for line in done.stdout.splitlines() if "left out: report.py failed" in line and words in line]
+    assert done.returncode == 0 and len(told) == 4, done.stdout  # the search for giveaways, the verdict, card, report
+    assert "Row hashes left out: predict.py failed" in done.stdout
+    shown = run(alone, sample(60), "--describe", cwd=tmp_path)
+    assert shown.returncode == 0 and "Columns    left out: report.py failed" in shown.stdout
+    shutil.copy(ROOT / "report.py", tmp_path)
+    assert (
+        run(tmp_path / "report.py", tmp_path / "model", cwd=tmp_path).returncode == 0
+    )  # drawn without what is missing
+
+
 def test_copied_alone_the_trainer_leaves_no_report_or_card_of_an_earlier_model(folder, sample, tmp_path, run):
     alone, model_dir = tmp_path / "train_model_modern.py", tmp_path / "model"
     shutil.copy(ROOT / alone.name, alone)
@@ -372,7 +391,7 @@ def test_copied_alone_the_trainer_leaves_no_report_or_card_of_an_earlier_model(f
     flags = ["--epochs", "3", "--folds", "1", "--no-tensorboard", "--no-checkpoints"]
     done = run(alone, sample(60), *flags, cwd=tmp_path)
     words = "left out: report.py, which makes it, is not beside train_model_modern.py"
-    assert done.returncode == 0 and done.stdout.count(words) == 2
+    assert done.returncode == 0 and done.stdout.count(words) == 4
     left = {path.name for path in model_dir.iterdir() if not path.name.startswith(".")}
     assert left == {modern.MODEL_FILE, modern.METRICS_FILE, modern.PREDICTIONS_FILE}
 

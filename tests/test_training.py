@@ -1,5 +1,6 @@
 """The training program against plain, slow references: the same batches, dropout, losses, weights and decisions."""
 
+import math
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -270,6 +271,17 @@ def test_every_training_row_is_drawn_in_every_epoch(tf, sample):
         assert len(order) == plan.rows and set(order) == set(fold.split.training)
         assert len(order) - len(fold.split.training) < plan.batch_size * plan.segments
     assert (modern.epoch_order(plan, fold, 0) != modern.epoch_order(plan, fold, 1)).any()
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 256, 5_000, 9_000, 28_000, 65_536])
+@pytest.mark.parametrize("rows", [1, 20, 28_000, 70_001, 700_000])
+def test_an_epoch_is_cut_into_segments_that_draw_few_rows_twice(rows, batch_size):
+    steps = math.ceil(rows / batch_size)
+    for width in (1, 63, 5_000):
+        segments, in_each = modern.segment_steps(rows, batch_size, width)
+        assert steps <= segments * in_each <= 1.15 * steps
+        cells = max(modern.SEGMENT_CELLS, batch_size * width)
+        assert in_each * batch_size <= max(modern.SEGMENT_ROWS, batch_size) and in_each * batch_size * width <= cells
 
 
 def test_the_quick_mish_is_that_of_keras(tf):
