@@ -911,7 +911,7 @@ def mistakes(metrics: dict[str, Any], predictions: Predictions) -> str:
         place / 100: threshold_row(f"{place / 100:.1f}", zeros, ones, *counts[place]) for place in range(10, 100, 10)
     }
     others[threshold] = threshold_row(f"<b>{threshold:.3g}</b>", zeros, ones, false, hits)
-    heads = ["threshold", "precision, %", "recall, %", "accuracy, %", "0 predicted 1", "1 predicted 0"]
+    heads = ["threshold", "precision, %", "recall, %", "accuracy, %", "false alarms", "missed"]
     rows = table(heads, [others[place] for place in sorted(others)])
     data = html.escape(json.dumps([zeros, ones, counts], separators=(",", ":")))
     matrix = f"""<div id="matrix" data-counts="{data}">
@@ -927,8 +927,9 @@ def mistakes(metrics: dict[str, Any], predictions: Predictions) -> str:
 <input type="range" min="0" max="100" value="{100 * threshold:.0f}"></label></p>
 </div>
 """
-    note = "Precision: of the rows predicted 1, how many are 1. Recall: of the rows of 1, how many are predicted 1."
-    return figures(matrix, f"<div>{rows}</div>\n") + f'<p class="note">{note}</p>\n'
+    note = "Precision: of the rows predicted 1, how many are 1. Recall: of the rows of 1, how many are predicted 1. "
+    note += "False alarms: rows of 0 predicted 1. Missed: rows of 1 predicted 0."
+    return f'{matrix}{rows}<p class="note">{note}</p>\n'
 
 
 def columns(metrics: dict[str, Any]) -> str:
