@@ -4567,6 +4567,8 @@ def run_command(command: Callable[[], int]) -> None:
     """Run a command and end the process with its exit code, without the 0.4 s that TensorFlow takes to be torn down."""
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # where the command does not handle it
     signal.signal(signal.SIGINT, interrupt)
+    # An interrupt inside a finalizer of TensorFlow's is lost there, and must not be told as a fault.
+    sys.unraisablehook = lambda fault: fault.exc_type is KeyboardInterrupt or sys.__unraisablehook__(fault)
     code = command()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
