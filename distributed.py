@@ -53,7 +53,7 @@ ANSWER_SECONDS = 20  # a worker that does not answer for so long has stopped
 CHECK_SECONDS = 2.0
 WATCHED_BY_ALL = 64  # workers; in larger groups only the chief watches everyone
 PIECE_BYTES = 1 << 26  # exchanged at a time
-GATHERED_CELLS = 25_000_000  # up to here all workers hold the whole table; gathering ten times as many takes 8 s
+GATHERED_CELLS = 25_000_000  # up to here all workers hold the whole table; twice as many take 6 s more to read
 LARGEST_GATHERED = 200_000_000  # cells, 1.6 GB: so many are gathered where every row must be known to all
 SAMPLE_ROWS = 2_000_000  # gathered of a larger table
 CALL_ROWS = 131_072  # trained on between two averages, or fewer: one call of the program
@@ -402,11 +402,6 @@ def code_cells(rest: Rest, run: Run) -> modern.Table:
 # The group
 
 
-def cut_evenly(steps: int, fewest: int) -> int:
-    """Into how many equal parts, not fewer than so many, steps are cut so that the fewest are left over."""
-    return max(range(fewest, min(steps, 2 * fewest) + 1), key=lambda parts: steps // parts * parts)
-
-
 class Group(modern.Alone):
     """This worker of a group."""
 
@@ -659,13 +654,12 @@ class Group(modern.Alone):
         plan, asked = run.plan, run.options.sync_every
         batch_size = min(plan.batch_size, rows)
         steps = rows // batch_size
-        calls = cut_evenly(
-            steps, max(math.ceil(steps / max(1, CALL_ROWS // batch_size)), math.ceil(steps / (asked or steps)))
-        )
+        in_call = min(max(1, CALL_ROWS // batch_size), asked or steps)
+        calls = modern.cut_evenly(steps, math.ceil(steps / in_call), math.floor)
         steps //= calls
         self.every = max(1, asked // steps) if asked else 0
         fewest, _ = modern.segment_steps(steps * batch_size, batch_size, plan.width)
-        self.pieces = cut_evenly(steps, fewest)
+        self.pieces = modern.cut_evenly(steps, fewest, math.floor)
         steps = steps // self.pieces * self.pieces
         rows = max(math.ceil(len(fold.split.validation) / self.workers) for fold in run.folds)
         return plan._replace(
@@ -692,7 +686,7 @@ class Group(modern.Alone):
         in_call = {"segments": self.pieces, "steps": run.plan.steps // self.pieces}
         return run.plan._replace(**in_call, validation_rows=1), replace(run.folds[0], validation=self.nothing)
 
-    def connect(self, run: Run, program: Callable) -> Callable:
+    def connect(self, run: Run, program: Callable, data: Features) -> Callable:
         run.decisions["workers"] = Choice(self.workers, "named by TF_CONFIG")
         if len(run.folds) > 1:
             what = f"fold k trains on worker k mod {self.workers}, bit for bit as on one machine"
@@ -709,8 +703,6 @@ class Group(modern.Alone):
         fold = run.folds[0]
         self.check = tf.function(check, jit_compile=plan.xla, autograph=False)
         self.decide = tf.function(lambda state, loss: modern.end_epoch(plan, state, loss), autograph=False)
-        with tf.device(plan.place):
-            data = Features(*map(tf.constant, run.features))
         self.check(data, fold.encoder, fold.validation, fold.state)  # compiles it
         reason = "as requested" if self.every else self.measure(run, data)
         steps = min(self.every, plan.segments) * plan.steps

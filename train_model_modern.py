@@ -310,12 +310,12 @@ def given_flags(arguments: list[str] | None) -> dict[str, object]:
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     options = build_parser().parse_args(arguments)
-    given = given_flags(arguments)
-    if options.sample and "csv" in given:
+    if options.sample and "csv" in given_flags(arguments):
         raise UserError("a CSV and --sample were both given; leave one of them out")
-    for name in [] if "csv" in given or options.sample else options.categorical + options.numeric + options.drop:
-        if name.lower().endswith(".csv") and os.path.isfile(name):
-            raise UserError(f"{name} was taken for the name of a column; give the file before the flags")
+    columns = options.categorical + options.numeric + options.drop
+    files = [name for name in columns if name.lower().endswith(".csv") and os.path.isfile(name)]
+    if files and not options.sample and "csv" not in given_flags(arguments):
+        raise UserError(f"{files[0]} was taken for the name of a column; give the file before the flags")
     if options.profile and not options.tensorboard:
         raise UserError("--profile writes to the logs that --no-tensorboard turns off; leave one of them out")
     if (rate := options.learning_rate) and rate < MINIMUM_LEARNING_RATE:
@@ -2136,9 +2136,14 @@ def segment_steps(rows: int, batch_size: int, width: int = 1) -> tuple[int, int]
     """How many segments an epoch is cut into, and how many steps each has."""
     steps = math.ceil(rows / batch_size)
     fewest = math.ceil(steps / max(1, min(SEGMENT_ROWS, SEGMENT_CELLS // width) // batch_size))
-    # Segments are of one length: of some more than the fewest those that fill up the epoch with the fewest rows.
-    segments = min(range(fewest, min(steps, 2 * fewest) + 1), key=lambda count: count * math.ceil(steps / count))
+    segments = cut_evenly(steps, fewest, math.ceil)
     return segments, math.ceil(steps / segments)
+
+
+def cut_evenly(steps: int, fewest: int, rounded: Callable[[float], int]) -> int:
+    """How many parts of one rounded length, not fewer than so many, have the number of steps that is nearest."""
+    parts = range(fewest, min(steps, 2 * fewest) + 1)
+    return min(parts, key=lambda count: abs(count * rounded(steps / count) - steps))
 
 
 class State(NamedTuple):
@@ -3094,10 +3099,10 @@ def fit_logistic_regression(rows: SparseRows, label: np.ndarray, width: int, pen
 
 
 def fit_linear(
-    features: Features, rows: np.ndarray, encoding: Encoding, encoder: Encoder, penalty: float = 1.0
+    features: Features, rows: np.ndarray, encoding: Encoding, encoder: Encoder, penalty: float = 1.0, nets: int = 1
 ) -> np.ndarray:
-    """The logistic regression [L + 1] of some rows, of many of a part; the usual one is what a network must beat."""
-    rows = rows[:: max(1, len(rows) // LINEAR_ROWS)]
+    """The logistic regression [L + 1] of some rows, of many of a part, fewer where each of many nets takes one."""
+    rows = rows[:: max(1, len(rows) * nets // LINEAR_ROWS)]
     sparse = encode_sparse(features, rows, encoding, encoder)
     return fit_logistic_regression(sparse, features.label[rows], encoding.linear_width, penalty)
 
@@ -3217,19 +3222,20 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def commit(folder: Path, names: list[str]) -> None:
+def commit(folder: Path, names: list[str]) -> list[str]:
     """Put those of the files of a run that are written beside their places into them: all or none.
 
-    Those of the model before that have no successor are deleted. A list of them is written first. Whoever is killed
-    between two of the moves is finished by the next run.
+    Those of the model before that have no successor are deleted, and their names returned. A list of them is written
+    first. Whoever is killed between two of the moves is finished by the next run.
     """
     if written := [name for name in names if os.path.lexists(beside(folder / name))]:
         write_atomically(folder / COMMIT_FILE, json.dumps({"process": os.getpid(), "names": written}).encode())
-        finish_commit(folder)
+        return finish_commit(folder)
+    return []
 
 
-def finish_commit(folder: Path) -> None:
-    """Do the moves that the list of a commit still has, or undo all of them when one cannot be done.
+def finish_commit(folder: Path) -> list[str]:
+    """Do the moves that the list of a commit still has, or undo all of them when one cannot be done: what is deleted.
 
     What is not such a list is left alone.
     """
@@ -3238,7 +3244,7 @@ def finish_commit(folder: Path) -> None:
         listed = json.loads(path.read_bytes()) if path.is_file() else {}
         process, places = int(listed["process"]), [folder / name for name in listed["names"] if name in RESULT_FILES]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return
+        return []
     moves = [(beside(place, process), place, beside(Path(f"{place}-before"), process)) for place in places]
     try:
         for new, place, before in moves:
@@ -3254,11 +3260,12 @@ def finish_commit(folder: Path) -> None:
         raise
     for _, _, before in moves:
         remove(before)
-    if folder / MODEL_FILE in places:
-        for place in (folder / name for name in RESULT_FILES):
-            if place not in places and is_ours(place):
-                remove(place)  # it is of the model before
+    stale = RESULT_FILES if folder / MODEL_FILE in places else []
+    stale = [name for name in stale if folder / name not in places and is_ours(folder / name)]  # of the model before
+    for name in stale:
+        remove(folder / name)
     path.unlink(missing_ok=True)
+    return stale
 
 
 def set_aside(place: Path, before: Path) -> None:
@@ -3734,7 +3741,7 @@ class Alone:
         """What the compiled program runs in one call, and a fold to compile it for."""
         return run.plan, run.folds[0]
 
-    def connect(self, run: Run, program: Callable) -> Callable:
+    def connect(self, run: Run, program: Callable, data: Features) -> Callable:
         """The program, so that the weights it gives are those of all workers."""
         return program
 
@@ -3964,8 +3971,7 @@ def plan_training(run: Run) -> None:
     run.encoding, encoders, run.features = fit_encoding(run.table, run.splits)
     run.plan = plan_on(run, run.devices[0])
     for number, (split, encoder) in enumerate(zip(run.splits, encoders, strict=True)):
-        rows = split.training[:: max(1, len(split.training) * len(encoders) // LINEAR_ROWS)]
-        linear = fit_linear(run.features, rows, run.encoding, encoder)
+        linear = fit_linear(run.features, split.training, run.encoding, encoder, nets=len(encoders))
         run.folds.append(Fold(number, split, encoder, linear))
         start_fold(run.plan, run.folds[-1])
     if len(run.devices) > 1:
@@ -4124,7 +4130,7 @@ def build_and_compile(run: Run, data: Features) -> Callable:
         run.baselines = measure_baselines(run)
         compiled.result()
     run.timing["compile_s"] = time.perf_counter() - started
-    return run.group.connect(run, program)
+    return run.group.connect(run, program, data)
 
 
 def train(run: Run, stop: StopRequest) -> int:
@@ -4433,9 +4439,7 @@ def finish(run: Run, stop: StopRequest) -> int:
     write_beside(folder / METRICS_FILE, json.dumps(tested.metrics, indent=2).encode())
     refuse_foreign(folder, options.export)  # what has come meanwhile
     stop.committing = True
-    stale = [file for file in RESULT_FILES if not os.path.lexists(beside(folder / file))]
-    stale = [file for file in stale if is_ours(folder / file)]  # of an earlier model
-    commit(folder, RESULT_FILES)
+    stale = commit(folder, RESULT_FILES)
     (folder / RESUME_FILE).unlink(missing_ok=True)
     print_files(run, left_out, stale)
     for words in failures:

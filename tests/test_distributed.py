@@ -55,11 +55,11 @@ def noted_source(*arguments, **options):
     notes["lines"] += source.lines.tolist()
     return source
 
-def noted_connect(self, run, program):
+def noted_connect(self, run, program, data):
     notes["started"], notes["epoch"] = True, run.plan.rows
     notes["own"] = run.folds[0].own.training.tolist() if run.folds[0].own else []
     write()
-    return connect(self, run, program)
+    return connect(self, run, program, data)
 
 distributed.Group.average, modern.find_source, distributed.Group.connect = noted_average, noted_source, noted_connect
 if settings.get("alone"):
