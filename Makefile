@@ -1,27 +1,38 @@
-# make train [CSV=/tmp/HARVEST.CSV] [ARGS="--architecture deep"], make test, make lint, make benchmark, make clean
+# make train [CSV=/tmp/HARVEST.CSV] [ARGS="--architecture deep"], make test, make test-all, make lint, make format,
+# make soak, make benchmark, make clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+SOAK := tests/test_resume.py tests/test_fuzz.py tests/test_meaning.py tests/test_harm_commands.py
 CSV ?=
 ARGS ?=
 
-.PHONY: train test lint soak benchmark clean
+.PHONY: train test test-all soak style lint format benchmark clean
 
 train: $(VENV)/train.done
 	$(BIN)/python train_model_modern.py $(if $(CSV),"$(CSV)",--sample) $(ARGS)
 
-test: $(VENV)/test.done
+test: style
+	$(PYTEST) -m "not slow" $(ARGS)
+
+# All of them, as continuous integration does: also kills, groups of workers, browsers and downloads; ten minutes.
+test-all: style
+	$(PYTEST) $(ARGS)
+
+# Many more kills, mutated files and random tables than the tests take otherwise; about an hour.
+soak: $(VENV)/test.done
+	KILLS=100 END_KILLS=30 MUTATIONS=5000 TABLES=300 $(PYTEST) $(SOAK) $(ARGS)
+
+style: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-# The fault tests with 100 kills in place of 4, 30 around the end in place of 4, 5 000 mutated files in place of 1 500,
-# and 300 tables whose cells must mean the same everywhere in place of 20; about an hour.
-soak: $(VENV)/test.done
-	KILLS=100 END_KILLS=30 MUTATIONS=5000 TABLES=300 $(BIN)/python -m pytest tests/test_resume.py tests/test_fuzz.py tests/test_meaning.py tests/test_harm.py
+lint: style
+	$(BIN)/mypy
 
-lint: $(VENV)/test.done
-	$(BIN)/ruff check .
+format: $(VENV)/test.done
+	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 $(VENV)/train.done: requirements-cpu.txt
@@ -34,7 +45,8 @@ $(VENV)/test.done: $(VENV)/train.done tests/requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache __pycache__ tests/__pycache__ benchmarks/.venv
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache benchmarks/.venv
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The benchmarks' peers live in a virtual environment of their own; about an hour and a half, on an otherwise idle machine.
 benchmark: benchmarks/.venv/done

@@ -1,187 +1,210 @@
-"""K nets at once: equal to each alone, averaged in one model of stock layers, tested on every row."""
+"""K networks at once: equal to each alone, heard by callbacks; and where they train quickest."""
 
-import json
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
-from test_data import write
-from test_training import make, train
+import tensorflow as tf
+from small_training import small_training
 
-import train_model_modern as modern
+from harvest.cli import StopRequest
+from harvest.data.splits import Split
+from harvest.training import folds as module
+from harvest.training.feature_major import feature_major
+from harvest.training.folds import (
+    Fold,
+    end_reason,
+    epoch_logs,
+    epoch_order,
+    features_on,
+    mean_history,
+    start_fold,
+    step_seconds,
+    trace_program,
+    try_devices,
+)
+from harvest.training.program import COUNTS, HISTORY, build_program, first_state
+from harvest.training.tensorflow_setup import Device
+
+
+@pytest.fixture(scope="module")
+def small():
+    return small_training()
 
 
 @pytest.mark.parametrize("xla", [False, True])
-def test_together_as_alone(tf, sample, xla):
-    made = make(sample(117), "standard", "--folds", "5")
-    plan = made.plan._replace(xla=xla, patience=6)
-    train(tf, made, 40, rate=0.02, plan=plan)
-    together = made.trained
-    assert len({len(fold.history) for fold in together}) > 1
+def test_together_as_alone(xla):
+    made = small_training(rows=117, folds=5)
+    settings = {"rate": 0.02, "xla": xla, "patience": 6, "epochs_per_call": 9}
+    together = made.train(40, **settings)
+    assert len({len(fold.history) for fold in together}) > 1 and len({fold.best_loss for fold in together}) == 5
     for fold in together:
-        alone = train(tf, made, 40, rate=0.02, plan=plan, folds=[fold])
-        assert alone.history == fold.history and alone.best_epoch == fold.best_epoch
+        (alone,) = made.train(40, folds=[fold], **settings)
+        assert alone.history == fold.history and alone.best_epoch == fold.best_epoch and alone.reason == fold.reason
         np.testing.assert_array_equal(alone.best.trained, fold.best.trained)
 
 
-def write_mixed(path):
-    """Rows with gaps, and categories of which some folds see no training row."""
-    generator = np.random.default_rng(0)
-    lines = ["foreground_app,site,idle_time,stay,productive"]
-    for index in range(120):
-        site = f"site{generator.integers(0, 9)}"
-        cells = [generator.integers(0, 30), site, generator.integers(0, 9999), generator.integers(0, 99)]
-        if index % 5 == 0:
-            cells[generator.integers(0, 4)] = ""
-        lines.append(",".join(map(str, [*cells, index % 2])))
-    path.write_text("\n".join(lines) + "\n")
-    return path
+def test_every_training_row_is_drawn_in_every_epoch():
+    made = small_training(rows=117)
+    plan, fold = made.plan, made.folds[0]
+    for epoch in range(3):
+        order = epoch_order(made.config, plan, fold, epoch)
+        assert order.dtype == np.int32 and len(order) == plan.rows and set(order) == set(fold.split.train)
+        assert len(order) - len(fold.split.train) < plan.batch_size * plan.segments
+    first, second = (epoch_order(made.config, plan, fold, epoch) for epoch in range(2))
+    assert (first != second).any()
+    fold = Fold(fold.number, fold.split, fold.encoding, fold.linear, own=Split(*(part[::2] for part in fold.split)))
+    assert set(epoch_order(made.config, plan, fold, 0)) == set(fold.split.train[::2])
+    start_fold(fold, made.config, plan)
+    rows = fold.validation.numpy()
+    assert set(rows[rows >= 0]) == set(fold.split.val[::2]) and len(rows) % plan.validation_segment == 0
 
 
-@pytest.mark.parametrize("architecture", modern.ARCHITECTURES)
-@pytest.mark.parametrize("folds", [1, 4])
-def test_the_model_averages_the_networks(tf, tmp_path, architecture, folds):
-    import keras
-
-    made = make(write_mixed(tmp_path / "a.csv"), architecture, "--folds", folds)
-    generator = np.random.default_rng(0)
-    weights = [
-        part._replace(moving=np.abs(generator.normal(1, 0.3, part.moving.shape)).astype(np.float32))
-        for part in made.weights
-    ]
-    archive = modern.Archive(made.saved.model).write(made.saved.values(weights, 1.5), {})
-    (tmp_path / "model.keras").write_bytes(archive)
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert all(type(layer).__module__.startswith("keras.") for layer in loaded.layers)
-    rows = np.arange(120, dtype=np.int32)
-    logits = [
-        made.predictor.logits(made.features, fold, own, rows) for fold, own in zip(made.folds, weights, strict=True)
-    ]
-    expected = modern.sigmoid(np.array(logits) / 1.5).mean(axis=0)
-    raw = {name: tf.constant(values) for name, values in modern.raw_inputs(made.table, rows).items()}
-    np.testing.assert_allclose(loaded(raw)[:, 0], expected, atol=1e-5)
-    made.saved.assign(weights, 1.5)
-    np.testing.assert_allclose(made.saved.model(raw)[:, 0], expected, atol=1e-5)
-
-
-def test_what_a_fold_has_not_seen_counts_for_nothing_in_it(tf, tmp_path):
-    made = make(write_mixed(tmp_path / "a.csv"), "standard", "--folds", 4)
-    of_first = 1 + len(made.encoding.known[0])
-    places = [fold.encoder.places[:of_first] for fold in made.folds]
-    partly = np.flatnonzero(np.min(places, axis=0) != np.max(places, axis=0))
-    assert len(partly) and all(part[0] == -1 for part in places)
-    for fold in made.folds:
-        learned = set(made.features.indices[0, fold.split.training])
-        for index, place in enumerate(fold.encoder.places[:of_first]):
-            assert (place >= 0) == (index in learned)
-            inputs = modern.encode(
-                np.zeros((1, 2), np.float32), np.array([[index, of_first]]), made.encoding, fold.encoder
-            ).numpy()
-            assert inputs[:, len(made.encoding.gaps) + 2 : made.encoding.linear_width].sum() == (place >= 0)
-
-
-def test_a_run_with_folds(sample, tmp_path, capsys):
-    folder = tmp_path / "model"
-    assert modern.main([str(sample(90)), "--model-dir", str(folder), "--folds", "5", "--epochs", "8"]) == 0
-    printed = capsys.readouterr().out
-    assert "5 nets, each with" in printed and "each by a net that was not trained on it" in printed
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["rows"]["test"] == 90 and np.sum(metrics["test"]["confusion"]) == 90
-    import keras
-
-    for path in (folder / modern.MODEL_FILE, *(folder / "checkpoints").iterdir()):
-        assert keras.models.load_model(path).output_shape == (None, 1)
-
-
-def test_more_folds_than_the_rarer_class_has_rows(tmp_path, capsys):
-    path = tmp_path / "a.csv"
-    lines = [
-        f"{index % 3},{index * 37 % 101},{index * 17 % 89},{index % 7},{int(index % 8 == 0)}" for index in range(48)
-    ]
-    path.write_text("\n".join([",".join(modern.V0_COLUMNS), *lines]) + "\n")
-    assert modern.main([str(path), "--model-dir", str(tmp_path / "model"), "--folds", "20", "--epochs", "2"]) == 0
-    assert "Folds      6 (lowered from 20: the rarer class has 6 rows" in capsys.readouterr().out
-
-
-def test_windows_that_slide_over_time():
-    splits = modern.split_folds_by_time(1_000, 5)
-    for number, split in enumerate(splits):
-        rows = np.concatenate(split)
-        np.testing.assert_array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
-        assert (len(split.validation), len(split.test)) in ((62, 62), (62, 63), (63, 62), (63, 63))
-        assert 620 <= len(split.training) <= 630
-        assert not number or split.validation[0] == splits[number - 1].test[0]
-    tested = np.concatenate([split.test for split in splits])
-    np.testing.assert_array_equal(tested, np.arange(tested[0], 1_000))
-    assert splits[0].training[0] == 0
-
-
-def test_a_run_with_windows_over_time(tmp_path, capsys):
-    order = np.random.default_rng(0).permutation(160)
-    lines = [f"{1_700_000_000 + index},{index % 3},{index * 37 % 101},{index // 2 % 2}" for index in order]
-    path, folder = write(tmp_path / "a.csv", lines, header="timestamp,app,idle,productive"), tmp_path / "model"
-    flags = ["--split", "time", "--folds", "3", "--epochs", "2", "--model-dir", str(folder)]
-    assert modern.main([str(path), *flags]) == 0
-    printed = capsys.readouterr().out
-    assert "each net has 96 rows for training, 16 used for early stopping, 16 for testing" in printed
-    assert "by time, by the column timestamp, 3 windows that slide over it" in printed
-    rows = [line.split(",") for line in (folder / "predictions.csv").read_text().splitlines()[1:]]
-    found = sorted((order[int(line) - 2], int(fold)) for line, fold, _, _ in rows)
-    assert found == [(index, 1 + (index - 112) // 16) for index in range(112, 160)]
-    assert json.loads((folder / "metrics.json").read_text())["rows"]["test"] == 48
-
-
-def test_refused_folds(sample, tmp_path, capsys):
-    for flags in (
-        ["--folds", "2"],
-        ["--folds", "0"],
-        ["--folds", "10", "--split", "time"],
-        ["--folds", "9" * 15, "--split", "time"],
-    ):
-        assert modern.main([str(sample(60)), "--model-dir", str(tmp_path / "model"), *flags]) == 2
-    assert not (tmp_path / "model").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "rows", "rarer", "folds", "words"),
-    [
-        ([], 110, 40, 10, "their mean is more accurate"),
-        ([], 30_000, 9_000, 10, "training 10 nets takes about"),
-        ([], 30, 6, 6, "lowered from 10: the rarer class has 6 rows"),
-        ([], 40_000, 9_000, 1, "gains little with 40,000 rows"),
-        (["--no-xla"], 20_000, 9_000, 1, "s on one core"),
-        (["--no-xla", "--epochs", "2"], 20_000, 9_000, 10, "s on one core"),
-        (["--split", "time"], 110, 40, 1, "the split is by time"),
-        (
-            ["--split", "time", "--folds", "12"],
-            110,
-            6,
-            12,
-            "as requested; training 12 nets takes about",
-        ),
-        (["--folds", "1"], 110, 40, 1, "as requested"),
-        (["--folds", "4"], 1_000_000, 40, 4, "as requested; training 4 nets takes about"),
-        (["--folds", "20"], 110, 6, 6, "lowered from 20: the rarer class has 6 rows"),
-    ],
-)
-def test_how_many_folds(flags, rows, rarer, folds, words):
-    options = modern.parse_options(["unused", *flags])
-    choice = modern.choose_folds(options, np.arange(rows) < rarer)
-    assert choice.value == folds and words in choice.reason
-
-
-def test_bins_are_those_of_training_rows_and_of_no_use_where_numbers_are_equal(tf, tmp_path):
-    lines = [f"{index % 7},{index},{index // 190},{index % 5},{index % 2}" for index in range(200)]
-    made = make(write(tmp_path / "a.csv", lines))
-    numbers = [column.name for column in made.table.of_kind("number")]
-    assert dict(zip(numbers, made.encoding.bins, strict=True)) == {
-        "keyboard_activity": 7,  # a twentieth of the training rows
-        "mouse_activity": 0,  # two values
-        "time_last_request": 4,  # five values
+def test_logs_of_an_epoch():
+    row = np.zeros(len(HISTORY), np.float32)
+    row[: len(COUNTS)] = [20, 3, 4, 6]  # of 40 rows: 3 of 4 predicted are right, 3 of 6 positive are found
+    row[len(COUNTS) :] = [0.25, 0, 0, 2, 0.125]  # of 8 rows: the loss is a mean, none is predicted
+    assert epoch_logs(row, 40, 8) == {
+        "loss": 0.5,
+        "accuracy": 0.9,
+        "precision": 0.75,
+        "recall": 0.5,
+        "val_loss": 0.25,
+        "val_accuracy": 0.75,
+        "val_precision": 0.0,
+        "val_recall": 0.0,
+        "learning_rate": 0.125,
     }
-    rows = made.fold.split.training
-    inputs = modern.encode(*made.features.take(rows), made.encoding, made.fold.encoder).numpy()
-    bins = inputs[:, made.encoding.linear_width :]
-    np.testing.assert_allclose(bins.mean(axis=0), 0, atol=1e-6)
-    np.testing.assert_allclose(np.ptp(bins[:, :7], axis=0), 0.25, atol=1e-6)
-    order = np.argsort(made.features.scaled[0, rows])
-    assert (np.diff(bins[order, :7], axis=0) >= 0).all()
+
+
+def test_the_history_is_a_mean_over_folds():
+    names = ("loss", "val_loss", "accuracy", "val_accuracy", "learning_rate")
+    folds = [SimpleNamespace(history=[dict.fromkeys(names, value) for value in own]) for own in ([1.0, 2.0], [3.0])]
+    assert mean_history(folds) == {
+        **{name: [2.0, 2.5] for name in names},
+        "val_loss_lowest": [1.0, 2.0],
+        "val_loss_highest": [3.0, 3.0],
+    }
+    assert mean_history(folds[:1]) == {name: [1.0, 2.0] for name in names}
+
+
+def test_callbacks_hear_of_every_epoch_and_may_stop_training(small, tmp_path):
+    heard = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            heard.append(epoch)
+
+        def on_epoch_end(self, epoch, logs=None):
+            heard.append((epoch, logs["val_loss"]))
+            self.model.stop_training = epoch == 3
+
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    log.on_train_begin()
+    (fold,) = small.train(20, [Watch(), log], epochs_per_call=7)
+    log.on_train_end()
+    losses = [logs["val_loss"] for logs in fold.history]
+    assert heard == [part for epoch in range(4) for part in (epoch, (epoch, losses[epoch]))]
+    assert fold.reason == "a callback asked for it"
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 5
+
+
+def test_keras_early_stopping_stops_too(small):
+    stopping = keras.callbacks.EarlyStopping(patience=2, baseline=0.0)
+    stopping.on_train_begin()
+    (fold,) = small.train(20, [stopping], epochs_per_call=7)
+    assert len(fold.history) in (2, 3) and fold.reason == "a callback asked for it"
+
+
+def test_a_signal_stops_between_calls(small):
+    stop = StopRequest()
+
+    def ask(epoch, logs):
+        stop.signal = 15
+
+    (fold,) = small.train(20, [keras.callbacks.LambdaCallback(on_epoch_end=ask)], stop=stop, epochs_per_call=7)
+    assert len(fold.history) == 7 and not fold.reason
+    assert int(fold.state.epoch) == 7
+
+
+def test_the_limit_of_epochs_ends_training(small):
+    (fold,) = small.train(5, epochs_per_call=7)
+    assert len(fold.history) == 5 and fold.reason == "reached the limit of 5 epochs"
+    assert end_reason(small.config, fold) == ""
+
+
+def test_a_group_calls_the_folds():
+    made, called = small_training(folds=4), []
+
+    def call_folds(pool, call, folds):
+        called.append([fold.number for fold in folds])
+        return [call(fold) for fold in folds]
+
+    together = made.train(6, group=SimpleNamespace(call_folds=call_folds), epochs_per_call=3)
+    assert called == [[0, 1, 2, 3]] * 2
+    for fold, alone in zip(together, made.train(6, epochs_per_call=3), strict=True):
+        assert fold.history == alone.history
+
+
+def test_a_program_is_compiled_by_a_call_that_runs_nothing(small):
+    program = build_program(small.network, small.config, small.plan, small.encoding)
+    fold = small.folds[0]
+    start_fold(fold, small.config, small.plan)
+    features = features_on(small.config.device, small.features)
+    compile_program = trace_program(small.network, small.config, small.plan, program, features, fold)
+    assert program.experimental_get_tracing_count() == 1
+    compile_program()
+    fold.state = first_state(small.weights, 0.001)
+    assert program.experimental_get_tracing_count() == 1 and int(fold.state.epoch) == 0
+
+
+FIRST, SECOND = Device("cpu", "first"), Device("gpu", "second", (7, 0))
+
+
+def tried(made, devices, monkeypatch, seconds):
+    """try_devices() with given times or errors in place of trials."""
+
+    def trial(network, config, plan, program, features, folds):
+        if isinstance(seconds[config.device], Exception):
+            raise seconds[config.device]
+        return seconds[config.device]
+
+    monkeypatch.setattr(module, "step_seconds", trial)
+    networks = {}
+
+    def make_network(config):
+        return networks.setdefault(config.device, (config.hidden_dtype, config.device))
+
+    monkeypatch.setattr(module, "build_program", lambda network, config, plan, encoding: f"of {network[1].name}")
+    parts = made.plan, made.encoding, made.features, made.folds
+    return try_devices(devices, made.config, None, make_network, *parts)
+
+
+def test_the_quicker_device_is_taken(small, monkeypatch):
+    config, network, program = tried(small, [FIRST, SECOND], monkeypatch, {FIRST: 2e-4, SECOND: 1e-4})
+    assert (config.device, config.precision, program) == (SECOND, "float16", "of second")
+    assert network == ("mixed_float16", SECOND)
+    assert config.reasons["device"] == "a step takes 100 us; 200 us on first"
+    config, network, program = tried(small, [FIRST, SECOND], monkeypatch, {FIRST: 1e-3, SECOND: 1.5})
+    assert (config.device, config.precision, program) == (FIRST, "float32", "of first")
+    assert config.reasons["device"] == "a step takes 1,000 us; 1,500,000 us on second"
+
+
+def test_a_device_that_fails_is_left_out(small, monkeypatch):
+    error = tf.errors.InternalError(None, None, "libdevice not found\nmore")
+    config, _, _ = tried(small, [FIRST, SECOND], monkeypatch, {FIRST: 1e-3, SECOND: error})
+    assert config.device == FIRST
+    assert config.reasons["device"] == "a step takes 1,000 us; second failed: libdevice not found"
+    with pytest.raises(tf.errors.InternalError):
+        tried(small, [FIRST, SECOND], monkeypatch, {FIRST: error, SECOND: 1e-3})
+
+
+def test_a_trial_leaves_the_folds_as_they_are(small, monkeypatch):
+    monkeypatch.setattr(module, "MEASURED_SECONDS", 0.01)
+    network = feature_major(small.stock)
+    program = build_program(network, small.config, small.plan, small.encoding)
+    (fold,) = folds = [Fold(0, small.folds[0].split, small.folds[0].encoding, np.zeros(1))]
+    start_fold(fold, small.config, small.plan)
+    seconds = step_seconds(network, small.config, small.plan, program, small.features, folds)
+    assert 1e-7 < seconds < 1 and fold.history == [] and fold.state is None and not fold.reason

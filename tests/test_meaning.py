@@ -12,10 +12,15 @@ import re
 
 import numpy as np
 import pytest
+from conftest import QUICK, predictions_of
 
-import export_model
-import predict
-import train_model_modern as modern
+import predict as script
+import train_model_modern
+from harvest.cli import UserError
+from harvest.data.cells import parse_number
+from harvest.data.training_rows import read_training_rows
+from harvest.model.input_rows import read_rows
+from harvest.run_directory import EXPORT_FILES, MODEL_FILE
 
 REFUSED = [
     "no column is left",
@@ -23,7 +28,7 @@ REFUSED = [
     "rows are all of one class",
 ]  # what a table of odd columns may rightly be
 TABLES = int(os.environ.get("TABLES", "20"))  # make soak: 300
-FORMATS = list(modern.EXPORTS)
+FORMATS = list(EXPORT_FILES)
 
 NAMES = [
     "idle",
@@ -192,7 +197,7 @@ def make_table(chance):
             name += " id"
         cells, signal = {"text": text_cells, "id": id_cells}.get(kind, number_cells)(chance, rows)
         if kind == "categorical" or (
-            kind == "text" and sum(np.isfinite(modern.cell_number(cell)) for cell in cells) >= 0.3 * rows
+            kind == "text" and sum(np.isfinite(parse_number(cell)) for cell in cells) >= 0.3 * rows
         ):
             categorical.append(name.strip())
         empty = chance.choice([0, 0, 0.1, 0.5])
@@ -246,9 +251,10 @@ def quietly(function, *arguments):
 
 
 def predicted(folder, columns, rows, quoted, tmp_path):
+    """The probabilities that predict.py gives for rows of a table."""
     write(tmp_path / "asked.csv", columns, rows, quoted)
     code, errors = quietly(
-        predict.main, tmp_path / "asked.csv", "--model-dir", folder, "--output", tmp_path / "answer.csv"
+        script.main, tmp_path / "asked.csv", "--model-dir", folder, "--output", tmp_path / "answer.csv"
     )
     assert code == 0, errors
     with open(tmp_path / "answer.csv", encoding="utf-8", newline="") as file:
@@ -267,7 +273,7 @@ def check_frames(model, path, asked):
     np.testing.assert_allclose(found[:, 1], asked, atol=1e-5, err_msg="a DataFrame of texts")
     try:
         found = model.predict_proba(pd.read_csv(path, na_values=[""], **options))
-    except modern.UserError as error:
+    except UserError as error:
         assert "read the table with dtype=str" in str(error)
     else:
         np.testing.assert_allclose(found[:, 1], asked, atol=1e-5, err_msg="a DataFrame")
@@ -275,106 +281,84 @@ def check_frames(model, path, asked):
 
 def check_training_rows(model, path, tested):
     """predict.py knows all rows of a file that trained the model, and no others, by what their cells mean."""
-    known, (chunk,) = predict.read_training_rows(model.path), predict.read_rows(str(path), model.details)
-    hashes = predict.row_hashes(model.details, predict.model_inputs(model.model, model.details, chunk)[0])
+    from harvest.model.inference import hash_inputs, model_inputs
+
+    known, (chunk,) = read_training_rows(model.path), read_rows(str(path), model.details)
+    hashes = hash_inputs(model.details, model_inputs(model.model, model.details, chunk)[0])
     trained = [row for row in range(len(hashes)) if row not in tested]
     assert np.array_equal(np.unique(hashes[trained]), known.hashes)
-    _, place, counts = np.unique(hashes[trained], return_inverse=True, return_counts=True)
-    assert known.repeated == pytest.approx(np.mean(counts[place] > 1))
+    _, inverse, counts = np.unique(hashes[trained], return_inverse=True, return_counts=True)
+    assert known.repeated == pytest.approx(np.mean(counts[inverse] > 1))
 
 
-def check(tmp_path, number, columns, flags, folds, quoted, files, chance):
+def check_formats(folder, kinds, columns, formats, asked):
+    """Plain Keras, and the exported files, say of the documented meanings of cells what predict.py says of texts."""
     import keras
     import tensorflow as tf
 
+    from harvest.model.export.formats import exported_probabilities
+
+    model, names, raw = keras.models.load_model(folder / MODEL_FILE), {name.strip(): name for name in columns}, {}
+    for name, tensor in model.input.items():
+        cells = [[documented(tensor.dtype, cell)] for cell in columns[names[name]]]
+        raw[name] = np.array(cells, object if tensor.dtype == "string" else tensor.dtype)
+    tensors = {name: tf.constant(cells) for name, cells in raw.items()}
+    np.testing.assert_allclose(model(tensors).numpy()[:, 0], asked, atol=1e-5, err_msg="plain Keras")
+    if any(tensor.dtype == "int64" and kinds[name] == "number" for name, tensor in model.input.items()):
+        # stamps: of other numbers model.predict takes only 32 bits
+        np.testing.assert_allclose(model.predict(tensors, verbose=0)[:, 0], asked, atol=1e-5, err_msg="Keras' predict")
+    for name in formats:
+        found = exported_probabilities(name, folder / EXPORT_FILES[name], raw)
+        np.testing.assert_allclose(found, asked, atol=1e-5, err_msg=name)
+    return names.keys() & raw.keys()
+
+
+def check(tmp_path, number, columns, flags, folds, quoted, files, chance):
     rows, folder = list(range(len(columns["productive"]))), tmp_path / "model"
-    parts = [part.tolist() for part in np.array_split(rows, files)]
     lines, paths = {}, []
-    for place, part in enumerate(parts):
+    for place, part in enumerate(np.array_split(rows, files)):
         paths.append(tmp_path / f"{place}.csv")
-        lines |= {
-            (paths[-1].name, line): row for line, row in zip(write(paths[-1], columns, part, quoted), part, strict=True)
-        }
-    exports = FORMATS if number % 3 == 0 else [FORMATS[number % len(FORMATS)]]
-    command = [
-        *flags,
-        "--model-dir",
-        folder,
-        "--epochs",
-        "3",
-        "--quiet",
-        "--no-tensorboard",
-        "--no-checkpoints",
-        "--folds",
-        folds,
-    ]
-    code, errors = quietly(modern.main, *paths, *command, "--export", *exports)
+        starts = write(paths[-1], columns, part.tolist(), quoted)
+        lines |= {(paths[-1].name, line): row for line, row in zip(starts, part.tolist(), strict=True)}
+    formats = FORMATS if number % 3 == 0 else [FORMATS[number % len(FORMATS)]]
+    command = [*flags, "--model-dir", folder, *QUICK, "--folds", folds]
+    code, errors = quietly(train_model_modern.main, *paths, *command, "--export", *formats)
     if code == 2:
         assert errors.startswith("error: ") and errors.count("\n") == 1, errors
         return errors
     assert code == 0, errors
     asked = predicted(folder, columns, rows, quoted, tmp_path)
-    answering = predict.load(folder)
-    check_frames(answering, tmp_path / "asked.csv", asked)
-    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
-        reported = list(csv.DictReader(file))
-    tested = {lines[row.get("file", "0.csv"), int(row["line"])] for row in reported} if folds == 1 else set()
-    check_training_rows(answering, tmp_path / "asked.csv", tested)
-    if folds == 1:  # with folds each tested row is reported by one net, and predicted by all
-        found = [asked[lines[row.get("file", "0.csv"), int(row["line"])]] for row in reported]
-        np.testing.assert_allclose(
-            [float(row["probability"]) for row in reported], found, atol=1e-5, err_msg="training"
-        )
-    assert all(
-        columns["productive"][lines[row.get("file", "0.csv"), int(row["line"])]] == row["label"] for row in reported
-    )
-    model = keras.models.load_model(folder / modern.MODEL_FILE)
-    names = {name.strip(): name for name in columns}
-    raw = {}
-    for name, tensor in model.input.items():
-        kind = tensor.dtype
-        raw[name] = np.array(
-            [[documented(kind, cell)] for cell in columns[names[name]]], object if kind == "string" else kind
-        )
-    whole = {
-        name
-        for name, tensor in model.input.items()
-        if tensor.dtype == "int64" and not name.endswith(" id") and name not in flags
-    }
-    tensors = {name: tf.constant(cells) for name, cells in raw.items()}
-    np.testing.assert_allclose(model(tensors).numpy()[:, 0], asked, atol=1e-5, err_msg="plain Keras")
-    if whole:  # stamps: model.predict rounds other numbers to 32 bits
-        np.testing.assert_allclose(model.predict(tensors, verbose=0)[:, 0], asked, atol=1e-5, err_msg="Keras' predict")
-    for name in exports:
-        found = export_model.exported_probabilities(name, folder / modern.EXPORTS[name][0], raw)
-        np.testing.assert_allclose(found, asked, atol=1e-5, err_msg=name)
+    model = script.load(folder)
+    check_frames(model, tmp_path / "asked.csv", asked)
+    reported = [(lines[row.get("file", "0.csv"), int(row["line"])], row) for row in predictions_of(folder)]
+    check_training_rows(model, tmp_path / "asked.csv", {row for row, _ in reported} if folds == 1 else set())
+    assert all(columns["productive"][row] == found["label"] for row, found in reported)
+    if folds == 1:  # with folds each tested row is reported by one network, and predicted by all
+        found, expected = zip(*((float(found["probability"]), asked[row]) for row, found in reported), strict=True)
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg="training")
+    used = check_formats(folder, model.details.kinds, columns, formats, asked)
     # the order of rows and columns, and columns that the model does not use, change nothing
     chance.shuffle(rows)
-    used = [name for name in columns if name.strip() in raw]
+    used = [name for name in columns if name.strip() in used]
     chance.shuffle(used)
     other = {name: columns[name] for name in used} | {"more": columns["productive"]}
-    np.testing.assert_allclose(
-        predicted(folder, other, rows, not quoted, tmp_path), asked[rows], atol=1e-5, err_msg="another order"
-    )
+    found = predicted(folder, other, rows, not quoted, tmp_path)
+    np.testing.assert_allclose(found, asked[rows], atol=1e-5, err_msg="another order")
     if number % 4 == 0:  # nor do they in training
-        write(
-            tmp_path / "other.csv",
-            {name: columns[name] for name in sorted(columns, key=lambda name: chance.random())},
-            rows,
-            not quoted,
-        )
-        code, errors = quietly(modern.main, tmp_path / "other.csv", *command)
+        shuffled = {name: columns[name] for name in sorted(columns, key=lambda name: chance.random())}
+        write(tmp_path / "other.csv", shuffled, rows, not quoted)
+        code, errors = quietly(train_model_modern.main, tmp_path / "other.csv", *command)
         assert code == 0, errors
-        np.testing.assert_allclose(
-            predicted(folder, columns, list(range(len(rows))), quoted, tmp_path),
-            asked,
-            atol=1e-5,
-            err_msg="training in another order",
-        )
+        found = predicted(folder, columns, list(range(len(rows))), quoted, tmp_path)
+        np.testing.assert_allclose(found, asked, atol=1e-5, err_msg="training in another order")
     return ""
 
 
-@pytest.mark.parametrize("seed", range(TABLES))
+def some_slow(cases, quick):
+    return [case if number < quick else pytest.param(case, marks=pytest.mark.slow) for number, case in enumerate(cases)]
+
+
+@pytest.mark.parametrize("seed", some_slow(range(TABLES), 1))
 def test_a_cell_means_the_same_everywhere(tmp_path, seed):
     chance = random.Random(seed)
     words = check(tmp_path, seed, *make_table(chance), chance)
@@ -429,13 +413,7 @@ FINDINGS = {  # how cells are drawn, what makes a row productive, flags
 }
 
 
-def test_numbers_too_small_to_be_inverted_are_scaled(tf):
-    numbers = np.append(10.0 ** np.linspace(-322, -309, 100), 0.0)[:, None]
-    scales = modern.fit_scales(numbers)
-    assert scales.logarithmic.all() and np.isfinite(modern.scale_numbers(numbers, scales)).all()
-
-
-@pytest.mark.parametrize("case", FINDINGS)
+@pytest.mark.parametrize("case", some_slow(FINDINGS, 1))
 def test_a_column_that_decides_the_label_decides_every_prediction(tmp_path, case):
     draw, decides, flags = FINDINGS[case]
     chance = random.Random(4)
@@ -447,165 +425,41 @@ def test_a_column_that_decides_the_label_decides_every_prediction(tmp_path, case
     }
     rows, folder = list(range(240)), tmp_path / "model"
     lines = write(tmp_path / "a.csv", columns, rows, False)
-    code, errors = quietly(
-        modern.main,
-        tmp_path / "a.csv",
-        *flags,
-        "--model-dir",
-        folder,
-        "--folds",
-        "1",
-        "--epochs",
-        "60",
-        "--quiet",
-        "--no-tensorboard",
-    )
+    command = [*QUICK, "--epochs", "60", *flags, "--model-dir", folder]
+    code, errors = quietly(train_model_modern.main, tmp_path / "a.csv", *command)
     assert code == 0, errors
     found = predicted(folder, columns, rows, True, tmp_path)
     label = np.array([int(cell) for cell in columns["productive"]])
     assert np.mean((found >= 0.5) == label) > 0.9
-    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
-        reported = {lines.index(int(row["line"])): float(row["probability"]) for row in csv.DictReader(file)}
+    reported = {lines.index(int(row["line"])): float(row["probability"]) for row in predictions_of(folder)}
     np.testing.assert_allclose(list(reported.values()), found[list(reported)], atol=1e-5)
+
+
+def write_numbers(path):
+    write(path, NUMBERS, list(range(60)), False)
+
+
+NUMBERS = {"x": [str(number) for number in range(60)], "productive": ["0", "1"] * 30}
 
 
 @pytest.mark.parametrize(
     "cell", ["1e39", "-1e308", "1e999", "inf", "-Infinity", "nan", "TRUE", "1_000", "0x1F", "1e", "٣"]
 )
-def test_what_is_no_number_is_refused_alike(tmp_path, cell):
-    columns = {"x": [str(place) for place in range(60)], "productive": ["0", "1"] * 30}
-    write(tmp_path / "a.csv", columns, list(range(60)), False)
-    code, errors = quietly(
-        modern.main, tmp_path / "a.csv", "--numeric", "x", "--model-dir", tmp_path / "model", "--epochs", "2", "--quiet"
-    )
-    assert code == 0, errors
-    columns["x"][20] = cell
+def test_what_is_no_number_is_refused_alike(tmp_path, trained, cell):
+    folder = trained("--numeric", "x", write=write_numbers)
+    columns = NUMBERS | {"x": [*NUMBERS["x"][:20], cell, *NUMBERS["x"][21:]]}
     write(tmp_path / "a.csv", columns, list(range(60)), False)
     for command, flags in (
-        (modern.main, ["--numeric", "x"]),
-        (modern.main, ["--describe", "--numeric", "x"]),
-        (predict.main, []),
+        (train_model_modern.main, ["--numeric", "x", "--model-dir", tmp_path / "model"]),
+        (train_model_modern.main, ["--describe", "--numeric", "x"]),
+        (script.main, ["--model-dir", folder]),
     ):
-        code, errors = quietly(command, tmp_path / "a.csv", "--model-dir", tmp_path / "model", *flags)
+        code, errors = quietly(command, tmp_path / "a.csv", *flags)
         assert code == 2 and "line 22, column x" in errors and errors.count("\n") == 1, errors
 
 
-def read(path, *flags):
-    return modern.read_table(modern.parse_options([str(path), *flags]))
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_kinds_do_not_depend_on_the_order_of_rows(tmp_path, monkeypatch, seed):
-    """Also when the first rows, and whole chunks, hold nothing but empty cells, numbers, or 0 and 1."""
-    monkeypatch.setattr(modern, "GUESS_ROWS", 8)
-    monkeypatch.setattr(modern.read_chunks, "__defaults__", (16, False))
-    chance = random.Random(seed)
-    columns, flags, *_ = make_table(chance)
-    count = len(columns["productive"])
-    columns["late hash"] = [""] * (count - 12) + [str(chance.randrange(5)) for _ in range(12)]
-    columns["late time"] = [""] * (count - 12) + [repr(chance.uniform(0, 1e4)) for _ in range(12)]
-    columns["late flag"] = ["1"] * (count // 3) + ["TRUE"] * (count - count // 3)
-    columns["late text"] = ["1"] * (count // 3) + ["word"] * (count - count // 3)
-    columns["row"] = [str(place) for place in range(count)]
-    rows, tables = list(range(count)), []
-    for place in range(3):
-        write(tmp_path / f"{place}.csv", columns, rows, chance.random() < 0.3)
-        try:
-            tables.append(read(tmp_path / f"{place}.csv", *flags))
-        except modern.UserError as error:
-            tables.append(str(error).split(": ", 1)[1])
-        rows = chance.sample(rows, count) if place == 0 else rows[::-1]
-    if isinstance(tables[0], str):
-        assert tables[0] == tables[1] == tables[2]
-        return
-    for table in tables:
-        kinds = {column.name: (column.kind, column.reason) for column in table.columns}
-        assert (
-            kinds["late hash"][0] == "category"
-            and kinds["late time"] == ("number", "")
-            and kinds["row"] == ("dropped", "a row number")
-        )
-        assert kinds["late text"] == kinds["late flag"] == ("category", "text")
-        assert [vars(column) for column in table.columns] == [vars(column) for column in tables[0].columns]
-        for name in ("numbers", "codes", "label"):
-            np.testing.assert_array_equal(getattr(table, name), getattr(tables[0], name))
-        for one, other in zip(table.scales, tables[0].scales, strict=True):
-            np.testing.assert_array_equal(one, other)
-
-
-def test_the_fast_reading_of_numbers_equals_the_slow_one(tmp_path):
-    chance = random.Random(1)
-    cells = [
-        "nan",
-        "NA",
-        "inf",
-        "1e39",
-        "TRUE",
-        "true",
-        "1_0",
-        "1e",
-        ".",
-        "+",
-        "5.",
-        ".5",
-        "+5",
-        "--5",
-        "1E5",
-        "1d5",
-        "0x1F",
-        "1e-400",
-        "00012",
-        "-0",
-        "1f",
-        "1 2",
-        "+ 5",
-    ]
-    cells += ["".join(chance.choice("0123456789..eE+-  xnai") for _ in range(chance.randint(1, 8))) for _ in range(800)]
-    compared = 0
-    for cell in cells:
-        write(tmp_path / "a.csv", {"x": [cell], "y": ["1"]}, [0], False)
-        source = modern.find_source(str(tmp_path / "a.csv"), False)
-        fast, again = modern.read_once([source], ["x"], set())
-        if again:  # told to read it as text
-            continue
-        value = modern.cell_number(cell)
-        np.testing.assert_allclose(fast["x"].values, [value], rtol=1e-15, err_msg=repr(cell))
-        compared += 1
-    assert compared > 100
-
-
-def test_a_chunk_of_nothing_but_true_is_no_chunk_of_ones(tmp_path):
-    columns = {"x": [""] * 5_100 + ["TRUE"] * 200, "productive": ["0", "1"] * 2_650}
-    write(tmp_path / "a.csv", columns, list(range(5_300)), False)
-    write(
-        tmp_path / "b.csv",
-        {"x": [str(place % 9 + 1) for place in range(400)], "productive": ["0", "1"] * 200},
-        list(range(400)),
-        False,
-    )
-    with pytest.raises(modern.UserError, match=r"lines 5102, 5103.*column x"):
-        modern.read_table(modern.parse_options([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]))
-
-
-def test_white_space_lines_of_one_column(tmp_path):
-    columns = {"productive": ["0", "1"] * 30, "x": [str(place) for place in range(60)]}
-    write(tmp_path / "train.csv", columns, list(range(60)), False)
-    assert (
-        quietly(
-            modern.main,
-            tmp_path / "train.csv",
-            "--numeric",
-            "x",
-            "--model-dir",
-            tmp_path / "model",
-            "--epochs",
-            "2",
-            "--quiet",
-        )[0]
-        == 0
-    )
+def test_white_space_lines_of_one_column(tmp_path, trained, predict):
+    folder = trained("--numeric", "x", write=write_numbers)
     (tmp_path / "a.csv").write_text("x\n0.5\n \n0.7\n\n")
-    code, errors = quietly(
-        predict.main, tmp_path / "a.csv", "--model-dir", tmp_path / "model", "--output", tmp_path / "out.csv"
-    )
-    assert code == 0 and len((tmp_path / "out.csv").read_text().splitlines()) == 4, errors
+    code, out, _ = predict(tmp_path / "a.csv", "--model-dir", folder)
+    assert code == 0 and len(out.splitlines()) == 4

@@ -1,6 +1,6 @@
 """Interrupted runs: what is left behind, and that --resume ends with the bits of the uninterrupted run."""
 
-import fcntl
+import argparse
 import json
 import os
 import random
@@ -12,21 +12,328 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, environment_of_a_user, metrics_of, weights_of
 
-import train_model_modern as modern
+import train_model_modern
+from harvest.cli import UserError
+from harvest.run_directory import RESUME_FILE
+from harvest.training import callbacks, interrupted, resume
+from harvest.training.folds import Fold, epoch_logs
+from harvest.training.program import HISTORY, Weights, first_state
 
 KILLS = int(os.environ.get("KILLS", "4"))  # make soak: 100
+DESCRIPTION = {
+    "arguments": ["rows.csv", "--epochs", "70"],
+    "fingerprint": "0123",
+    "device": "cpu",
+    "logs": "20260101-000000_standard_folds2",
+    "checkpoints": ["model_01_0.5000.keras", "model_02_0.7500.keras"],
+}
 
 
-def weights_of(folder):
-    import keras
+def made_up_fold(number, epochs=3, best=2):
+    """A fold with 4 + 2 numbers as weights that has trained so many epochs; 0: none."""
+    generator = np.random.default_rng(number)
+    values = [Weights(*(generator.normal(size=size).astype(np.float32) for size in (4, 2))) for _ in range(3)]
+    fold = Fold(number, split=None, encoding=None, linear=None)
+    fold.state = first_state(values[0], 0.006)
+    if epochs:
+        fold.state = fold.state._replace(epoch=fold.state.epoch + epochs, first_moment=fold.state.trained * 2)
+        fold.now, fold.reason = values[1], "because" if number else ""
+        fold.history = [epoch_logs(np.abs(generator.normal(size=len(HISTORY))), 5, 7) for _ in range(epochs)]
+    if best:
+        fold.best, fold.best_epoch, fold.best_loss = values[2], best, 1 / 3
+    return fold
 
-    return keras.models.load_model(folder / modern.MODEL_FILE).get_weights()
+
+def write_state(path, folds, **changed):
+    path.write_bytes(resume.pack_state(folds, DESCRIPTION | changed))
+
+
+def rewrite(path, change):
+    """Change the arrays of a state file."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    change(arrays)
+    np.savez(path, **arrays)
+
+
+def change_description(change):
+    def changed(arrays):
+        description = json.loads(arrays["description"].tobytes())
+        change(description)
+        arrays["description"] = np.frombuffer(json.dumps(description).encode(), np.uint8)
+
+    return changed
+
+
+@pytest.fixture
+def state(tmp_path):
+    path = tmp_path / RESUME_FILE
+    write_state(path, [made_up_fold(0), made_up_fold(1)])
+    return path
+
+
+# The state file
+
+
+def same_bits(one, other):
+    assert type(one) is type(other)
+    for left, right in zip(one or (), other or (), strict=True):
+        left, right = np.asarray(left), np.asarray(right)
+        assert left.dtype == right.dtype and left.tobytes() == right.tobytes()
+
+
+@pytest.mark.parametrize("epochs", [(3, 2), (3, 0), (0, 0)], ids=str)
+def test_folds_are_restored_to_the_bit(tmp_path, epochs):
+    path, (count, best) = tmp_path / RESUME_FILE, epochs
+    saved = [made_up_fold(number, count, best) for number in range(2)]
+    write_state(path, saved)
+    description, arrays = interrupted.read_state(path)
+    folds = [made_up_fold(number + 5, 0, 0) for number in range(2)]
+    for fold, other in zip(folds, saved, strict=True):
+        fold.number = other.number
+    resume.restore(folds, 70, path, description, arrays)
+    assert {name: description[name] for name in DESCRIPTION} == DESCRIPTION
+    for fold, other in zip(folds, saved, strict=True):
+        for name in ("history", "reason", "best_loss", "best_epoch"):
+            assert getattr(fold, name) == getattr(other, name)
+        for name in ("state", "now", "best"):
+            same_bits(getattr(fold, name), getattr(other, name))
+
+
+def test_nothing_to_resume(tmp_path, capsys):
+    assert train_model_modern.main(["--model-dir", str(tmp_path), "--resume"]) == 2
+    wanted = f"error: --resume: {tmp_path} holds no interrupted run; leave --resume out to start one\n"
+    assert capsys.readouterr().err == wanted
+
+
+def hostile(folder):
+    class Hostile:
+        def __reduce__(self):
+            return (os.mkdir, (str(folder / "executed"),))
+
+    return np.array([Hostile()], dtype=object)
+
+
+def set_fold(name, value):
+    return change_description(lambda description: description["folds"][1].update({name: value}))
+
+
+DAMAGE = {
+    "no description": lambda arrays: arrays.pop("description"),
+    "no JSON": lambda arrays: arrays.update(description=np.frombuffer(b"{", np.uint8)),
+    "a list": lambda arrays: arrays.update(description=np.frombuffer(b"[1]", np.uint8)),
+    "deep JSON": lambda arrays: arrays.update(description=np.frombuffer(b"[" * 100_000, np.uint8)),
+    "no arguments": change_description(lambda description: description.pop("arguments")),
+    "one argument": change_description(lambda description: description.update(arguments="--help")),
+    "a number as an argument": change_description(lambda description: description.update(arguments=[1])),
+    "no fingerprint": change_description(lambda description: description.update(fingerprint=None)),
+    "an unknown device": change_description(lambda description: description.update(device="tpu")),
+    "logs elsewhere": change_description(lambda description: description.update(logs="../20260101-000000_standard")),
+    "logs below": change_description(lambda description: description.update(logs="20260101-000000_standard/..")),
+    "a checkpoint elsewhere": change_description(
+        lambda description: description.update(checkpoints=["../model_01_0.5000.keras"])
+    ),
+    "another file": change_description(lambda description: description.update(checkpoints=["README.md"])),
+    "folds of no kind": change_description(lambda description: description.update(folds={})),
+    "no best epoch": set_fold("best_epoch", None),
+    "a best epoch to come": set_fold("best_epoch", 4),
+    "a best epoch before": set_fold("best_epoch", -1),
+    "half a best epoch": set_fold("best_epoch", 1.5),
+    "no best loss": set_fold("best_loss", "0.5"),
+    "no reason": set_fold("reason", None),
+    "no history": lambda arrays: arrays.pop("1/history"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_descriptions_are_refused(state, damage):
+    rewrite(state, damage)
+    with pytest.raises(UserError) as error:
+        interrupted.read_state(state)
+    assert str(error.value) == f"--resume: {state} is damaged; delete it and start again"
+
+
+def test_what_is_no_state_is_refused_and_nothing_in_it_is_executed(state):
+    whole = state.read_bytes()
+
+    def refused():
+        with pytest.raises(UserError, match=r"is damaged; delete it and start again$"):
+            interrupted.read_state(state)
+
+    for content in (b"", whole[: len(whole) // 2], b"not an archive", whole[:40] + b"\0" * 40 + whole[80:]):
+        state.write_bytes(content)
+        refused()
+    state.write_bytes(whole)
+    rewrite(state, lambda arrays: arrays.update({"0/history": hostile(state.parent)}))
+    refused()
+    assert not (state.parent / "executed").exists()
+    with zipfile.ZipFile(state, "w") as archive:
+        archive.writestr("../escape.npy", b"x")
+    refused()
+    assert os.listdir(state.parent) == [RESUME_FILE]
+    state.write_bytes(np.arange(3).tobytes())
+    refused()
+
+
+OTHERS = {
+    "another shape": ("state/trained", lambda arrays: arrays.update({"1/state/trained": np.zeros(3, np.float32)})),
+    "another type": ("state/epoch", lambda arrays: arrays.update({"1/state/epoch": np.array(3.0)})),
+    "no weights": ("state/moving", lambda arrays: arrays.pop("1/state/moving")),
+    "other weights of now": ("now/moving", lambda arrays: arrays.update({"1/now/moving": np.zeros(5, np.float32)})),
+    "half the best": ("best/moving", lambda arrays: arrays.pop("1/best/moving")),
+    "no best": ("best", lambda arrays: [arrays.pop(f"1/best/{name}") for name in Weights._fields]),
+    "no weights of now": ("best", lambda arrays: [arrays.pop(f"1/now/{name}") for name in Weights._fields]),
+    "a narrow history": ("history", lambda arrays: arrays.update({"1/history": np.zeros((3, 2))})),
+    "a short history": ("history", lambda arrays: arrays.update({"1/history": arrays["1/history"][:2]})),
+    "a history of texts": ("history", lambda arrays: arrays.update({"1/history": arrays["1/history"].astype(str)})),
+}
+
+
+@pytest.mark.parametrize(("fault", "change"), OTHERS.values(), ids=OTHERS)
+def test_states_of_other_folds_are_refused(state, fault, change):
+    rewrite(state, change)
+    folds = [made_up_fold(number, 0, 0) for number in range(2)]
+    with pytest.raises(UserError) as error:
+        resume.restore(folds, 70, state, *interrupted.read_state(state))
+    assert str(error.value) == f"--resume: {state} is damaged (net 2, {fault}); delete it and start again"
+
+
+@pytest.mark.parametrize(("count", "epochs", "what"), [(1, 70, "number of nets"), (2, 2, "net 1, history")])
+def test_states_of_other_runs_are_refused(state, count, epochs, what):
+    folds = [made_up_fold(number, 0, 0) for number in range(count)]
+    with pytest.raises(UserError) as error:
+        resume.restore(folds, epochs, state, *interrupted.read_state(state))
+    assert str(error.value) == f"--resume: {state} is damaged ({what}); delete it and start again"
+
+
+# Flags
+
+
+def parse_args(arguments):
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("csv", nargs="*", default=["default.csv"])
+    for name, default in (("--epochs", 150), ("--split-seed", 42), ("--architecture", "standard")):
+        parser.add_argument(name, type=type(default), default=default)
+    parser.add_argument("--quiet", action=argparse.BooleanOptionalAction, default=False)
+    options = parser.parse_args(arguments)
+    if options.epochs == 13:
+        raise UserError("--epochs 13 is not possible")
+    return options
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epochs": 71}, "--epochs 71 contradicts the interrupted run, which has 70"),
+        ({"split_seed": 7}, "--split-seed 7 contradicts the interrupted run, which has 42"),
+        ({"architecture": "deep"}, "--architecture deep contradicts the interrupted run, which has standard"),
+    ],
+)
+def test_flags_that_contradict_the_run_are_refused(state, given, message):
+    with pytest.raises(UserError) as error:
+        interrupted.resumed_options(given, state.parent, parse_args)
+    assert str(error.value) == f"--resume: {message}; leave the flag or --resume out"
+
+
+def test_other_flags_are_those_of_the_run(state):
+    given = {"resume": True, "epochs": 70, "quiet": True, "model_dir": state.parent}
+    options, description, arrays = interrupted.resumed_options(given, state.parent, parse_args)
+    assert (options.epochs, options.csv, options.quiet) == (70, ["rows.csv"], True)
+    assert options.resume and options.model_dir == state.parent
+    assert description["fingerprint"] == "0123" and "1/now/trained" in arrays
+    options, _, _ = interrupted.resumed_options({"csv": ["moved.csv"]}, state.parent, parse_args)
+    assert options.csv == ["moved.csv"] and not options.quiet
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"), [(["--help"], "arguments"), (["--epochs", "13"], "--epochs 13 is not possible")]
+)
+def test_arguments_that_make_no_run_are_refused(state, capsys, arguments, what):
+    write_state(state, [made_up_fold(0)], arguments=arguments)
+    with pytest.raises(UserError) as error:
+        interrupted.resumed_options({}, state.parent, parse_args)
+    assert str(error.value) == f"--resume: {state} is damaged ({what}); delete it and start again"
+
+
+# When the state is saved
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(resume.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_it_is_saved_at_each_new_best_and_every_two_seconds(tmp_path, clock):
+    fold = made_up_fold(0)
+    callback, saves = resume.ResumeState(tmp_path, [fold], DESCRIPTION), []
+
+    def saved():
+        callback.path.unlink(missing_ok=True)
+        callback.on_epoch_end(0, {})
+        return callback.path.exists()
+
+    saves = [saved(), saved()]
+    fold.best_epoch = 3
+    saves += [saved(), saved()]
+    clock[0] += 1.9
+    saves += [saved()]
+    clock[0] += 0.2
+    saves += [saved()]
+    assert saves == [True, False, True, False, False, True]
+    fold.best_epoch, fold.history = 1, fold.history[:2]  # more epochs of the same call follow
+    assert not saved()
+    callback.offer(now=True)
+    assert callback.path.exists()
+
+
+def test_a_full_disk_ends_no_training(tmp_path, monkeypatch, clock):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    callback = resume.ResumeState(tmp_path, [made_up_fold(0)], DESCRIPTION)
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "write_atomically", full)
+        callback.on_epoch_end(0, {})
+    assert callback.failure == f"{tmp_path / RESUME_FILE}: No space left on device"
+    assert "continue with" not in callback.explain_end(signal.SIGTERM)
+    clock[0] += 3
+    callback.on_epoch_end(0, {})
+    assert callback.failure == "" and callback.path.exists()
+
+
+def test_why_a_run_is_over_and_what_is_left(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoints" / "model_02_0.7500.keras"
+    fold = made_up_fold(0)
+    callback = resume.ResumeState(tmp_path, [fold], DESCRIPTION)
+    callback.offer(now=True)
+    best = f"the best model of this run so far is {checkpoint}"
+    flags = f"continue with --resume --model-dir {tmp_path}"
+    assert callback.explain_end(signal.SIGINT) == f"stopped: SIGINT; {flags}; {best}"
+    assert callback.explain_end(15, why="error: worker 1 was told to stop") == (
+        f"error: worker 1 was told to stop; {flags}; {best}"
+    )
+    monkeypatch.setattr(interrupted, "earlier_model", lambda folder: "the model of 2026-01-01 00:00")
+    model = f"{tmp_path / 'productivity_model.keras'} is still the model of 2026-01-01 00:00"
+    assert interrupted.what_is_left(tmp_path, []) == [model]
+    fold.failed, fold.reason = True, "the loss is not a number in epoch 3"
+    message = f"error: {fold.reason}; try a smaller --learning-rate; {best}; {model}"
+    assert callback.explain_end(0) == message and not callback.path.exists()
+    monkeypatch.chdir(tmp_path)
+    model_dir = type(tmp_path)("model")
+    whole = resume.ResumeState(model_dir, [made_up_fold(0)], DESCRIPTION | {"checkpoints": []})
+    monkeypatch.setattr(interrupted, "earlier_model", lambda folder: "")
+    assert whole.explain_end(signal.SIGTERM) == "stopped: SIGTERM; continue with --resume"
+
+
+# Whole runs
 
 
 def results_of(folder):
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = metrics_of(folder)
     return {name: metrics[name] for name in ("test", "epochs", "best_epoch", "temperature", "importance")}
 
 
@@ -48,7 +355,7 @@ def steps_of(folder):
 
 def stop_after(monkeypatch, calls):
     """Ask each coming run to stop after so many calls of the program, as a signal would."""
-    offer = modern.StateFile.offer
+    offer = resume.ResumeState.offer
 
     def counted(self, now=False):
         offer(self, now)
@@ -58,57 +365,107 @@ def stop_after(monkeypatch, calls):
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0.01)
 
-    monkeypatch.setattr(modern.StateFile, "offer", counted)
+    monkeypatch.setattr(resume.ResumeState, "offer", counted)
+
+
+slow = pytest.mark.slow
+BALANCED = ["--no-early-stopping", "--class-weight", "balanced", "--threshold", "f1"]
 
 
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--no-xla"],
-        ["--xla"],
-        ["--folds", "4"],
-        ["--no-early-stopping", "--class-weight", "balanced", "--threshold", "f1"],
+        pytest.param(["--folds", "1", "--no-xla", "--epochs", "40"], marks=slow),
+        pytest.param(["--folds", "auto", "--no-xla"], marks=slow),
+        pytest.param(["--folds", "auto", "--xla"], marks=slow),
+        pytest.param(["--folds", "4"], marks=slow),
+        pytest.param(["--folds", "auto", *BALANCED], marks=slow),
     ],
+    ids=" ".join,
 )
-def test_interrupted_several_times_it_ends_with_the_same_bits(sample, tmp_path, monkeypatch, flags):
-    path = sample(100)
-    arguments = ["--quiet", "--epochs", "80", *flags]
-    assert modern.main([str(path), "--model-dir", str(tmp_path / "whole"), *arguments]) == 0
+def test_interrupted_several_times_it_ends_with_the_same_bits(train, tmp_path, monkeypatch, sample, flags):
+    flags = ["--epochs", "80", "--tensorboard", "--checkpoints", *flags]
+    path, whole, parts = sample(100), tmp_path / "whole", tmp_path / "parts"
+    train(*flags, csv=path, folder=whole)
     stop_after(monkeypatch, 1)
-    folder = str(tmp_path / "parts")
-    codes = [modern.main([str(path), "--model-dir", folder, *arguments])]
-    logs = os.listdir(tmp_path / "parts" / "logs")
-    while codes[-1] == 143:
-        assert (tmp_path / "parts" / modern.RESUME_FILE).exists() and not (
-            tmp_path / "parts" / modern.METRICS_FILE
-        ).exists()
-        codes.append(modern.main(["--model-dir", folder, "--resume", "--quiet"]))
-        assert len(codes) < 20
+    train(*flags, csv=path, folder=parts, code=143)
+    logs, runs, code = os.listdir(parts / "logs"), 1, 143
+    while code == 143:
+        assert (parts / RESUME_FILE).exists() and not (parts / "metrics.json").exists()
+        code = train_model_modern.main(["--model-dir", str(parts), "--resume", "--quiet"])
+        runs += 1
+        assert runs < 20
     monkeypatch.undo()
-    if codes[-1] != 0:
-        codes.append(modern.main(["--model-dir", folder, "--resume", "--quiet"]))
-    assert codes[-1] == 0 and len(codes) > 2
-    same(tmp_path / "whole", tmp_path / "parts")
-    assert os.listdir(tmp_path / "parts" / "logs") == logs and not (tmp_path / "parts" / modern.RESUME_FILE).exists()
-    assert steps_of(tmp_path / "parts") == steps_of(tmp_path / "whole")
-    kept = [{path.name for path in (tmp_path / name / "checkpoints").iterdir()} for name in ("parts", "whole")]
+    assert code == 0 and runs > 2
+    same(whole, parts)
+    assert os.listdir(parts / "logs") == logs and not (parts / RESUME_FILE).exists()
+    assert steps_of(parts) == steps_of(whole)
+    kept = [{path.name for path in (folder / "checkpoints").iterdir()} for folder in (parts, whole)]
     assert kept[0] == kept[1]
 
 
+@pytest.fixture
+def stopped(train, monkeypatch):
+    folder = None
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        folder = train("--epochs", 150, rows=100, code=143)
+    return folder
+
+
+def test_an_interrupted_run_and_what_contradicts_it(stopped, capsys):
+    def refused(*flags):
+        capsys.readouterr()
+        before = (stopped / RESUME_FILE).read_bytes()
+        assert train_model_modern.main(["--model-dir", str(stopped), "--resume", *map(str, flags)]) == 2
+        assert (stopped / RESUME_FILE).read_bytes() == before
+        message = capsys.readouterr().err
+        assert message.startswith("error: ") and message.count("\n") == 1
+        return message
+
+    assert "--epochs 70 contradicts the interrupted run, which has 150" in refused("--epochs", 70)
+    assert "--architecture deep" in refused("--architecture", "deep")
+    assert "contradicts" in refused("--no-adamw")
+    assert "--split-seed 7 contradicts the interrupted run, which has 42" in refused("--split-seed", 7)
+    assert "--time-column when contradicts" in refused("--time-column", "when")
+    with (stopped / RESUME_FILE).open("r+b") as file:
+        whole = file.read()
+        file.truncate(len(whole) // 2)
+    assert "is damaged" in refused()
+    (stopped / RESUME_FILE).write_bytes(whole)
+    rewrite(stopped / RESUME_FILE, lambda arrays: arrays.update({"0/state/trained": np.zeros(3, np.float32)}))
+    assert "is damaged (net 1, state/trained)" in refused()
+    (stopped / RESUME_FILE).write_bytes(whole)
+    path = stopped.parent / "HARVEST.CSV"
+    before = path.read_text()
+    path.write_text(before + "1,2,3,4,1\n")
+    assert "no longer, the data of the interrupted run" in refused()
+    path.write_text(before)
+    flags = ["--model-dir", str(stopped), "--epochs", "2", "--folds", "1", "--no-tensorboard", "--no-checkpoints"]
+    assert train_model_modern.main([str(path), *flags]) == 0
+    assert "is discarded (--resume would have continued it)" in capsys.readouterr().out
+
+
+def test_full_disks_are_told_once_training_is_over(train, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(callbacks, "write_atomically", full)
+    monkeypatch.setattr(resume, "write_atomically", full)
+    folder = train("--checkpoints", "--no-quiet")
+    captured = capsys.readouterr()
+    assert "Checkpoints could not be written: " in captured.out and captured.err == ""
+    assert f"Resume     the state could not be saved: {folder / RESUME_FILE}: No space left on device" in captured.out
+    assert (folder / "metrics.json").exists()
+    weights_of(folder)
+
+
+@pytest.mark.slow
 def test_killed_at_random_moments(sample, tmp_path):
     path = sample(150)
-    command = [
-        sys.executable,
-        str(ROOT / "train_model_modern.py"),
-        str(path),
-        "--quiet",
-        "--epochs",
-        "400",
-        "--no-early-stopping",
-        "--no-xla",
-        "--model-dir",
-    ]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    script = [sys.executable, str(ROOT / "train_model_modern.py")]
+    flags = ["--quiet", "--folds", "3", "--epochs", "400", "--no-early-stopping", "--no-xla", "--model-dir"]
+    command, environment = [*script, str(path), *flags], environment_of_a_user()
     started = time.perf_counter()
     subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment)
     whole = time.perf_counter() - started
@@ -118,133 +475,18 @@ def test_killed_at_random_moments(sample, tmp_path):
         if number % 3 == 2:
             time.sleep(whole * moments.uniform(0, 1))
         else:  # in training or the writing after it: a state file shows that it has begun
-            while process.poll() is None and not (folder / modern.RESUME_FILE).exists():
+            while process.poll() is None and not (folder / RESUME_FILE).exists():
                 time.sleep(0.005)
             time.sleep(moments.uniform(0, 0.35 * whole) if number else 0)
         process.kill()
         process.wait()
-        if (folder / modern.MODEL_FILE).exists():
+        if (folder / "productivity_model.keras").exists():
             weights_of(folder)
-        if (folder / modern.RESUME_FILE).exists():
+        if (folder / RESUME_FILE).exists():
             resumed += 1
-            subprocess.run(
-                [*command[:2], "--resume", "--quiet", "--model-dir", str(folder)], check=True, env=environment
-            )
+            subprocess.run([*script, "--resume", "--quiet", "--model-dir", str(folder)], check=True, env=environment)
             same(tmp_path / "whole", folder)
         subprocess.run([*command, str(folder)], check=True, env=environment)
         same(tmp_path / "whole", folder)
         assert not list(folder.glob("**/*.tmp"))
     assert resumed
-
-
-def test_nothing_to_resume(tmp_path, capsys):
-    assert modern.main(["--model-dir", str(tmp_path), "--resume"]) == 2
-    assert "holds no interrupted run" in capsys.readouterr().err
-
-
-@pytest.fixture
-def interrupted(sample, tmp_path, monkeypatch):
-    path = sample(100)
-    stop_after(monkeypatch, 1)
-    assert modern.main([str(path), "--model-dir", str(tmp_path / "model"), "--quiet"]) == 143
-    monkeypatch.undo()
-    return path, tmp_path / "model"
-
-
-def refused(capsys, folder, *flags):
-    capsys.readouterr()
-    before = (folder / modern.RESUME_FILE).read_bytes()
-    assert modern.main(["--model-dir", str(folder), "--resume", *map(str, flags)]) == 2
-    assert (folder / modern.RESUME_FILE).read_bytes() == before
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
-    return message
-
-
-def test_contradictions_and_other_data_are_refused(interrupted, capsys):
-    path, folder = interrupted
-    assert "--epochs 70 contradicts the interrupted run, which has 150" in refused(capsys, folder, "--epochs", 70)
-    assert "--architecture deep" in refused(capsys, folder, "--architecture", "deep")
-    assert "contradicts" in refused(capsys, folder, "--no-adamw")
-    assert "--split-seed 7 contradicts the interrupted run, which has 42" in refused(capsys, folder, "--split-seed", 7)
-    assert "--time-column when contradicts" in refused(capsys, folder, "--time-column", "when")
-    path.write_text(path.read_text() + "1,2,3,4,1\n")
-    assert "no longer, the data of the interrupted run" in refused(capsys, folder)
-
-
-def test_tampered_state_is_refused(interrupted, capsys):
-    _, folder = interrupted
-    state = folder / modern.RESUME_FILE
-    whole = state.read_bytes()
-    for damaged in (b"", whole[: len(whole) // 2], b"not an archive"):
-        state.write_bytes(damaged)
-        assert "is damaged" in refused(capsys, folder)
-
-    class Hostile:
-        def __reduce__(self):
-            return (os.mkdir, (str(folder / "executed"),))
-
-    arrays = dict(np.load(_io(whole)))
-    np.savez(state, **arrays | {"0/history": np.array([Hostile()], dtype=object)})
-    assert "is damaged" in refused(capsys, folder) and not (folder / "executed").exists()
-    np.savez(state, **arrays | {"0/state/trained": np.zeros(3, np.float32)})
-    assert "is damaged" in refused(capsys, folder)
-    with zipfile.ZipFile(state, "w") as archive:
-        archive.writestr("../escape.npy", b"x")
-    assert "is damaged" in refused(capsys, folder) and not (folder.parent / "escape.npy").exists()
-
-
-def _io(content):
-    import io
-
-    return io.BytesIO(content)
-
-
-def test_a_new_run_says_that_it_starts_anew(interrupted, capsys):
-    path, folder = interrupted
-    assert modern.main([str(path), "--model-dir", str(folder), "--epochs", "2"]) == 0
-    assert "is discarded (--resume would have continued it)" in capsys.readouterr().out
-
-
-def test_two_runs_in_one_directory(sample, tmp_path, capsys):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    with open(folder / modern.LOCK_FILE, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write("4711")
-        file.flush()
-        assert modern.main([str(sample(60)), "--model-dir", str(folder), "--epochs", "2"]) == 2
-        assert "process 4711 is training or exporting there" in capsys.readouterr().err
-    assert os.listdir(folder) == [modern.LOCK_FILE]
-    (folder / modern.LOCK_FILE).write_text("4711")  # left by a process that died
-    assert modern.main([str(sample(60)), "--model-dir", str(folder), "--epochs", "2", "--quiet"]) == 0
-
-
-@pytest.mark.parametrize("name", [modern.MODEL_FILE, modern.METRICS_FILE, modern.RESUME_FILE, "model_"])
-def test_a_full_disk_leaves_the_previous_files(sample, tmp_path, monkeypatch, capsys, name):
-    folder, path = tmp_path / "model", sample(60)
-    assert modern.main([str(path), "--model-dir", str(folder), "--epochs", "3", "--quiet"]) == 0
-    before = (folder / modern.MODEL_FILE).read_bytes()
-    write = modern.write_beside
-
-    def failing(target, content):
-        if target.name.startswith(name):
-            raise OSError(28, "No space left on device")
-        return write(target, content)
-
-    monkeypatch.setattr(modern, "write_beside", failing)
-    code = modern.main([str(path), "--model-dir", str(folder), "--epochs", "5", "--seed", "7"])
-    captured = capsys.readouterr()
-    assert "No space left" in captured.out + captured.err and "Traceback" not in captured.err
-    assert code == (1 if name in (modern.MODEL_FILE, modern.METRICS_FILE) else 0)
-    assert ((folder / modern.MODEL_FILE).read_bytes() == before) is (code == 1)
-    weights_of(folder)
-
-
-def test_an_unfinished_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    modern.write_atomically(path, b"old")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError):
-        modern.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]

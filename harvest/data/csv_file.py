@@ -1,0 +1,358 @@
+"""The structure of a CSV file, checked line by line before anything is read from it, and the cells of its columns."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator
+from itertools import compress
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from harvest.cli import UserError
+from harvest.data.cells import LARGEST_NUMBER, parse_number, parse_text
+from harvest.text import name_some
+
+ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape reads them
+V0_COLUMNS = ["foreground_app", "keyboard_activity", "mouse_activity", "time_last_request", "productive"]
+GUESS_ROWS = 10_000  # rows from which it is guessed whether a column is read as text; what it is follows from all rows
+CHUNK_ROWS = 1_000_000  # rows read at once: bounds the memory on large files
+BLOCK_BYTES = 1 << 24
+LONGEST_LINE = 1 << 26  # bytes
+LONGEST_NAME = 500  # characters
+csv.field_size_limit(LONGEST_LINE)
+
+
+class ByteRange(NamedTuple):
+    """A run of whole lines of a file, when several workers share it."""
+
+    start: int  # in bytes
+    end: int
+    lines_before: int = 0  # in the file
+
+
+class CsvFile(NamedTuple):
+    """A file whose structure is sound, and how its rows map to its lines."""
+
+    path: str
+    names: list[str]
+    content: str | None  # None: pandas reads the file itself; otherwise quoted text, put right by the csv module
+    skip: list[int]  # lines of the file, from 0, that pandas leaves out
+    line_numbers: np.ndarray  # int: the line, from 1, of each data row
+    notes: list[str]
+    skipped: int
+    torn: bool  # the file ends without a line end: its last line may be cut off
+    byte_range: ByteRange | None = None  # the lines that are read, when that is not all
+
+
+def undecodable(path: str) -> UserError:
+    """The refusal of a file that is not UTF-8 text; it names the first line at fault."""
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        faulty = (f"line {number}" for number, line in enumerate(file, 1) if ESCAPED.search(line))
+        return UserError(f"{path}: {next(faulty, 'a line')} is not UTF-8 text; save the file as UTF-8")
+
+
+def find_files(paths: list[str]) -> list[str]:
+    """The files to read as one table: those given, and those that end in .csv in directories given, by name."""
+    files: list[str] = []
+    for path in paths:
+        if not os.path.isdir(path):
+            files.append(path)
+        elif found := [name for name in sorted(os.listdir(path)) if name.lower().endswith(".csv")]:
+            files += [os.path.join(path, name) for name in found]
+        else:
+            raise UserError(f"{path}: is a directory without a .csv file; give the CSV file")
+    seen: dict[object, str] = {}
+    for path in files:
+        status = os.stat(path) if os.path.exists(path) else None
+        identity = (status.st_dev, status.st_ino) if status and status.st_ino else os.path.abspath(path)
+        if identity in seen:
+            also = "" if seen[identity] == path else f", as {seen[identity]} too"
+            raise UserError(f"{path}: was given twice{also}; leave one of them out")
+        seen[identity] = path
+    return files
+
+
+def check_file(path: str, unlabelled: bool = False) -> str:
+    """Refuse what is not a readable CSV and return its first line, without the byte-order mark."""
+    or_sample = "" if unlabelled else ", or --sample to try without data"
+    if os.path.isdir(path):
+        raise UserError(f"{path}: is a directory; give a file")
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file; give the path of your HARVEST.CSV{or_sample}")
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: is not a regular file; save its contents to a file first")
+    try:
+        with open(path, "rb") as file:
+            start = file.readline(LONGEST_LINE)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; make the file readable or give a copy of it") from None
+    first = start.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
+    faults = {
+        "line 1 starts as UTF-16 text; save the file as UTF-8": start.startswith((b"\xff\xfe", b"\xfe\xff")),
+        "is compressed; unpack it first": start.startswith((b"\x1f\x8b", b"PK\x03\x04")),
+        "line 1 holds a NUL byte: the file is not UTF-8 text; save the table as UTF-8 CSV": b"\0" in start,
+        "the file is empty; let the harvester write some rows first": not start,
+        "line 1 is not UTF-8 text; save the file as UTF-8": ESCAPED.search(first),
+        "line 1 is empty; it must hold the column names": not first.strip(),
+        "line 1 ends with a carriage return alone; save the file with line feeds": "\r" in first,
+    }
+    for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        faults[f"line 1 is separated by {name}; save the file with commas"] = first.count(sign) > first.count(",")
+    for fault, is_so in faults.items():
+        if is_so:
+            raise UserError(f"{path}: {fault}")
+    return first
+
+
+def open_bytes(path: str, byte_range: ByteRange | None) -> io.BufferedReader:
+    """A file to read bytes from, which ends where the range does."""
+    start, end, _ = byte_range or ByteRange(0, sys.maxsize)
+
+    class Raw(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            return super().readinto(memoryview(buffer)[: max(0, end - self.tell())]) or 0
+
+    raw = Raw(path)
+    raw.seek(start)
+    return io.BufferedReader(raw, BLOCK_BYTES)
+
+
+def scan_lines(path: str, first: bytes, byte_range: ByteRange | None) -> tuple[np.ndarray, np.ndarray, bool, bool]:
+    """The fields of each line, int32, 0 for an empty one; the lines, from 0, that equal the first; whether there are
+    quotes; whether the last line has an end. Refuses what no file may hold.
+    """
+    counts, header_lines, has_quotes, ends_with_newline = [np.empty(0, np.int32)], [], False, False
+    before, first_line = 0, byte_range.lines_before if byte_range else 0
+    header = re.compile(rb"\n(?:%b)?%b\r?(?=\n)" % (codecs.BOM_UTF8, re.escape(first)))
+    with open_bytes(path, byte_range) as file:
+        while block := file.read(BLOCK_BYTES):
+            tail = file.readline(LONGEST_LINE)
+            text = block + tail
+            ends_with_newline = text.endswith(b"\n")
+            has_quotes = has_quotes or b'"' in text
+            fault = "holds a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV"
+            place = text.find(b"\0")
+            if place < 0 and len(tail) == LONGEST_LINE and not ends_with_newline:
+                place, fault = len(text), "is longer than 64 MB; this is not a HARVEST.CSV"
+            elif place < 0 and not has_quotes and (alone := re.search(rb"\r(?!\n|\Z)", text)):  # the end may be cut off
+                place, fault = alone.start(), "holds a carriage return; save the file with line feeds"
+            text += b"" if ends_with_newline else b"\n"
+            signs = np.frombuffer(text, np.uint8)
+            ends = np.flatnonzero(signs == ord("\n"))
+            if place >= 0:
+                raise UserError(f"{path}: line {first_line + before + np.searchsorted(ends, place) + 1} {fault}")
+            fields = np.diff(np.searchsorted(np.flatnonzero(signs == ord(",")), ends), prepend=0) + 1
+            length = np.diff(ends, prepend=-1) - 1
+            is_blank = (length == 0) | ((length == 1) & (signs[ends - 1] == ord("\r")))
+            fields[is_blank] = 0
+            counts.append(fields.astype(np.int32))
+            if text.find(first, first_line + before == 0) >= 0:  # which is faster, and skips the first line of the file
+                starts = [found.start() for found in header.finditer(b"\n" + text)]
+                header_lines += (before + np.searchsorted(ends, starts)).tolist()
+            before += len(ends)
+    return np.concatenate(counts), np.array(header_lines, int), has_quotes, ends_with_newline
+
+
+def read_quoted(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Take quoted text apart with the csv module: (records as plain CSV, fields of each, first line number of each)."""
+    records, fields, lines, line = [], [], [], 1
+    echo: Any = SimpleNamespace(write=str)  # a file whose write() gives back the line
+    writer = csv.writer(echo)  # with a line end, so that it quotes line ends
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
+        reader = csv.reader(file, skipinitialspace=True, strict=True)
+        try:
+            for record in reader:
+                records.append(writer.writerow(record or [""]).removesuffix("\r\n"))
+                fields.append(len(record))
+                lines.append(line)
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise UserError(f"{path}: line {line}: {error}; close the quotes or remove them") from None
+        except UnicodeDecodeError:
+            raise undecodable(path) from None
+    return records, np.array(fields, np.int32), np.array(lines)
+
+
+def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple[list[str], bool]:
+    """The names of the columns and whether the first line holds them: in 2017 it was a row, maybe without its label."""
+    cells = [cell.strip() for cell in first]
+    if cells and not any(math.isinf(parse_number(cell)) for cell in cells):
+        if not len(V0_COLUMNS) - unlabelled <= len(cells) <= len(V0_COLUMNS):
+            fault = "add a header line (only five columns are known without)"
+            raise UserError(f"{path}: line 1 has {len(cells)} numbers and no column names; {fault}")
+        return V0_COLUMNS[: len(cells)], False
+    names = [cell or f"unnamed_{number}" for number, cell in enumerate(cells, 1)]
+    seen: set[str] = set()
+    for number, name in enumerate(names, 1):
+        fault = ""
+        if name in seen:
+            fault = f" names the column {name} twice; rename one of them"
+        elif len(name) > LONGEST_NAME:
+            fault = f", column {number}: the name has {len(name):,} characters; shorten it to {LONGEST_NAME} or fewer"
+        elif "/" in name or not name.isprintable():
+            fault = f", column {name!r}: the name holds a slash or an unprintable character; rename it"
+        if fault:
+            raise UserError(f"{path}: line 1{fault}")
+        seen.add(name)
+    return names, True
+
+
+def without_torn(rows: np.ndarray, line_numbers: np.ndarray, torn: bool, notes: list[str]) -> np.ndarray:
+    """Bad rows without the last row of the file when no line end follows it: it was cut off, and a note says so."""
+    if torn and len(rows) and rows[-1] == len(line_numbers) - 1:
+        notes.append(f"line {line_numbers[-1]}, the last, is cut off and left out")
+        return rows[:-1]
+    return rows
+
+
+def open_csv(path: str, skip_bad_rows: bool, unlabelled: bool = False, byte_range: ByteRange | None = None) -> CsvFile:
+    """Check the structure of a CSV file, or a part without quotes, every line, before anything is read from it."""
+    first = check_file(path, unlabelled)
+    records: list[str] = []
+    notes: list[str] = []
+    before = byte_range.lines_before if byte_range else 0
+    fields, repeated, has_quotes, ends_with_newline = scan_lines(path, first.encode(), byte_range)
+    lines = np.arange(before + 1, before + len(fields) + 1)
+    if has_quotes:
+        records, fields, lines = read_quoted(path)
+        first = records[0]
+        repeated = np.array([row for row, record in enumerate(records) if record == first])
+    cells = next(csv.reader([first], skipinitialspace=True, strict=True))
+    names, has_header = column_names(path, cells, unlabelled)
+    kept = fields > 0
+    kept[0] &= not has_header or before > 0
+    wrong = kept & (fields != len(names))
+    kept &= ~wrong
+    torn = not ends_with_newline
+    bad = without_torn(np.flatnonzero(wrong), lines, torn, notes)
+    if has_header:
+        repeated = repeated[kept[repeated]]
+        kept[repeated] = False
+        if len(repeated):
+            notes.append(f"{name_some(lines[repeated])}: the header again, left out")
+    if len(bad):
+        where = name_some(lines[bad])
+        if not skip_bad_rows:
+            found = int(fields[bad[0]])
+            fault = f"{found} field{'s' * (found != 1)} where {len(names)} are expected"
+            raise UserError(f"{path}: {where}: {fault}; fix the rows or leave them out with --skip-bad-rows")
+        notes.append(f"{where}: wrong number of fields, left out")
+    content = "\n".join([*compress(records, kept), ""]) if has_quotes else None
+    skip = [] if has_quotes else np.flatnonzero(~kept).tolist()
+    return CsvFile(path, names, content, skip, lines[kept], notes, len(bad), torn, byte_range)
+
+
+def read_chunks(
+    file: CsvFile, dtypes: dict[str, type], chunk_rows: int, keep_spaces: bool = False
+) -> Iterator[pd.DataFrame]:
+    """Iterate over data frames of columns, of these types; UserError for what is no text, or other rows."""
+    rows = len(file.line_numbers)
+    given = open_bytes(file.path, file.byte_range) if file.byte_range else file.path
+    why = "changed while it was read; start again when nothing but the harvester writes to it"
+    changed = UserError(f"{file.path}: {why}")
+    try:
+        for chunk in pd.read_csv(
+            given if file.content is None else io.StringIO(file.content),
+            names=file.names,
+            usecols=list(dtypes),
+            dtype=dtypes,
+            skiprows=file.skip,
+            nrows=rows,
+            chunksize=chunk_rows,
+            keep_default_na=False,
+            na_values=[""],
+            skipinitialspace=not keep_spaces,
+            encoding="utf-8-sig",
+            index_col=False,
+            skip_blank_lines=False,  # those that are blank are among the lines to skip
+            low_memory=False,  # or a part of a chunk in which every cell is TRUE would be read as ones
+        ):
+            yield chunk
+            rows -= len(chunk)
+    except UnicodeDecodeError:
+        raise undecodable(file.path) from None
+    except (FileNotFoundError, pd.errors.EmptyDataError, pd.errors.ParserError):
+        raise changed from None
+    if rows:
+        raise changed
+
+
+def is_doubtful(values: np.ndarray) -> bool:
+    """Whether pandas may have read what is no number: infinity, and TRUE, which is 1 to it where all cells are such."""
+    most = np.fmax.reduce(np.abs(values), initial=-1.0)
+    return bool(most > LARGEST_NUMBER or (0 <= most <= 1 and (np.isin(values, [0, 1]) | np.isnan(values)).all()))
+
+
+def read_columns(files: list[CsvFile], names: list[str], textual: set[str]) -> dict[str, pd.Series]:
+    """Read columns of all files: float64, or category of stripped texts, NaN where the cell is empty.
+
+    Those of textual are read as text, others by pandas' own parser of numbers. Where that finds anything else, the
+    column is read again, as text: what it is follows from its texts.
+    """
+    numeric = [name for name in names if name not in textual]
+    heads = [file._replace(line_numbers=file.line_numbers[: GUESS_ROWS // len(files) + 1]) for file in files]
+    textual = textual | find_textual(heads, numeric)
+    try:
+        columns, doubtful = read_once(files, names, textual)
+    except ValueError:  # text below the first rows of a column of numbers, which is rare
+        columns, doubtful = read_once(files, names, textual | find_textual(files, numeric))
+    return columns | read_once(files, sorted(doubtful), doubtful)[0]
+
+
+def chunks_of(files: list[CsvFile], dtypes: dict[str, type]) -> Iterator[tuple[int, pd.DataFrame]]:
+    """The rows of all files, with the columns that each has: (the number of the first row, data frame)."""
+    start = 0
+    for file in files:
+        first, start = start, start + len(file.line_numbers)
+        if own := {name: dtypes[name] for name in file.names if name in dtypes}:
+            for chunk in read_chunks(file, own, CHUNK_ROWS):
+                yield first, chunk
+                first += len(chunk)
+
+
+def find_textual(files: list[CsvFile], names: list[str]) -> set[str]:
+    """The columns in which pandas' parser of numbers finds anything else, or may have."""
+    textual = set()
+    for _, chunk in chunks_of(files, dict.fromkeys(names, object)):
+        for name in chunk:
+            cells = chunk[name].dropna()
+            numbers = pd.to_numeric(cells, errors="coerce")
+            if numbers.hasnans or is_doubtful(numbers.to_numpy(float)):
+                textual.add(name)
+    return textual
+
+
+def read_once(files: list[CsvFile], names: list[str], textual: set[str]) -> tuple[dict[str, pd.Series], set[str]]:
+    """The columns, those of textual as text; and which of the others may hold more than numbers.
+
+    Raises ValueError for a number that cannot be parsed.
+    """
+    rows = sum(len(file.line_numbers) for file in files)
+    values = {name: np.full(rows, -1, np.int32) if name in textual else np.full(rows, math.nan) for name in names}
+    codes: dict[str, dict[str, int]] = {name: {} for name in textual}  # of each text
+    doubtful = set()
+    for start, chunk in chunks_of(files, {name: object if name in textual else float for name in names}):
+        for name in chunk:
+            part = values[name][start : start + len(chunk)]
+            part[:] = code_texts(chunk[name], codes[name]) if name in textual else chunk[name]
+            if name not in textual and is_doubtful(part):
+                doubtful.add(name)
+    for name in textual:
+        values[name] = pd.Categorical.from_codes(values[name], list(codes[name]))
+    return {name: pd.Series(values[name], copy=False) for name in names if name not in doubtful}, doubtful
+
+
+def code_texts(cells: pd.Series, code: dict[str, int]) -> np.ndarray:
+    """The code of each text [N] int32, -1 for an empty cell; new texts are added to those that have one."""
+    numbers, texts = cells.factorize()
+    found = [code.setdefault(text, len(code)) if (text := parse_text(cell)) else -1 for cell in texts]
+    return np.array([*found, -1], np.int32)[numbers]  # -1, an empty cell, is the last

@@ -1,0 +1,285 @@
+"""How a row becomes inputs of the network: scaled numbers, missing indicators, one-hot categories, quantile bins."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from harvest.data.cells import MISSING
+from harvest.data.splits import Split
+from harvest.data.table import Column, Table
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+SCALE_ROWS = 200_000  # rows from which scales are taken
+WIDE = 50  # a column spreads over decades when its 95th percentile is this many times its 5th, zeros left out
+FARTHEST = 1e6  # a scaled number is held within this distance of 0, where the soft clip has long been flat
+ABSENT = 2e6  # what a missing number is once it is scaled: fast arithmetic may not tell NaN
+MAXIMUM_CATEGORIES = 256  # of a column; the most frequent are kept, the others share the input of the unseen
+PIECE_ROWS = 100_000  # rows scaled or predicted at a time
+MOST_BINS = 16  # of one number
+BIN_INPUTS = 1_024  # bins of all numbers together
+NARROWEST_BIN = 0.002  # of the size of its edge, or what 32 bits lose would show
+BIN_SIZE = 0.25  # at the size of 1, bins fit small tables too closely
+SLICED_COLUMNS = 64  # of more the slices take longer to compile than they save
+
+
+def row_pieces(rows: np.ndarray, size: int = PIECE_ROWS) -> list[np.ndarray]:
+    return np.array_split(rows, max(1, math.ceil(len(rows) / size)))
+
+
+class Scaler(NamedTuple):
+    """How the cells of D numbers are brought to the size of 1, in 64 bits, before 32 bits keep them: [D] each.
+
+    A column that spreads over decades is taken as a signed logarithm, sign(s) log1p(|s|) of s = x / unit; any other
+    as (x - median) / interquartile range, subtracted before digits are lost. It follows from all rows, not from labels.
+    """
+
+    offset: np.ndarray  # float64; 0 for a logarithm
+    gain: np.ndarray  # float64: the inverse of the unit or of the range
+    logarithmic: np.ndarray  # bool
+    whole: np.ndarray  # bool: whole numbers that 32 bits cannot tell apart, which the saved model takes as int64
+
+
+def fit_scaler(table: Table) -> Scaler:
+    """The scaler of a table. Of many rows the first are looked at, which are as good as drawn at random."""
+    columns = table.of_kind("number")
+    scaler = Scaler(*(np.full(len(columns), value) for value in (0.0, 1.0, False, False)))
+    for number, column in enumerate(columns):
+        values = table.numbers(column.name)
+        known = values[:SCALE_ROWS]
+        known = known[~np.isnan(known)]
+        if not len(known) or np.ptp(known) == 0:
+            known = values[~np.isnan(values)]
+        size = np.abs(known[known != 0])
+        low, high = np.percentile(size, [5, 95]) if len(size) else (1.0, 1.0)
+        first, middle, third = np.percentile(known, [25, 50, 75])
+        narrow = 0 < third - first < 0.001 * max(abs(first), abs(third))  # logarithms would be equal in 32 bits
+        scaler.logarithmic[number] = high > WIDE * low and not narrow
+        if scaler.logarithmic[number]:
+            scaler.gain[number] = 1 / max(min(1.0, low), size.max() * 1e-30, 1e-300)
+        else:
+            scaler.offset[number] = middle
+            if 2**24 < np.fmax.reduce(np.abs(values)) <= 2**53:
+                scaler.whole[number] = not np.any(np.nan_to_num(values) % 1)
+            scaler.gain[number] = 1 / max(third - first or np.ptp(known) / 2 or 1.0, 1e-300)
+    return scaler
+
+
+def scale_numbers(raw: Any, scaler: Scaler) -> tf.Tensor:
+    """Numbers [B, D] float64, NaN where missing, scaled: float32, ABSENT where missing."""
+    from keras import ops
+
+    scaled = (raw - scaler.offset) * scaler.gain
+    logarithm = ops.sign(scaled) * ops.log1p(ops.absolute(scaled))
+    scaled = ops.clip(ops.where(scaler.logarithmic, logarithm, scaled), -FARTHEST, FARTHEST)
+    return ops.cast(ops.where(ops.isnan(raw), ABSENT, scaled), "float32")
+
+
+class Encoding(NamedTuple):
+    """What all folds share of how a row becomes E inputs of the network. D numbers, M of them with gaps, C categories.
+
+    The inputs are: D scaled numbers, centred on the median, divided by the interquartile range, clipped smoothly to +-3
+    (the preprocessing of RealMLP: Holzmueller, Grinsztajn, Steinwart, 2024), 0 where missing; an indicator for each
+    number that was ever missing; for each category a one-hot input for each value, and one for rare values if there are
+    any; for each number bins between quantiles, which say how much of each bin lies below it (the piecewise-linear
+    encoding of Gorishniy, Rubachev, Babenko, 2022), centred on their means, 0 where missing. A linear model takes all
+    but these. What no training row of a fold has (a value, a gap) leaves all inputs of its column at 0 in that fold.
+    """
+
+    scaler: Scaler
+    indicators: list[int]  # the numbers that have a missing indicator
+    known: list[np.ndarray]  # for each category: the codes that some fold learns; index 1 and up, 0 for all others
+    widths: list[int]  # for each category: its one-hot width
+    bins: list[int]  # for each number: its number of bins
+
+    @property
+    def first_indices(self) -> np.ndarray:
+        """Where the indices of each category [C] start, so that those of all are numbered in one row: int32."""
+        return np.cumsum([0, *(1 + len(codes) for codes in self.known)][:-1] or [], dtype=np.int32)
+
+    @property
+    def width(self) -> int:
+        """E, the number of inputs."""
+        return self.linear_width + sum(self.bins)
+
+    @property
+    def linear_width(self) -> int:
+        """L, the number of the first inputs, those of a linear model."""
+        return len(self.scaler.gain) + len(self.indicators) + sum(self.widths)
+
+    def inputs_of_columns(self) -> list[list[int]]:
+        """Which of the E inputs each number, then each category, makes."""
+        count = len(self.scaler.gain)
+        categories = count + np.repeat(np.arange(len(self.widths)), self.widths)
+        bins = np.repeat(np.arange(count), self.bins)
+        column = np.concatenate([np.arange(count), self.indicators, categories, bins])
+        return [np.flatnonzero(column == number).tolist() for number in range(count + len(self.widths))]
+
+
+class FoldEncoding(NamedTuple):
+    """What one fold learns from its training rows."""
+
+    center: np.ndarray  # [D] float32
+    scale: np.ndarray  # [D] float32
+    indicator_known: np.ndarray  # [M] float32: 1 where a training row has the gap
+    positions: np.ndarray  # int32: from an index to its one-hot position in its category, -1 for none
+    lower: np.ndarray  # [bins] float32: the lower end of each bin
+    slope: np.ndarray  # [bins] float32: BIN_SIZE divided by the width of the bin, 0 where it is empty
+    bin_mean: np.ndarray  # [bins] float32
+
+
+class Features(NamedTuple):
+    """The rows of a table as all folds take them. Rows come last, so that vector units work along them."""
+
+    numbers: np.ndarray  # [D, N] float32, ABSENT where missing
+    categories: np.ndarray  # [C, N] int32, counted through all categories
+    labels: np.ndarray  # [N] float32
+
+    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The scaled numbers [B, D] and the indices of categories [B, C] of some rows."""
+        return self.numbers[:, rows].T, self.categories[:, rows].T
+
+
+def fit_encoding(table: Table, splits: list[Split]) -> tuple[Encoding, list[FoldEncoding], Features]:
+    """One encoding a fold, from its training rows; all have the same width, so that one program trains every fold."""
+    categories = [fit_category(table, column, splits) for column in table.of_kind("category")]
+    numbers = table.of_kind("number")
+    most = min(MOST_BINS, max(2, len(splits[0].train) // 20), BIN_INPUTS // max(1, len(numbers)))
+    bins = [count if (count := min(most, (column.distinct or 0) - 1)) > 1 else 0 for column in numbers]
+    known, widths = [codes for codes, _, _ in categories], [width for _, width, _ in categories]
+    encoding = Encoding(fit_scaler(table), [], known, widths, bins)
+    features = make_features(table, encoding)
+    missing = features.numbers > FARTHEST
+    encoding.indicators.extend(np.flatnonzero(missing.any(axis=1)).tolist())
+    fold_encodings = []
+    for fold, split in enumerate(splits):
+        indicator_known = np.asarray(missing[encoding.indicators][:, split.train].any(axis=1), np.float32)
+        center, scale, *bin_values = fit_numbers(features.numbers, split.train, bins)
+        positions = np.concatenate([np.empty(0, np.int32), *(of_fold[fold] for _, _, of_fold in categories)])
+        fold_encodings.append(FoldEncoding(center, scale, indicator_known, positions, *bin_values))
+    return encoding, fold_encodings, features
+
+
+def fit_category(table: Table, column: Column, splits: list[Split]) -> tuple[np.ndarray, int, list[np.ndarray]]:
+    """The codes of a category that some fold learns, its one-hot width, and for each fold the positions of indices."""
+    codes = table.codes(column.name)
+    counts = [np.bincount(codes[split.train], minlength=len(column.vocabulary)) for split in splits]
+    frequent = [np.argsort(-count, kind="stable")[:MAXIMUM_CATEGORIES] for count in counts]
+    frequent = [most[count[most] > 0] for count, most in zip(counts, frequent, strict=True)]
+    known = np.unique(np.concatenate(frequent))
+    positions = []
+    for count, learned in zip(counts, frequent, strict=True):
+        rare = count.sum() > count[learned].sum()
+        positions.append(np.full(1 + len(known), len(known) if rare else -1, np.int32))
+        found = np.searchsorted(known, learned)
+        positions[-1][1 + found] = found
+    return known, 1 + int(np.max(positions)), positions
+
+
+def make_features(table: Table, encoding: Encoding) -> Features:
+    """Scale the numbers of a table, and find its categories among the known."""
+    columns, rows = table.of_kind("number"), len(table.label)
+    numbers = np.empty((len(columns), rows), np.float32)
+    for start in range(0, rows if columns else 0, PIECE_ROWS):  # so that what is in 64 bits stays small
+        piece = slice(start, start + PIECE_ROWS)
+        raw = np.stack([table.numbers(column.name)[piece] for column in columns], axis=1)
+        numbers[:, piece] = np.transpose(scale_numbers(raw, encoding.scaler))
+    categories = np.empty((len(encoding.known), rows), np.int32)
+    for number, (column, codes) in enumerate(zip(table.of_kind("category"), encoding.known, strict=True)):
+        index_of_code = np.zeros(len(column.vocabulary), np.int32)
+        index_of_code[codes] = np.arange(1, len(codes) + 1)
+        categories[number] = (index_of_code + encoding.first_indices[number])[table.codes(column.name)]
+    return Features(numbers, categories, table.label)
+
+
+def fit_numbers(numbers: np.ndarray, rows: np.ndarray, bins: list[int]) -> list[np.ndarray]:
+    """Of scaled numbers [D, N] in some rows: median and inverse interquartile range, 0 where they are equal [D] each,
+    and lower ends, slopes and means of the bins between quantiles.
+    """
+    center, scale = np.zeros((2, len(numbers)), np.float32)
+    lower, slope, mean = np.zeros((3, sum(bins)), np.float32)
+    rows = rows[:: max(1, len(rows) // SCALE_ROWS)]
+    for number, (values, count) in enumerate(zip(numbers, bins, strict=True)):
+        known = values[rows]
+        known = known[known <= FARTHEST]
+        if len(known):
+            low, center[number], high = np.percentile(known, [25, 50, 75])
+            spread = high - low or (known.max() - known.min()) / 2
+            scale[number] = 1 / spread if spread > 1e-6 else 0
+        if count and len(known):
+            edges: list[float] = []
+            start = sum(bins[:number])
+            for edge in np.quantile(known, np.linspace(0, 1, count + 1)):
+                if not edges or edge - edges[-1] > NARROWEST_BIN * max(1, abs(edge)):
+                    edges.append(edge)
+            own = slice(start, start + len(edges) - 1)  # quantiles too close to each other leave the last bins empty
+            lower[own], slope[own] = edges[:-1], BIN_SIZE / np.diff(edges)
+            ends = zip(lower[own], slope[own], strict=True)
+            mean[own] = [np.clip((known - low) * by, 0, BIN_SIZE).mean() for low, by in ends]
+    return [center, scale, lower, slope, mean]
+
+
+def encode_numbers(numbers: Any, encoding: Encoding, fold_encoding: FoldEncoding, axis: int = -1) -> Any:
+    """Numbers as scale_numbers() gives them, and their missing indicators: [B, D] to [B, D + M]."""
+    from keras import ops
+
+    missing = ops.greater(numbers, FARTHEST)
+    values = (numbers - by_column(fold_encoding.center, axis)) * by_column(fold_encoding.scale, axis)
+    values = ops.where(missing, 0.0, values * ops.rsqrt(1.0 + ops.square(values / 3.0)))
+    if not encoding.indicators:
+        return values
+    indicators = ops.take(ops.cast(missing, "float32"), np.array(encoding.indicators, np.int32), axis=axis)
+    return ops.concatenate([values, indicators * by_column(fold_encoding.indicator_known, axis)], axis)
+
+
+def spread(values: Any, counts: list[int], axis: int) -> Any:
+    """Each column of values as often as counts says. Of a few columns in training by slices, which XLA fuses best."""
+    from keras import ops
+
+    if axis == 0 and len(counts) <= SLICED_COLUMNS:
+        parts = [ops.repeat(values[number : number + 1], count, 0) for number, count in enumerate(counts) if count]
+        return ops.concatenate(parts, 0)
+    return ops.take(values, np.repeat(np.arange(len(counts), dtype=np.int32), counts), axis=axis)
+
+
+def by_column(values: Any, axis: int) -> Any:
+    """Values [columns] for an array whose columns lie along an axis, -1 or 0."""
+    return values if axis == -1 else values[:, None]
+
+
+def encode(numbers: Any, categories: Any, encoding: Encoding, fold_encoding: FoldEncoding, axis: int = -1) -> Any:
+    """The inputs of the network: [B, E] from scaled numbers [B, D] and the indices of categories [B, C].
+
+    With axis=0, rows come last: [E, B] from [D, B] and [C, B]. Saved model, training and evaluation all encode here.
+    """
+    from keras import ops
+
+    parts = [encode_numbers(numbers, encoding, fold_encoding, axis)] if encoding.bins else []
+    if encoding.widths:
+        position = np.concatenate([np.arange(width, dtype=np.int32) for width in encoding.widths])
+        chosen = spread(ops.take(fold_encoding.positions, categories, axis=0), encoding.widths, axis)
+        parts.append(ops.cast(ops.equal(chosen, by_column(position, axis)), "float32"))
+    if any(encoding.bins):
+        values = spread(numbers, encoding.bins, axis)
+        below = (values - by_column(fold_encoding.lower, axis)) * by_column(fold_encoding.slope, axis)
+        below = ops.clip(below, 0.0, BIN_SIZE) - by_column(fold_encoding.bin_mean, axis)
+        parts.append(ops.where(ops.greater(values, FARTHEST), 0.0, below))
+    return ops.concatenate(parts, axis) if len(parts) > 1 else parts[0]
+
+
+def raw_inputs(table: Table, scaler: Scaler, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Raw columns of a table as the inference model takes them: arrays [rows, 1]."""
+    inputs: dict[str, np.ndarray] = {}
+    for column, whole in zip(table.of_kind("number"), scaler.whole, strict=True):
+        values = table.numbers(column.name)[rows]
+        if whole:
+            values = np.where(np.isnan(values), MISSING, np.nan_to_num(values).astype(np.int64))
+        inputs[column.name] = values
+    for column in table.of_kind("category"):
+        vocabulary = np.array(column.vocabulary, np.int64 if column.integers else object)
+        inputs[column.name] = vocabulary[table.codes(column.name)[rows]]
+    return {name: values[:, None] for name, values in inputs.items()}

@@ -1,0 +1,51 @@
+"""Models in formats of other runtimes: what each needs, and what is said of those that were written."""
+
+from dataclasses import dataclass, field
+from importlib import metadata
+
+import numpy as np
+
+from harvest.cli import UserError
+
+PACKAGES = {"saved_model": [], "litert": ["ai-edge-litert"], "onnx": ["onnx", "onnxruntime"]}
+Cell = str | int | float | None  # text; a 64-bit integer; a double, None for NaN
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What export() has done, and what the model card says of it."""
+
+    source: str  # the name of the file of the Keras model, which gives the same probabilities
+    formats: list[str]  # those written: keys of run_directory.EXPORT_FILES
+    renamed: list[tuple[str, str, str]]  # inputs not called like their columns: column, SavedModel and LiteRT, ONNX
+    row: dict[str, Cell]  # an example, by the names of the ONNX inputs
+    probability: float  # of the example
+    failures: list[str] = field(default_factory=list)  # "--export onnx failed (reason)"
+
+
+def example_row(inputs: dict[str, np.ndarray]) -> dict[str, Cell]:
+    """The first of some raw rows, arrays [B, 1] by column, for JSON: metrics.json has one as ["example"]["row"].
+
+    Text, an integer and a double stay what they are in JSON; NaN becomes null.
+    """
+    return {name: None if (cell := column[0].item()) != cell else cell for name, column in inputs.items()}
+
+
+def example_inputs(row: dict[str, Cell]) -> dict[str, np.ndarray]:
+    """The raw row of example_row(), as arrays [1, 1] by column."""
+    kinds = {str: object, int: np.int64, float: np.float64, type(None): np.float64}
+    return {name: np.array([[cell]]).astype(kinds[type(cell)]) for name, cell in row.items()}
+
+
+def require(formats: list[str]) -> None:
+    """Raise UserError if packages that a format needs are not installed."""
+    for name in formats:
+        if absent := [package for package in PACKAGES[name] if not is_installed(package)]:
+            raise UserError(f"the format {name} needs {' and '.join(absent)}: pip install {' '.join(absent)}")
+
+
+def is_installed(package: str) -> bool:
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False

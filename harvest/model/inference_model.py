@@ -1,0 +1,191 @@
+"""The model that is saved: raw named columns in, probability out, of stock Keras layers and operations only."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers, ops
+from numpy.typing import ArrayLike
+
+from harvest.data.cells import MISSING, UNSEEN, placeholder
+from harvest.data.encoding import PIECE_ROWS, Encoding, Features, FoldEncoding, encode, row_pieces, scale_numbers
+from harvest.data.table import Table
+from harvest.model.names import free_name, graph_name
+
+ENCODED_CELLS = 1 << 25  # inputs encoded at a time: 128 MB
+Values = Sequence[tuple[keras.Variable, np.ndarray]]  # variables of a model, and other values for them
+
+
+class InferenceModel(NamedTuple):
+    model: keras.Model  # raw columns [B, 1] by name -> probability [B, 1]
+    networks: list[keras.Model]  # one for each fold: encoded inputs [B, E] -> logit [B, 1]
+    calibration: list[keras.Variable]  # [1, 1], one for each fold: what its logit is multiplied by
+    first: keras.Model  # raw columns -> the probability of the first network alone
+
+    def set_temperature(self, temperature: float) -> None:
+        """Let all logits be divided by a temperature (Guo et al., 2017)."""
+        for variable in self.calibration:
+            variable.assign(np.full((1, 1), 1 / temperature, np.float32))
+
+
+def build_inference_model(
+    table: Table,
+    encoding: Encoding,
+    fold_encodings: Sequence[FoldEncoding],
+    make_network: Callable[[int], keras.Model],
+    seed: int,
+) -> InferenceModel:
+    """A model of one network for each fold; the probabilities of several are averaged.
+
+    make_network(E) gives a functional model from encoded inputs [B, E] to the logit [B, 1]. The model takes integer ids
+    as int64 (MISSING where the cell is empty), text as strings (""), numbers as float64 (NaN), and whole numbers beyond
+    32 bits as int64. Networks and encodings are nested models, so names in them clash with no column.
+    """
+    keras.utils.set_random_seed(seed)  # of the initializers
+    columns = {column.name for column in table.columns}
+    inputs = make_inputs(table, encoding)
+    cells = [scale_inputs(inputs, table, encoding, columns), look_up_inputs(inputs, table, encoding, columns)]
+    networks, outputs, probabilities = [], [], []
+    for number, fold_encoding in enumerate(fold_encodings, 1):
+        fold = f"fold_{number}" if len(fold_encodings) > 1 else ""
+        encoder = make_encoder(cells, encoding, fold_encoding, free_name(f"{fold or 'row'}_encoding", columns))
+        encoded = encoder([part for part in cells if part is not None])
+        made = make_network(encoding.width)
+        networks.append(keras.Model(made.input, made.output, name=free_name(fold or "network", columns)))
+        # Sigmoid of the logits divided by the temperature, which is 1 until it is fitted.
+        options = {"use_bias": False, "kernel_initializer": "ones", "dtype": "float32"}
+        name = free_name(f"{fold}_probability" if fold else "probability", columns)
+        outputs.append(layers.Dense(1, "sigmoid", **options, name=name))
+        probabilities.append(outputs[-1](networks[-1](encoded)))
+    if len(probabilities) == 1:
+        model = first = keras.Model(inputs, probabilities[0], name="productivity")
+    else:
+        probability = layers.Average(name=free_name("probability", columns))(probabilities)
+        model = keras.Model(inputs, probability, name="productivity")
+        first = keras.Model(inputs, probabilities[0], name="first_network")
+    return InferenceModel(model, networks, [output.kernel for output in outputs], first)
+
+
+def make_inputs(table: Table, encoding: Encoding) -> dict[str, keras.KerasTensor]:
+    """Raw columns [B, 1] by name: numbers, then categories."""
+    types = {
+        column.name: "int64" if whole else "float64"
+        for column, whole in zip(table.of_kind("number"), encoding.scaler.whole, strict=True)
+    }
+    types |= {column.name: "int64" if column.integers else "string" for column in table.of_kind("category")}
+    return {name: keras.Input((1,), name=name, dtype=kind) for name, kind in types.items()}
+
+
+def scale_inputs(
+    inputs: dict[str, keras.KerasTensor], table: Table, encoding: Encoding, columns: set[str]
+) -> keras.KerasTensor | None:
+    """The numbers as scale_numbers() gives them, [B, D] float32; None if there are none."""
+    raw = [inputs[column.name] for column in table.of_kind("number")]
+    if not raw:
+        return None
+    own = [keras.Input((1,), dtype=part.dtype) for part in raw]
+    numbers = [missing_to_nan(part) for part in own]
+    joined = layers.Concatenate(name="numbers", dtype="float64")(numbers) if len(own) > 1 else numbers[0]
+    scaler = keras.Model(own, scale_numbers(joined, encoding.scaler), name=free_name("scaling", columns))
+    return layers.Identity(name=free_name("scaled", columns))(scaler(raw))  # where LiteRT's model starts
+
+
+def missing_to_nan(cells: keras.KerasTensor) -> keras.KerasTensor:
+    """Numbers as float64, NaN where an int64 is MISSING."""
+    if cells.dtype != "int64":
+        return cells
+    sign = ops.where(ops.equal(cells, np.array(MISSING)), -1.0, 1.0)  # the root is NaN, which JSON cannot hold
+    return ops.cast(cells, "float64") * ops.cast(ops.sqrt(sign), "float64")
+
+
+def look_up_inputs(
+    inputs: dict[str, keras.KerasTensor], table: Table, encoding: Encoding, columns: set[str]
+) -> keras.KerasTensor | None:
+    """The indices of the categories, each counted from 0, [B, C] int64; None if there are none."""
+    found = []
+    for number, (column, codes) in enumerate(zip(table.of_kind("category"), encoding.known, strict=True)):
+        integers = column.integers
+        known = [column.vocabulary[code] for code in codes] or [placeholder(integers)]
+        lookup = layers.IntegerLookup if integers else layers.StringLookup
+        layer = lookup(
+            vocabulary=np.array(known, np.int64) if integers else known,
+            oov_token=UNSEEN if integers else " unseen ",
+            name=free_name(graph_name(column.name, f"place_{number}"), columns),
+        )
+        found.append(layer(inputs[column.name]))
+    if not found:
+        return None
+    name = free_name("places", columns)
+    return layers.Concatenate(name=name, dtype="int64")(found) if len(found) > 1 else found[0]
+
+
+def make_encoder(
+    cells: list[keras.KerasTensor | None], encoding: Encoding, fold_encoding: FoldEncoding, name: str
+) -> keras.Model:
+    """encode() as a model, from scaled numbers [B, D] and indices [B, C], or one of them, to [B, E]."""
+    scaled, indices = (None if part is None else keras.Input(part.shape[1:], dtype=part.dtype) for part in cells)
+    counted = None if indices is None else ops.add(encoding.first_indices, indices)  # indices first: a bias to Keras
+    encoded = encode(scaled, counted, encoding, fold_encoding)
+    return keras.Model([part for part in (scaled, indices) if part is not None], encoded, name=name)
+
+
+class Predictor:
+    """Runs the networks of all folds, with their own or with other weights, in one compiled function.
+
+    Weights are pairs of variable and value, as current_values() gives them. Reading them from variables takes 2 ms, so
+    whoever calls a network often gives them.
+    """
+
+    def __init__(
+        self, inference_model: InferenceModel, encoding: Encoding, fold_encodings: Sequence[FoldEncoding]
+    ) -> None:
+        self.networks, self.encoding, self.fold_encodings = inference_model.networks, encoding, fold_encodings
+        network = self.networks[0]
+        shown = [layer for layer in network.layers if layer.trainable_variables]
+        self.layer_names = [layer.name for layer in shown]
+        logit = layers.Identity()(network.output)  # Keras takes no output twice
+        probe = keras.Model(network.input, [*(layer.output for layer in shown), logit])
+
+        def outputs(vector: tf.Tensor, encoded: tf.Tensor) -> list[tf.Tensor]:
+            variables = weights_of(network)
+            parts = tf.split(vector, [math.prod(variable.shape) for variable in variables])
+            values = [tf.reshape(part, variable.shape) for part, variable in zip(parts, variables, strict=True)]
+            with keras.StatelessScope(list(zip(variables, values, strict=True))):
+                return probe(encoded, training=False)
+
+        rows = tf.TensorSpec([None, encoding.width])
+        self.outputs = tf.function(outputs, input_signature=[tf.TensorSpec([None]), rows], autograph=False)
+
+    def run(self, fold: int, encoded: ArrayLike, values: Values | None = None) -> list[tf.Tensor]:
+        """What each layer with weights of a fold's network gives, then the logit [B, 1], for encoded rows [B, E]."""
+        values = values or current_values(self.networks[fold])
+        return self.outputs(np.concatenate([np.ravel(value) for _, value in values]), encoded)  # one vector: 1 ms less
+
+    def logits(self, fold: int, encoded: ArrayLike, values: Values | None = None) -> np.ndarray:
+        """The logits [B] float32 of a fold's network, counted from 0, for encoded rows [B, E]."""
+        return self.run(fold, encoded, values)[-1].numpy()[:, 0]
+
+    def row_logits(self, fold: int, features: Features, rows: np.ndarray, values: Values | None = None) -> np.ndarray:
+        """The logits [N] float64 of a fold's network for rows of the table."""
+        pieces = row_pieces(rows, min(PIECE_ROWS, max(1, ENCODED_CELLS // self.encoding.width)))
+        encoded = (encode(*features.take(piece), self.encoding, self.fold_encodings[fold]) for piece in pieces)
+        return np.concatenate([self.logits(fold, inputs, values) for inputs in encoded]).astype(np.float64)
+
+    def layer_outputs(self, fold: int, encoded: ArrayLike, values: Values | None = None) -> dict[str, np.ndarray]:
+        """What each layer with weights of a fold's network gives, by its name, for encoded rows [B, E]."""
+        outputs = self.run(fold, encoded, values)[:-1]
+        return {name: output.numpy() for name, output in zip(self.layer_names, outputs, strict=True)}
+
+
+def weights_of(network: keras.Model) -> list[keras.Variable]:
+    """The variables that are trained, then those that follow from batches; not the states of random generators."""
+    moving = [variable for variable in network.non_trainable_variables if variable.dtype.startswith("float")]
+    return [*network.trainable_variables, *moving]
+
+
+def current_values(network: keras.Model) -> Values:
+    """Each weight of a network with its value now."""
+    return [(variable, variable.numpy()) for variable in weights_of(network)]

@@ -1,0 +1,194 @@
+"""Rows that are to be predicted, from a file or from a stream as they come.
+
+They are data frames of the texts of cells, indexed by line number. Notes on what is left out go to standard error.
+"""
+
+import csv
+import math
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pandas as pd
+
+from harvest.cli import UserError, print_error
+from harvest.data.cells import parse_label, parse_number
+from harvest.data.csv_file import ESCAPED, LONGEST_LINE, column_names, open_csv, read_chunks
+from harvest.model.archive import Details
+
+CHUNK_ROWS = 100_000
+LONGEST_RECORD = 1_000  # lines that one record of standard input may have
+OPEN_QUOTES = "unexpected end of data"  # what the csv module says of a record that may go on
+STREAM = "standard input"  # what messages call it
+PAUSE_SECONDS = 2.0  # after which a record whose quotes are open is not waited for
+
+
+def note(text: str) -> None:
+    print_error(f"note: {text}")
+
+
+def read_rows(path: str, details: Details) -> Iterator[pd.DataFrame]:
+    """Frames of a CSV with or without a header; at least one, which may be empty."""
+    csv_file = open_csv(path, skip_bad_rows=False, unlabelled=True)
+    check_names(path, csv_file.names, details)
+    for text in csv_file.notes:
+        note(text)
+    start, rows = 0, len(csv_file.line_numbers)
+    if not rows:
+        yield text_frame(csv_file.names, {})
+        return
+    for chunk in read_chunks(csv_file, dict.fromkeys(csv_file.names, object), CHUNK_ROWS, keep_spaces=True):
+        chunk = chunk.fillna("").set_axis(csv_file.line_numbers[start : start + len(chunk)])
+        start += len(chunk)
+        if csv_file.torn and start == rows and is_torn(chunk, details):
+            note(f"line {chunk.index[-1]}, the last, is cut off and left out")
+            chunk = chunk.iloc[:-1]
+        yield chunk
+
+
+def is_torn(chunk: pd.DataFrame, details: Details) -> bool:
+    """Whether the last row, which no line end follows, ends in a cell that means nothing, or before the label."""
+    last, label = chunk.iloc[-1], details.label
+    if any(math.isinf(parse_number(last[name])) for name in chunk if details.kinds.get(name) == "number"):
+        return True
+    unlabelled = label in chunk and parse_label(last[label]) < 0
+    return unlabelled and any(parse_label(cell) >= 0 for cell in chunk[label])
+
+
+def check_names(path: str, names: list[str], details: Details) -> None:
+    """Note which columns rows do not have. Raises UserError if one of them must be there."""
+    if absent := absent_columns(f"{path}: line 1", names, details):
+        shown = ", ".join(absent[:5]) + (" and others" if len(absent) > 5 else "")
+        note(f"{path}: has no {shown}: missing in its rows")
+
+
+def absent_columns(place: str, names: list[str], details: Details) -> list[str]:
+    """The columns that rows do not have, and that training saw missing; UserError for those that it never did."""
+    present = set(names)
+    absent = [name for name in details.kinds if name not in present]
+    needed = [name for name in absent if name not in details.missing]
+    if needed or len(absent) == len(details.kinds):
+        name, shown = (needed or absent)[0], ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        raise UserError(f"{place} has no column {name}, which the model needs; columns are {shown}")
+    return absent
+
+
+def text_frame(names: list[str], rows: dict[int, list[str]]) -> pd.DataFrame:
+    """Rows, by their lines, as a frame."""
+    return pd.DataFrame(list(rows.values()), list(rows), names, dtype=object)
+
+
+class Line(NamedTuple):
+    number: int
+    text: str  # with its end; bytes that are not UTF-8 are escaped
+    flaw: str  # what no line may hold, or ""
+
+
+def read_line(number: int, line: bytes) -> Line:
+    text = line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
+    if len(line) >= LONGEST_LINE:
+        return Line(number, text, "is longer than 64 MB")
+    if not text.isascii() and ESCAPED.search(text):
+        return Line(number, text, "is not UTF-8 text")
+    return Line(number, text, "holds a NUL byte" if "\0" in text else "")
+
+
+class Lines:
+    """The lines of standard input, as they arrive."""
+
+    def __init__(self) -> None:
+        self.queue: queue.Queue[bytes | None] = queue.Queue(2 * CHUNK_ROWS)  # None: the end
+        self.again: list[Line] = []  # to be read anew, the next one last
+        self.number, self.ended, self.paused = 0, False, False
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self) -> None:
+        try:
+            while sys.stdin and (line := sys.stdin.buffer.readline(LONGEST_LINE)):
+                self.queue.put(line)
+                while len(line) == LONGEST_LINE and not line.endswith(b"\n"):  # the rest of what is too long
+                    line = sys.stdin.buffer.readline(LONGEST_LINE)
+        finally:
+            self.queue.put(None)
+
+    def next(self, in_record: bool = False) -> Line | None:
+        """The next line, or None at the end. In a record it is waited for only once, and None when it does not come."""
+        if self.again:
+            return self.again.pop()
+        try:
+            seconds = (0.0 if self.paused else PAUSE_SECONDS) if in_record else None
+            line = None if self.ended else self.queue.get(timeout=seconds)
+        except queue.Empty:
+            self.paused = True
+            return None
+        self.paused, self.ended = False, line is None
+        if line is None:
+            return None
+        self.number += 1
+        return read_line(self.number, line)
+
+
+def read_record(lines: Lines, first: Line, most: int) -> tuple[list[Line], list[str], str]:
+    """The lines, at most so many, of the record that one line begins, its cells, and why it cannot be read, or ""."""
+    taken, text = [first], first.text.removesuffix("\n").removesuffix("\r")
+    if '"' not in text:
+        return taken, text.split(",") if text else [], "holds a carriage return" if "\r" in text else ""
+
+    def texts() -> Iterator[str]:  # as many as the csv module asks for, until quotes are closed
+        yield first.text
+        while len(taken) < most and (line := lines.next(in_record=True)):
+            taken.append(line)
+            yield line.text
+
+    try:
+        return taken, next(csv.reader(texts(), skipinitialspace=True, strict=True), []), ""
+    except csv.Error as error:
+        return taken, [], str(error)
+
+
+def read_stream(details: Details) -> Iterator[pd.DataFrame]:
+    """Frames of standard input: whatever rows have arrived, as soon as they have. The first frame is empty.
+
+    A record whose quotes are open goes on over more lines. If that makes no row, only its first line is left out.
+    """
+    lines = Lines()
+    first = lines.next()
+    if first is None:
+        raise UserError("standard input is empty; pipe rows into it")
+    _, cells, problem = read_record(lines, first, 1)
+    if problem := first.flaw or problem:
+        raise UserError(f"{STREAM}: line 1 cannot be read ({problem}); give the column names as UTF-8 text")
+    names, named = column_names(STREAM, cells, unlabelled=True)
+    check_names(STREAM, names, details)
+    header = cells if named else None
+    if not named:
+        lines.again.append(first)
+    rows: dict[int, list[str]] = {}  # by the line that each starts on
+    yield text_frame(names, rows)  # the header can be answered before any row arrives
+    while line := lines.next():
+        record, cells, problem = read_record(lines, line, 1)
+        if problem == OPEN_QUOTES:
+            if rows and lines.queue.qsize() < LONGEST_RECORD:
+                yield text_frame(names, rows)
+                rows = {}
+            record, cells, problem = read_record(lines, line, LONGEST_RECORD)
+        start, alone, whole = line.number, len(record) == 1, not problem and len(cells) == len(names)
+        flaws = [f"line {part.number}: {part.flaw}" for part in record if part.flaw]
+        if flaws and (whole or alone):
+            note(f"{flaws[0]}, {'' if alone else f'the record from line {start} on is '}left out")
+        elif cells and [cells[0].removeprefix("\ufeff"), *cells[1:]] == header:
+            note(f"line {start}: the header again, left out")
+        elif whole:
+            rows[start] = cells
+        elif not alone or problem == OPEN_QUOTES:
+            note(f"line {start}: its quotes are open, left out")
+            lines.again += record[:0:-1]
+        elif cells or problem:
+            note(f"line {start}: {problem or f'{len(cells)} fields where {len(names)} are expected'}, left out")
+        if rows and (lines.queue.empty() or len(rows) >= CHUNK_ROWS):
+            yield text_frame(names, rows)
+            rows = {}
+    if rows:
+        yield text_frame(names, rows)

@@ -1,0 +1,58 @@
+"""Columns that may give the label away, found before training."""
+
+import numpy as np
+
+from harvest.data.table import Table, name_words
+from harvest.results.metrics import wilson
+from harvest.text import percent
+
+LEAK_ROWS = 50_000  # that are looked at
+
+
+def find_leaks(table: Table, label: str) -> list[str]:
+    """A warning for each column that contains the label's name, or predicts the label of nearly all rows of both."""
+    warnings = []
+    step = max(1, len(table.label) // LEAK_ROWS)
+    positive = table.label[::step] > 0.5
+    class_rows = np.bincount(positive, minlength=2).tolist()
+    for column in (column for column in table.columns if column.kind != "dropped"):
+        if column.kind == "number":
+            correct = best_interval(table.numbers(column.name)[::step], positive)
+        else:
+            correct = predicted_by_category(table.codes(column.name)[::step], positive)
+        shares, why = zip(correct, class_rows, strict=True), ""
+        if all(found > 0.96 * rows and wilson(found, rows)[0] > 0.9 for found, rows in shares):
+            why = f"on its own it predicts the label of {percent(sum(correct) / len(positive))} of rows"
+        elif len(label) > 2 and name_words(label) <= name_words(column.name):
+            why = "its name contains that of the label"
+        if why:
+            warnings.append(f"{column.name}: {why}; if it was made from the label, --drop {column.name}")
+    return warnings
+
+
+def best_interval(values: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
+    """How many rows of 0 and of 1 are correct when one class is predicted in the best interval of a number [N].
+
+    Both classes weigh the same. What is missing lies above all else.
+    """
+    values = np.where(np.isnan(values), np.inf, values)
+    order = np.argsort(values)
+    values = values[order]
+    ends = np.append(0, 1 + np.flatnonzero(np.append(values[1:] != values[:-1], True)))
+    ones = np.append(0, np.cumsum(positive[order]))[ends]
+    counts = np.stack([ends - ones, ones])  # rows of 0 and of 1 below each end
+    shares, found = counts / np.maximum(1, counts[:, -1:]), []
+    for inside, outside in ((0, 1), (1, 0)):
+        gain = shares[inside] - shares[outside]
+        end = np.argmax(gain - np.minimum.accumulate(gain))
+        start = np.argmin(gain[: end + 1])
+        correct = counts[:, end] - counts[:, start]
+        correct[outside] = counts[outside, -1] - correct[outside]
+        found.append((gain[end] - gain[start], *correct.tolist()))
+    return max(found)[1:]
+
+
+def predicted_by_category(codes: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
+    """How many rows of 0 and of 1 the majority of the other rows with the same value predicts; codes are [N]."""
+    zeros, ones = (np.bincount(codes[positive == value], minlength=codes.max() + 1) for value in (False, True))
+    return int(zeros[zeros - 1 > ones].sum()), int(ones[ones - 1 > zeros].sum())

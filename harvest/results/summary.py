@@ -1,0 +1,176 @@
+"""What a run leaves and prints of its results: metrics.json, predictions.csv, lines for the terminal and the card."""
+
+import argparse
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harvest import VERSION
+from harvest.data.encoding import row_pieces
+from harvest.data.splits import Split
+from harvest.data.table import Table, short_names
+from harvest.data.training_rows import labels_digest
+from harvest.decision import Decision
+from harvest.model.export import example_row
+from harvest.results.evaluation import Evaluation
+from harvest.results.metrics import CALIBRATION_BINS, calibration_bins, sigmoid
+from harvest.run_directory import CARD_FILE, EXPORT_FILES, METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE, REPORT_FILE
+from harvest.text import count_range, interval, percent, rows_of, wrap
+
+NO_SETTINGS = {"describe", "compare", "sync_every", "trust_network", "given"}
+FACTS = (  # of metrics.json, for the page and the card
+    *("comparison", "verdict", "importance", "suspect_labels", "warnings"),
+    *("effects", "history", "table", "example"),
+)
+COLUMN_FACTS = ("name", "kind", "reason", "distinct", "missing", "hint")
+
+
+def training_lines(epochs: list[int], best_epochs: list[int], reason: str, most_epochs: int, best: bool) -> list[str]:
+    """How long training took, in epochs of each network, which of them is kept, and why the first is good already.
+
+    reason says why a single network stopped; best: its best epoch is kept, not its last.
+    """
+    networks, whose = "", "the"
+    if len(epochs) > 1:
+        at_limit = sum(count >= most_epochs for count in epochs)
+        networks, whose = f"{len(epochs)} nets for ", "each net's"
+        reason = f"{at_limit} reached the limit of {most_epochs:,}" if at_limit else ""
+    kept = f"{whose} best epoch ({count_range(best_epochs)}) is kept" if best else f"{whose} last epoch is kept"
+    return [
+        f"Trained    {networks}{count_range(epochs)} epochs{f' ({reason})' if reason else ''}; {kept}",
+        "           Started from a logistic regression of the training rows, so epoch 1 is good already.",
+    ]
+
+
+def result_lines(label: str, evaluation: Evaluation, folds: int) -> list[str]:
+    """The results as a table, at most 80 characters wide."""
+    test, threshold = evaluation.metrics, evaluation.threshold
+    tests = [test, *(evaluation.baselines[name].metrics for name in ("logistic_regression", "majority"))]
+    (tn, fp), (fn, tp) = test["confusion"]
+    how = " that the model never saw" if folds == 1 else ", each by a net that was not trained on it"
+    lines = [f"Test on {tn + fp + fn + tp:,} rows{how} (95 % intervals)"]
+    lines.append(f"{'this model':>34}{'logistic regression':>23}{'always the majority':>23}")
+    titles = {"roc_auc": "ROC AUC", "log_loss": "log-loss"}  # of scores that are no shares
+    for name in ("accuracy", "roc_auc", "log_loss", "precision", "recall"):
+        scale, digits, unit = (1, 3, "") if name in titles else (100, 1, " %")
+        line = f"  {titles.get(name, name):<9}"
+        for result in tests[: 2 if name in ("precision", "recall") else 3]:  # of the majority, they say nothing
+            value, ends = result[name], result[f"{name}_ci95"]
+            score = "-" if value is None else f"{scale * value:.{digits}f}{unit}"
+            line += f"{score} {interval(ends, scale, digits) if ends else '':>14}".rjust(23)
+        lines.append(line.rstrip())
+    found = f"Found {tp:,} of {tp + fn:,} {rows_of(label, 1)}; {fp:,} of {tn + fp:,}"
+    taken = "productive" if label == "productive" else f"{label} = 1"
+    lines += wrap(f"{found} {rows_of(label, 0)} were taken for {taken}.", "  ", "  ")
+    scores = f"F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}"
+    return lines + wrap(f"{scores}, at threshold {threshold.value:.3g} ({threshold.reason}).", "  ", "  ")
+
+
+def calibration_lines(y_true: np.ndarray, y_prob: np.ndarray, confusion: list[list[int]]) -> list[str]:
+    """The calibration curve and the confusion matrix of the test rows as tables."""
+    lines, bins = ["probability         rows   share of 1", ""], calibration_bins(y_prob)
+    for number in range(CALIBRATION_BINS):
+        labels = y_true[bins == number]
+        share = float(labels.mean()) if len(labels) else 0
+        observed = f"{percent(share):>8}  {'#' * round(20 * share)}" if len(labels) else ""
+        lines.append(f"{10 * number:>3} to {10 * number + 10:>3} %     {len(labels):>8,}  {observed}")
+    lines += ["", f"{'':<12}{'predicted 0':>14}{'predicted 1':>14}"]
+    return lines + [f"label {row}     {cells[0]:>14,}{cells[1]:>14,}" for row, cells in enumerate(confusion)]
+
+
+def file_lines(
+    folder: Path, timing: dict[str, float], left_out: Mapping[str, str], stale: Sequence[str], logs: bool
+) -> list[str]:
+    """What the run has left, and what would be worth trying.
+
+    left_out says why the card or the report is missing, stale names the files of an earlier run that were deleted.
+    """
+    lines, files = [""], {"Model": MODEL_FILE, "Metrics": METRICS_FILE, "Test rows": PREDICTIONS_FILE}
+    for title, file in {**files, "Card": CARD_FILE, "Report": REPORT_FILE}.items():
+        gone = "; that of an earlier run is deleted" if file in stale else ""
+        lines.append(f"{title:<11}{left_out[file] + gone if left_out.get(file) else folder / file}")
+    for name, file in EXPORT_FILES.items():
+        if file in stale:
+            lines.append(f"Export     {folder / file} of an earlier run is deleted; --export {name} writes it again")
+    if logs:
+        lines.append(f"Logs       tensorboard --logdir {folder / 'logs'}")
+    speed = f"{timing['train_s']:.2f} s for training ({timing['rows_per_s']:,.0f} rows/s)"
+    return [*lines, f"Time       {timing['total_s']:.1f} s in total, {speed}"]
+
+
+def prediction_rows(table: Table, splits: Sequence[Split], evaluation: Evaluation) -> bytes:
+    """predictions.csv: every tested row by its line, and what the network that never saw it says of it."""
+    rows = np.concatenate([split.test for split in splits])
+    folds = np.repeat(np.arange(1, len(splits) + 1), [len(split.test) for split in splits])
+    order = np.lexsort([table.line_numbers[rows], table.files[rows]])
+    several = len(table.names) > 1  # of a single file the name is left out
+    files = ['"' + name.replace('"', '""') + '",' if several else "" for name in table.names]
+    columns = (table.files[rows], table.line_numbers[rows], folds, evaluation.y_true, evaluation.y_prob)
+    written = [b"file,line,fold,label,probability\n" if several else b"line,fold,label,probability\n"]
+    for batch in row_pieces(order):
+        cells = zip(*(column[batch].tolist() for column in columns), strict=True)
+        lines = (f"{files[file]}{line},{fold},{label:.0f},{y_prob:.9g}\n" for file, line, fold, label, y_prob in cells)
+        written.append("".join(lines).encode())
+    return b"".join(written)
+
+
+def resolved_settings(
+    args: argparse.Namespace, table: Table, config: Mapping[str, Any], reasons: Mapping[str, str], **more: Decision
+) -> dict[str, Any]:
+    """Every setting as it was used, and the reason where one was chosen for the user.
+
+    config holds a value for each of the reasons; more are decisions that were taken after training began.
+    """
+    settings = {name: value for name, value in vars(args).items() if name not in NO_SETTINGS}
+    settings |= {"csv": short_names(args.csv), "model_dir": args.model_dir.name}
+    settings |= {name: config[name] for name in reasons} | {name: decision.value for name, decision in more.items()}
+    settings["columns"] = {column.name: column.kind for column in table.columns}
+    return settings | {"reasons": {**reasons, **{name: decision.reason for name, decision in more.items()}}}
+
+
+def describe_table(table: Table, split_lines: list[str]) -> dict[str, Any]:
+    """What was read, how it was split, and what each column was taken for: -1 counts what was never read."""
+    columns = [{name: getattr(column, name) for name in COLUMN_FACTS} for column in table.columns]
+    columns = [{name: -1 if value is None else value for name, value in column.items()} for column in columns]
+    split = [line[10:].strip() for line in split_lines]
+    return {"positive": float(table.label.mean()), "notes": table.notes, "split": split, "columns": columns}
+
+
+def example(cells: dict[str, np.ndarray], logits: Sequence[float], temperature: float) -> dict[str, Any]:
+    """The row of arrays [1, 1] by input, and its probability by the logit of each fold."""
+    return {"row": example_row(cells), "probability": float(np.mean(sigmoid(np.array(logits) / temperature)))}
+
+
+def assemble_metrics(
+    table: Table,
+    counts: Mapping[str, int],
+    evaluation: Evaluation,
+    epochs: tuple[int, int],
+    settings: dict[str, Any],
+    timing: dict[str, float],
+    packages: Mapping[str, str],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """The content of metrics.json: facts has an entry for each of FACTS.
+
+    counts are those of the rows used, train, validation and test, epochs those of the longest fold and its best one.
+    """
+    return {
+        "rows": {"read": table.read, "used": counts["used"], "skipped": table.skipped, **counts},
+        "test": evaluation.metrics,
+        "baselines": {name: baseline.metrics for name, baseline in evaluation.baselines.items()},
+        "threshold": evaluation.threshold.value,
+        "temperature": evaluation.temperature,
+        "epochs": epochs[0],
+        "best_epoch": epochs[1],
+        "settings": settings,
+        "timing": timing,
+        "date": time.strftime("%Y-%m-%d"),
+        "rows_digest": labels_digest(table),
+        "versions": {"python": platform.python_version(), "script": VERSION, **packages},
+        **{name: facts[name] for name in FACTS},
+    }

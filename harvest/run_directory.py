@@ -1,0 +1,342 @@
+"""The model directory: one process at a time, files of one run replaced together, and nobody else's files touched.
+
+What a run writes is staged in a directory within the model directory. A new manifest written there marks it as whole;
+then everything is moved into place, the manifest last. Whoever is killed in between is finished by the next command.
+The manifest holds the SHA-256 of each file as it was written: a file that differs is the user's.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from harvest.cli import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a directory is not locked
+    fcntl = None  # type: ignore[assignment]
+
+MODEL_FILE = "productivity_model.keras"
+METRICS_FILE = "metrics.json"
+CARD_FILE = "README.md"
+REPORT_FILE = "report.html"
+PREDICTIONS_FILE = "predictions.csv"
+RESUME_FILE = "resume.npz"
+EXPORT_FILES = {
+    "saved_model": "productivity_model_saved_model",
+    "litert": "productivity_model.tflite",
+    "onnx": "productivity_model.onnx",
+}
+RESULT_FILES = [MODEL_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE, *EXPORT_FILES.values(), METRICS_FILE]
+ALL_FILES = [*RESULT_FILES, "basic_model.keras", "basic_metrics.json"]  # the last two are of train_model.py
+MANIFEST_FILE = ".manifest.json"
+TEMPORARY = ".train_model_modern-"  # how the names begin of what is not yet in its place
+COMMIT_OF_1_6 = TEMPORARY + "commit.json"  # its list of what was to be moved into place
+MOVE_AWAY = "move it away or name another directory"
+
+
+class RunDirectory:
+    """A model directory; within a with statement it is locked for this process.
+
+    exports, keys of EXPORT_FILES, and files will be written, and with training the results of train_model_modern.py.
+    """
+
+    def __init__(
+        self, path: str | Path, exports: Sequence[str] = (), training: bool = True, files: Sequence[str] = ()
+    ) -> None:
+        self.path, self.training = Path(path), training
+        self.staging = self.path / f"{TEMPORARY}staging"
+        trained = [MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, RESUME_FILE] if training else []
+        self.files = [*trained, *files, *(EXPORT_FILES[name] for name in exports)]
+
+    def check(self) -> None:
+        """Make the directory. Raises UserError if it cannot be written to, is locked, or holds foreign files."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()
+        except OSError as error:
+            usable = f"{error.strerror}; name a directory that can be written to"
+            fault = "is a file; name a directory" if isinstance(error, FileExistsError) else usable
+            raise UserError(f"--model-dir {self.path}: {fault}") from None
+        with self:
+            pass
+
+    def __enter__(self) -> "RunDirectory":
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(lock(self.path))
+            self._refuse_foreign([])
+            finish_commit_of_1_6(self.path)
+            # Finish or delete what a process that is no more has left half-done.
+            if manifest := read_manifest(self.staging / MANIFEST_FILE):
+                self._finish(manifest)
+            remove(self.staging)
+            left = (f"{TEMPORARY}before-*.tmp", f"{TEMPORARY}*-{RESUME_FILE}.tmp", f"checkpoints/{TEMPORARY}*.tmp")
+            for path in [path for pattern in left for path in self.path.glob(pattern)]:
+                remove(path)
+            self._refuse_foreign(self.files)
+            stack.callback(self.discard)
+            stack.enter_context(naming(self.path))
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._exit.__exit__(*error)
+
+    def is_ours(self, name: str) -> bool:
+        """Whether a file or directory is as this program wrote it."""
+        path, manifest = self.path / name, read_manifest(self.path / MANIFEST_FILE)
+        if name == RESUME_FILE:  # replaced too often to be in the manifest
+            return is_archive(path)
+        return is_of_1_6(path) if manifest is None else digest(path) == manifest.get(name, "absent")
+
+    def free(self, name: str) -> bool:
+        """Whether a file may be written: nothing is there, or what is there is ours."""
+        return not os.path.lexists(self.path / name) or self.is_ours(name)
+
+    def _refuse_foreign(self, names: Sequence[str]) -> None:
+        manifest, staging = self.path / MANIFEST_FILE, self.staging
+        ours = {manifest: read_manifest(manifest) is not None, staging: staging.is_dir() and not staging.is_symlink()}
+        foreign = [path for path, own in ours.items() if os.path.lexists(path) and not own]
+        for path in foreign + [self.path / name for name in names if not self.free(name)]:
+            raise UserError(f"{path}: was not written by this program; {MOVE_AWAY} with --model-dir")
+        for path in (self.path / "checkpoints", self.path / "logs") if self.training else ():
+            file = path.name == "checkpoints" and path.exists() and not path.is_dir()  # a run can do without logs
+            if path.is_symlink() or file:
+                raise UserError(f"{path}: is a link or no directory; {MOVE_AWAY} with --model-dir")
+
+    def staged(self, name: str) -> Path:
+        """Where to write a file or directory that commit() moves into place; others are deleted at the end."""
+        self.staging.mkdir(mode=0o700, exist_ok=True)  # so nothing is open to others before it has its final mode
+        return self.staging / name
+
+    def stage(self, name: str, content: bytes) -> None:
+        self.staged(name).write_bytes(content)
+
+    def discard(self) -> None:
+        """Delete what is staged, unless it is whole: then the next command moves it into place."""
+        if not (self.staging / MANIFEST_FILE).exists():
+            shutil.rmtree(self.staging, ignore_errors=True)
+
+    def commit(self) -> list[str]:
+        """Move all that is staged into place. With a new model, results of the old one without a successor are deleted.
+
+        Returns the names of the latter. Raises UserError where foreign files have come meanwhile; but a card or a
+        report of the user's is left as it is.
+        """
+        for name in (CARD_FILE, REPORT_FILE):
+            if not self.free(name):
+                remove(self.staging / name)
+        staged = [name for name in ALL_FILES if (self.staging / name).exists()]
+        if not staged:
+            return []
+        self._refuse_foreign(staged)
+        for name in staged:
+            make_ready(self.staging / name, self.path / name)
+        replaced = {*staged, *(RESULT_FILES if MODEL_FILE in staged else [])}
+        manifest = {name: digest(self.path / name) for name in ALL_FILES if name not in replaced and self.is_ours(name)}
+        manifest |= {name: digest(self.staging / name) for name in staged}
+        write_atomically(self.staging / MANIFEST_FILE, json.dumps(manifest, indent=2).encode())
+        return self._finish(manifest)
+
+    def _finish(self, manifest: dict[str, str]) -> list[str]:
+        """Move the rest of a whole staging directory into place; the names of results that were deleted."""
+        for name in ALL_FILES:
+            new, old = self.staging / name, self.path / name
+            if name in manifest and new.exists() and self.free(name):  # not if the user has put a file there since
+                before = self.path / f"{TEMPORARY}before-{name}.tmp"
+                if old.is_dir():  # which cannot be moved over
+                    os.replace(old, before)
+                os.replace(new, old)
+                remove(before)
+        stale = [name for name in ALL_FILES if name not in manifest and self.is_ours(name)]
+        for name in stale:
+            remove(self.path / name)
+        os.replace(self.staging / MANIFEST_FILE, self.path / MANIFEST_FILE)
+        self.discard()
+        return stale
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a directory for this process. Nothing is written into the lock; that of a process that died is free."""
+    path, extra = folder / ".lock", getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        file = open(path, "ab", opener=lambda name, flags: os.open(name, flags | extra, 0o644))  # noqa: SIM115
+    except OSError as error:
+        text = f"{path}: is a link, a directory or closed to you, not a lock of this program; {MOVE_AWAY}"
+        if not os.path.lexists(path):
+            text = f"{folder}: {error.strerror}; name a directory that can be written to"
+        raise UserError(text) from None
+    with file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = "another process is training or exporting there; wait for it or name another directory"
+            raise UserError(f"--model-dir {folder}: {text}") from None
+        yield
+
+
+def finish_commit(folder: Path) -> None:
+    """Finish what a process that was killed was moving into place, unless another one is at work there."""
+    if (folder / COMMIT_OF_1_6).is_file() or (RunDirectory(folder).staging / MANIFEST_FILE).is_file():
+        with contextlib.suppress(OSError, UserError), RunDirectory(folder, training=False):
+            pass
+
+
+def finish_commit_of_1_6(folder: Path) -> None:
+    """Do the moves in which version 1.6.0 was killed, as its list of them says, and delete that."""
+    path = folder / COMMIT_OF_1_6
+    if path.is_symlink() or not path.is_file() or (folder / MANIFEST_FILE).exists():
+        return
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
+        listed = json.loads(path.read_bytes())
+        for name in [name for name in ALL_FILES if name in listed["names"]]:
+            new, old = folder / f"{TEMPORARY}{int(listed['process'])}-{name}.tmp", folder / name
+            if new.exists() and (not os.path.lexists(old) or is_of_1_6(old)):
+                remove(old)
+                os.replace(new, old)
+        path.unlink()
+
+
+def make_ready(new: Path, old: Path) -> None:
+    """See that what is staged is on the disk and can be moved. A file gets the mode of the one that it replaces."""
+    for path in [new, *new.rglob("*")]:
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+    if old.exists():
+        try:
+            shutil.copymode(old, old)  # what refuses this refuses a move, but of another user's in a shared directory
+        except PermissionError:
+            if old.stat().st_uid == new.stat().st_uid or old.parent.stat().st_mode & stat.S_ISVTX:
+                raise
+        if new.is_file():
+            shutil.copymode(old, new)
+
+
+def read_manifest(path: Path) -> dict[str, str] | None:
+    """SHA-256 by name; None if there is no manifest of this program."""
+    try:
+        found = json.loads(path.read_bytes()) if path.is_file() and not path.is_symlink() else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()) else None
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, or of the names and contents in a directory; "" for a link, and for what is neither."""
+    if path.is_dir() and not path.is_symlink():
+        parts = [(part.relative_to(path).as_posix(), digest(part)) for part in sorted(path.rglob("*"))]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    if path.is_symlink() or not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a model file, a checkpoint or a state has an entry that only this program writes."""
+    try:
+        with zipfile.ZipFile(path if path.is_file() and not path.is_symlink() else os.devnull) as archive:
+            return bool({"training.json", "basic.json", "description.npy"} & set(archive.namelist()))
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
+def is_of_1_6(path: Path) -> bool:
+    """Whether version 1.6.0, which kept no manifest, wrote a file. Not asked once a newer version has written one."""
+    if path.suffix == ".keras" or path.is_symlink():
+        return is_archive(path)
+    if path.is_dir():  # a file of the user's in it would be the eighth
+        return (path / "train_model_modern").is_file() and len(list(path.rglob("*"))) <= 7
+    starts = rb'{\n  "rows":|(file,)?line,fold,label,probability\n|<!doctype html>\n<!-- Report of train_model_modern'
+    starts += rb"|# Model card: .*\n\nWritten by train_model_modern|.{4}TFL3|\x08.{1,4}train_model_modern"
+    return path.is_file() and bool(re.match(starts, path.read_bytes()[:1_000], re.DOTALL))
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of a full disk say where."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextlib.contextmanager
+def open_atomically(path: Path, at_once: bool = False) -> Iterator[BinaryIO]:
+    """A new file that is moved over a path once it is whole (at_once: while empty). After a failure nothing is left.
+
+    It is no more open to others than the file that it replaces.
+    """
+    new = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name[:40]}.tmp")  # a name can have 255 bytes
+    new.unlink(missing_ok=True)  # of a process that had the same number
+    try:
+        with naming(path), open(new, "xb") as file:
+            if path.is_file() and not path.is_symlink():
+                shutil.copymode(path, new)
+            if at_once:
+                os.replace(new, path)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if not at_once:
+            os.replace(new, path)
+    finally:
+        with contextlib.suppress(OSError):  # it is moved
+            new.unlink()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a failure leaves the previous one as it was. Links are refused."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "is a link, which is not followed; move it away", str(path))
+    with open_atomically(path) as file:
+        file.write(content)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link, or a directory with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def earlier_model(folder: Path) -> str:
+    """What is known of the model that the last whole run left, or "" if there is none. Its metrics may be damaged."""
+    try:
+        written = time.localtime((folder / MODEL_FILE).stat().st_mtime)
+    except OSError:
+        return ""
+    what = f"the model of {time.strftime('%Y-%m-%d %H:%M', written)}"
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
+        metrics = json.loads((folder / METRICS_FILE).read_bytes())
+        return f"{what} ({metrics['rows']['used']:,} rows, accuracy {metrics['test']['accuracy']:.3f})"
+    return what
+
+
+def shared_warning(path: Path) -> str:
+    """What to say when others can write where a model or a state is read from; empty when they cannot."""
+    if os.name != "posix" or not path.exists():
+        return ""
+    status = path.stat()
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        danger = "can be written to by every user of this machine: what is read from it may not be yours"
+        return f"{path} {danger} (chmod o-w {path})"
+    if status.st_uid not in (0, os.getuid()):
+        return f"{path} belongs to another user, who can change what is read from it"
+    return ""

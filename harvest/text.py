@@ -1,0 +1,50 @@
+"""Numbers and lists as text for terminals, reports and messages."""
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+
+HARD_SPACE = "\xa0"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def interval(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:
+    return f"{scale * values[0]:.{digits}f} to {scale * values[1]:.{digits}f}"
+
+
+def count_range(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def wrap(text: str, first: str = "", indent: str = "", width: int = 80) -> list[str]:
+    """A text in lines; a number and its % stay together."""
+    lines = textwrap.wrap(
+        text.replace(" %", f"{HARD_SPACE}%"),
+        width,
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace(HARD_SPACE, " ") for line in lines]
+
+
+def titled_list(title: str, parts: list[str]) -> list[str]:
+    """Lines of at most 112 characters that list parts, none of them broken; the first line has the title."""
+    return wrap(", ".join(part.replace(" ", HARD_SPACE) for part in parts), f"{title:<11}", " " * 11, 112)
+
+
+def name_some(lines: np.ndarray) -> str:
+    """Line numbers for a message: the first five, and how many more there are."""
+    shown = ", ".join(map(str, lines[:5])) + (f" and {len(lines) - 5} more" if len(lines) > 5 else "")
+    return f"line {shown}" if len(lines) == 1 else f"lines {shown}"
+
+
+def rows_of(label: str, value: int) -> str:
+    """What the rows of a class are called."""
+    return f"{'' if value else 'un'}productive rows" if label == "productive" else f"rows with {label} = {value}"

@@ -1,0 +1,92 @@
+"""--compare: whole runs by their metrics.json."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harvest.cli import UserError
+from harvest.results.compare import compare_runs
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTE = "Compare only runs with the same number in the data column: they were tested on the same rows."
+
+
+def write_run(folder, loss=0.5, used=80, tested=80, architecture="standard", folds=1, **more):
+    test = {"log_loss": loss, "log_loss_ci95": [loss - 0.1, loss + 0.1], "roc_auc": 0.75, "accuracy": 0.756}
+    test["confusion"] = [[tested - 7, 1], [2, 4]]
+    settings = {"architecture": architecture, "folds": folds} | more.pop("settings", {})
+    metrics = {"rows": {"used": used}, "test": test, "settings": settings, "rows_digest": "f00"} | more
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_runs_are_compared_by_log_loss(here):
+    write_run(here / "plain", loss=0.6)
+    write_run(here / "folds", loss=0.4321, architecture="deep", folds=3)
+    (here / "no run").mkdir()
+    title, *lines = compare_runs([])
+    shown = [dict(zip(title.split(), line.split(), strict=False)) for line in lines]
+    assert [row["directory"] for row in shown] == ["folds", "plain"]
+    assert [row["data"] for row in shown] == ["1", "1"]
+    for words in ("80      80", "deep      3", "0.432  0.332 to 0.532"):
+        assert words in lines[0]
+    assert "0.750" in lines[0] and lines[0].endswith(" 75.6 %")
+    assert compare_runs(["plain", "folds"]) == [title, *lines]
+
+
+def test_damage_is_reported_and_left_out(here, capsys):
+    write_run(here / "plain")
+    write_run(here / "elsewhere", rows_digest="ba5")
+    for name, content in (
+        ("broken", '{"rows": 3'),
+        ("odd", '{"rows": {}, "test": {}, "settings": 5}'),
+        ("list", "[]"),
+        ("deep", "[" * 100_000),
+    ):
+        (here / name).mkdir()
+        (here / name / "metrics.json").write_text(content)
+    lines = compare_runs(["plain", "broken", "elsewhere", "odd", "list", "deep", "nowhere"])
+    assert sorted(line.split()[0] for line in lines[1:3]) == ["1", "2"] and lines[3:] == [NOTE]
+    damaged = [os.path.join(name, "metrics.json") for name in ("broken", "odd", "list", "deep")]
+    notes = [f"note: {path} is damaged and left out" for path in damaged]
+    assert capsys.readouterr().err.splitlines() == [*notes, "note: nowhere contains no completed run"]
+    with pytest.raises(UserError, match="--compare: no completed run was found; name the directories"):
+        compare_runs(["nowhere"])
+
+
+def test_other_split_seeds_test_other_rows_unless_all_are_tested(here):
+    for name, seed in (("a", 1), ("b", 2), ("c", 2)):
+        write_run(here / f"all_{name}", settings={"split_seed": seed})
+        write_run(here / f"some_{name}", tested=20, settings={"split_seed": seed})
+    data = [line.split()[:2] for line in compare_runs([])[1:-1]]
+    expected = [["1", "all_a"], ["1", "all_b"], ["1", "all_c"], ["2", "some_a"], ["3", "some_b"], ["3", "some_c"]]
+    assert sorted(data) == expected
+
+
+def test_an_area_that_is_not_defined(here):
+    write_run(here / "old", test=None)
+    metrics = json.loads((here / "old" / "metrics.json").read_text())
+    scores = {"log_loss": 0.5, "log_loss_ci95": [0.4, 0.6], "roc_auc": None, "accuracy": 0.75}
+    metrics["test"] = scores | {"confusion": [[3, 1], [0, 0]]}
+    del metrics["rows_digest"]  # as early versions did not write it
+    (here / "old" / "metrics.json").write_text(json.dumps(metrics))
+    assert compare_runs([])[1].endswith("nan    75.0 %")
+
+
+def test_tensorflow_and_pandas_are_not_imported(here):
+    write_run(here / "old")
+    program = "import sys, train_model_modern as script; code = script.main(['--compare']); "
+    program += "sys.exit(code or 3 * bool({'tensorflow', 'pandas'} & set(sys.modules)))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "") and len(done.stdout.splitlines()) == 2

@@ -1,0 +1,514 @@
+"""What each column is, which rows are refused or left out, and the order of the rows."""
+
+import random
+from datetime import UTC, datetime, timedelta, timezone
+
+import numpy as np
+import pytest
+from table_files import HEADER, arguments, cells_of, column_of, read, read_split, rows, write, write_columns
+
+from harvest.cli import UserError
+from harvest.data import csv_file
+from harvest.data.cells import MISSING
+from harvest.data.splits import describe_split, make_splits
+from harvest.data.table import (
+    data_name,
+    describe,
+    describe_columns,
+    generate_table,
+    in_seconds,
+    name_words,
+    read_table,
+    short_names,
+)
+
+
+def kinds(table):
+    return {column.name: (column.kind, column.reason) for column in table.columns}
+
+
+def refusal(*paths, **flags) -> str:
+    with pytest.raises(UserError) as error:
+        read(*paths, **flags)
+    return str(error.value)
+
+
+def test_headerless_2017(tmp_path):
+    table = read(write(tmp_path / "a.csv", rows(), header=None))
+    assert [(column.name, column.kind) for column in table.columns] == [
+        ("foreground_app", "category"),
+        ("keyboard_activity", "number"),
+        ("mouse_activity", "number"),
+        ("time_last_request", "number"),
+    ]
+    assert table.columns[0].vocabulary == [-102, -101, -100] and table.columns[0].integers
+    assert cells_of(table, "foreground_app") == [-100 - index % 3 for index in range(40)]
+    assert table.numbers("keyboard_activity").tolist() == [index * 10 for index in range(40)]
+    assert table.codes("foreground_app").dtype == np.int32 and table.numbers("mouse_activity").dtype == np.float64
+    assert table.label.tolist() == [index % 2 for index in range(40)] and table.label.dtype == np.float32
+    assert table.line_numbers.tolist() == list(range(1, 41)) and table.line_numbers.dtype == np.int32
+    assert read(write(tmp_path / "b.csv", rows())).frame.equals(table.frame)
+
+
+@pytest.mark.parametrize("text", ["0 1", "0.0 1.0", "false true", "False TRUE", "no yes"])
+def test_ways_to_write_a_label(tmp_path, text):
+    zero, one = text.split()
+    lines = [row[:-1] + (one if row.endswith("1") else zero) for row in rows()]
+    assert read(write(tmp_path / "a.csv", lines)).label.tolist() == [0, 1] * 20
+
+
+def test_neighbouring_ids_stay_apart(tmp_path):
+    lines = [f"{3735928559 + index % 2},{index},{index},{index % 5},{index // 2 % 2}" for index in range(40)]
+    assert read(write(tmp_path / "a.csv", lines)).columns[0].vocabulary == [3735928559, 3735928560]
+
+
+def test_missing_cells_are_kept(tmp_path):
+    lines = rows()
+    lines[3], lines[4] = ",30,3,4,1", "-100,,4,5,0"
+    table = read(write(tmp_path / "a.csv", lines))
+    assert len(table.label) == 40 and table.frame.isna().to_numpy().sum() == 1
+    assert np.isnan(table.numbers("keyboard_activity")[4]) and cells_of(table, "foreground_app")[3] == MISSING
+    assert [(column.missing, column.distinct) for column in table.columns] == [(1, 3), (1, 39), (0, 40), (0, 7)]
+
+
+def test_older_rows_with_empty_newer_columns(tmp_path):
+    newer = [",," if index < 30 else f"{index * 2},{'code' if index % 2 else 'web'}," for index in range(60)]
+    lines = [f"{index % 3},{index * 7},{cells}{index % 2}" for index, cells in enumerate(newer)]
+    table = read(write(tmp_path / "a.csv", lines, header="foreground_app,idle_time,newer_number,newer_app,productive"))
+    assert (column_of(table, "newer_number").kind, column_of(table, "newer_number").missing) == ("number", 30)
+    assert (column_of(table, "newer_app").kind, column_of(table, "newer_app").missing) == ("category", 30)
+    assert column_of(table, "newer_app").vocabulary == ["", "code", "web"]
+
+
+def test_columns_that_teach_nothing_are_left_out_with_a_reason(tmp_path):
+    header = "timestamp,row,empty,same,title,when,foreground_app,distinct_apps_300s,productive"
+    lines = [
+        f"{1795081854 + index},{index},,7,title {index},2026-01-01 10:{index:02d},{index % 4},{index % 5},{index % 2}"
+        for index in range(40)
+    ]
+    table = read(write(tmp_path / "a.csv", lines, header=header), split="random")
+    assert {column.name: column.reason for column in table.of_kind("dropped")} == {
+        "timestamp": "a timestamp",
+        "row": "a row number",
+        "empty": "empty",
+        "same": "constant",
+        "title": "nearly all values distinct",
+        "when": "a timestamp",
+    }
+    assert [column.name for column in table.of_kind("category")] == ["foreground_app"]
+    assert [column.name for column in table.of_kind("number")] == ["distinct_apps_300s"]
+    assert [*table.frame] == ["distinct_apps_300s", "foreground_app"]
+    assert (column_of(table, "timestamp").missing, column_of(table, "timestamp").distinct) == (None, None)
+    assert (column_of(table, "row").missing, column_of(table, "row").distinct) == (0, 40)
+
+
+def test_flags_overrule_kinds(tmp_path):
+    path = write(tmp_path / "a.csv", rows())
+    flags = {"categorical": ["time_last_request"], "numeric": ["foreground_app"], "drop": ["mouse_activity"]}
+    table = read(path, **flags)
+    assert kinds(table) == {
+        "foreground_app": ("number", "--numeric"),
+        "keyboard_activity": ("number", ""),
+        "mouse_activity": ("dropped", "--drop"),
+        "time_last_request": ("category", "--categorical"),
+    }
+    for flag in ("categorical", "numeric", "drop"):
+        assert refusal(path, **{flag: ["nothing"]}) == f"--{flag} nothing: {path} has no such column"
+        assert refusal(path, **{flag: ["productive"]}) == f"--{flag} productive: this is the label"
+
+
+def test_another_label_and_quoted_text(tmp_path):
+    lines = [f'"app, number {index % 3}","{index}",{"yes" if index % 2 else "no"}' for index in range(80)]
+    path = write(tmp_path / "a.csv", lines, header='"window","seconds","done"')
+    table = read(path, label="done", numeric=["seconds"])
+    assert table.of_kind("category")[0].vocabulary == ["app, number 0", "app, number 1", "app, number 2"]
+    assert "line 1 has no column productive; name the label with --label (columns: window, seconds, done)" in refusal(
+        path
+    )
+
+
+def replaced(text):
+    lines = rows()
+    lines[5] = text
+    return lines
+
+
+def with_labels(label):
+    return [row[:-1] + str(label(index)) for index, row in enumerate(rows())]
+
+
+BAD_LINES = {
+    "too few fields": (replaced("1,2,3,1"), "line 7: 4 fields where 5"),
+    "too many fields": (replaced("1,2,3,4,5,1"), "line 7: 6 fields where 5"),
+    "too many fields in the first row": (["1,2,3,4,5,1", *rows()], "line 2: 6 fields where 5"),
+    "decimal comma": (replaced("1,2,5,3,4,1"), "line 7: 6 fields"),
+    "label missing": (replaced("1,2,3,4,"), "line 7, column productive"),
+    "label 2": (replaced("1,2,3,4,2"), "line 7, column productive"),
+    "label text": (replaced("1,2,3,4,maybe"), "line 7, column productive"),
+    "label 0.5": (replaced("1,2,3,4,0.5"), "line 7, column productive"),
+    "label not a number": (replaced("1,2,3,4,nan"), "line 7, column productive"),
+    "label -1": (replaced("1,2,3,4,-1"), "line 7, column productive"),
+    "label 10": (replaced("1,2,3,4,10"), "line 7, column productive"),
+    "label y": (replaced("1,2,3,4,y"), "line 7, column productive"),
+    "two bad lines": ([*replaced("1,2,3,1")[:-1], "1,2"], "lines 7, 41: 4 fields"),
+    "nineteen rows": (rows(19), "only 19 usable rows, at least 20 are needed; label more rows"),
+    "one class": (with_labels(lambda index: 0), "too few productive rows: 0 of 40, at least 5 are needed"),
+    "four of a class": (with_labels(lambda index: int(index < 4)), "rows: 4 of 40"),
+    "empty labels": (with_labels(lambda index: "" if index % 2 else 0), "column productive"),
+    "header only": ([], "no rows after the header; let the harvester write some first"),
+    "semicolon rows": ([row.replace(",", ";") for row in rows()], "1 field where 5"),
+    "spaces for a row": (replaced("   "), "line 7: 1 field "),
+    "open quote": (replaced('"1,2,3,4,1'), "line 7: unexpected end of data; close the quotes or remove them"),
+    "quote within a cell": (replaced('1,2"3,3,4,1'), "line 7, column keyboard_activity"),
+    "text after a quote": (replaced('1,"2"3,3,4,1'), "line 7: "),
+    "columns out of step": ([",".join(reversed(row.split(","))) for row in rows()], "column productive"),
+    "a trailing comma in every row": ([row + "," for row in rows()], "lines 2, 3, 4, 5, 6 and 35 more: 6 fields"),
+    "a second header of other names": (replaced("a,b,c,d,e"), "line 7, column"),
+    "merge conflict": (replaced("<<<<<<< HEAD"), "line 7: 1 field "),
+    "a total at the end": ([*rows(), "Total,,,,40"], "line 42, column"),
+    "a comment": (replaced("# restarted"), "line 7: 1 field "),
+    "nothing to learn from": ([f"1,2,3,4,{index % 2}" for index in range(40)], "no column is left to learn from"),
+}
+NO_NUMBERS = ["many", "NA", "inf", "-Infinity", "1e999", "1e39", "0x1F", "2 000", "2'000", "200ms", "5%", "12:30"]
+NO_NUMBERS += ["--5", "1.2.3", "=A1+1", "?", "\u0661\u0662", "\uff11\uff12", "\u22125", "TRUE", "nan", "1_000", "1e"]
+BAD_LINES |= {cell: (replaced(f"1,{cell},3,4,1"), "line 7, column keyboard_activity: text, inf") for cell in NO_NUMBERS}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_bad_lines_are_refused_with_their_place(tmp_path, case):
+    lines, message = BAD_LINES[case]
+    path = write(tmp_path / "a.csv", lines)
+    error = refusal(path)
+    assert error.startswith(f"{path}: ") and message in error and "\n" not in error
+
+
+def test_messages_say_what_can_be_done(tmp_path):
+    path = write(tmp_path / "a.csv", replaced("1,many,3,4,1"))
+    assert refusal(path) == (
+        f"{path}: line 7, column keyboard_activity: text, infinity or a number beyond 3.4e38 in a column of numbers; "
+        "a missing number is an empty cell; fix the rows, read it with --categorical keyboard_activity, "
+        "leave it out with --drop keyboard_activity or use --skip-bad-rows"
+    )
+    path = write(tmp_path / "a.csv", replaced("1,2,3,4,"))
+    assert refusal(path) == (
+        f"{path}: line 7, column productive: the label is missing or not 0 or 1; "
+        "fix the rows, name another column with --label or use --skip-bad-rows"
+    )
+
+
+GOOD = {
+    "spaces after commas": ([row.replace(",", ", ") for row in rows()], {}),
+    "quoted cells": ([",".join(f'"{cell}"' for cell in row.split(",")) for row in rows()], {}),
+    "blank lines": ([line for row in rows() for line in (row, "")], {}),
+    "a sign, an exponent, a point": (["-100,+0,0,0.0,1", "-101,1e1,1.,+6.0,1", *rows()[2:]], {"label": 21}),
+    "labels of several kinds": (
+        [row[:-1] + ("yes" if index % 4 == 1 else "TRUE" if index % 2 else "No") for index, row in enumerate(rows())],
+        {},
+    ),
+    "ids longer than 64 bits": ([f"1234567890123456789{row[3:]}" for row in rows()], {}),
+    "ids with leading zeros": ([f"00{row[3:]}" for row in rows()], {}),
+    "ids written as reals": ([f"{row[3:].replace(',', '.0,', 1)}" for row in rows()], {}),
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_unusual_files_that_are_right(tmp_path, case):
+    lines, expected = GOOD[case]
+    table, plain = read(write(tmp_path / "a.csv", lines)), read(write(tmp_path / "b.csv", rows()))
+    for name in ("keyboard_activity", "mouse_activity", "time_last_request"):
+        np.testing.assert_allclose(table.numbers(name), plain.numbers(name), atol=1e-6)
+    assert table.label.sum() == expected.get("label", plain.label.sum())
+    assert (table.columns[0].kind, table.columns[0].distinct) == ("category", 3)
+
+
+def test_bad_rows_can_be_left_out(tmp_path):
+    lines = rows(60)
+    lines[5], lines[10], lines[20] = "1,2,3,1", "1,many,3,4,1", "1,2,3,4,maybe"
+    table = read(write(tmp_path / "a.csv", lines), skip_bad_rows=True)
+    assert (len(table.label), table.read, table.skipped) == (57, 60, 3)
+    assert table.notes == ["line 7: wrong number of fields, left out", "lines 12, 22: unusable values, left out"]
+
+
+def test_rows_of_a_class_are_called_by_the_label(tmp_path):
+    for label, text in (("productive", "productive rows"), ("churn", "rows with churn = 1")):
+        lines = [f"{row * 37 % 101},{int(row < 3)}" for row in range(1_200)]
+        path = write(tmp_path / "a.csv", lines, header=f"x,{label}")
+        few = f"too few {text}: 3 of 1,200, at least 5 are needed; label more of them"
+        assert refusal(path, label=label) == f"{path}: {few}"
+
+
+def test_too_few_generated_rows():
+    with pytest.raises(UserError) as error:
+        generate_table(arguments(sample=5))
+    assert str(error.value) == "--sample 5: only 5 usable rows, at least 20 are needed; generate more rows"
+
+
+def test_several_files_are_one_table(tmp_path):
+    first = write(tmp_path / "b.csv", rows(30))
+    second = write(tmp_path / "a.csv", [row.replace("-100", "-109") for row in rows(30)], header=None)
+    table = read(first, second)
+    one, two = read(first), read(second)
+    for name in table.frame:
+        assert cells_of(table, name) == cells_of(one, name) + cells_of(two, name)
+    assert table.files.tolist() == [0] * 30 + [1] * 30 and table.names == ["b.csv", "a.csv"]
+    assert table.line_numbers.tolist() == [*range(2, 32), *range(1, 31)]
+
+
+def test_a_directory_is_read_in_the_order_of_names(tmp_path):
+    write(tmp_path / "2.CSV", [row[:-1] + "1" for row in rows(25)])
+    write(tmp_path / "1.csv", [row[:-1] + "0" for row in rows(20)])
+    (tmp_path / "notes.txt").write_text("no table")
+    assert read(tmp_path).label.tolist() == [0] * 20 + [1] * 25
+
+
+def test_files_of_two_generations(tmp_path):
+    older = write(tmp_path / "1.csv", rows(30))
+    lines = [f"{'code' if row % 2 else 'web'},{row * 3},{-100 - row % 3},{row % 2}" for row in range(40)]
+    newer = write(tmp_path / "2.csv", lines, header="app_name,idle_time,foreground_app,productive")
+    table = read(older, newer)
+    missing = {column.name: (column.kind, column.missing) for column in table.columns}
+    assert missing["foreground_app"] == ("category", 0) and missing["app_name"] == ("category", 30)
+    assert missing["idle_time"] == ("number", 30) and missing["keyboard_activity"] == ("number", 40)
+    assert table.notes[0] == "1.csv: has no app_name, idle_time: missing in its rows"
+    assert table.numbers("idle_time")[30:].tolist() == [3 * index for index in range(40)]
+
+
+def test_errors_name_the_file_among_several(tmp_path):
+    good, bad = write(tmp_path / "1.csv", rows(30)), write(tmp_path / "2.csv", [*rows(5), "1,2,many,4,1", *rows(5)])
+    assert refusal(good, bad).startswith(f"{bad}: line 7, column mouse_activity")
+    table = read(good, bad, skip_bad_rows=True)
+    assert (len(table.label), table.read, table.skipped) == (40, 41, 1)
+    assert table.notes == ["2.csv: line 7: unusable values, left out"]
+    assert "was given twice" in refusal(good, good)
+    assert f"{bad}: line 1 has no column productive" in refusal(good, write(bad, ["1,2"], header="a,b"))
+
+
+def test_how_data_are_called():
+    assert short_names(["/a/x.csv", "/a/y.csv"]) == ["x.csv", "y.csv"]
+    assert short_names(["/a/b/x.csv", "/a/c/x.csv"]) == ["b/x.csv", "c/x.csv"]
+    assert short_names(["/a/caf\udce9.csv"]) == ["caf\ufffd.csv"]
+    assert data_name(arguments("/a/x.csv", "b", "c")) == "3 files, /a/x.csv to c"
+    assert name_words("App_Name-300s") == {"app", "name", "300s"}
+
+
+START = datetime(2026, 1, 31, 22, 30, tzinfo=UTC)
+ZONES = [timezone(timedelta(hours=hours)) for hours in (-8, 0, 5.5)]
+
+
+def moment(minutes):
+    return START + timedelta(minutes=int(minutes))
+
+
+def local(index):
+    return moment(index).astimezone(ZONES[index % 3])
+
+
+SPELLINGS = {  # of the time of a row: the name of the column, what is in it
+    "a date": ("date", lambda index: (START + timedelta(days=index)).strftime("%Y-%m-%d")),
+    "a T and a Z": ("when", lambda index: moment(index).strftime("%Y-%m-%dT%H:%M:%SZ")),
+    "a space, no seconds": ("Timestamp", lambda index: moment(index).strftime("%Y-%m-%d %H:%M")),
+    "fractions of all lengths": ("timestamp", lambda index: f"2026-01-31T10:00:00.{index:03d}" + "0" * (index % 7)),
+    "several zones": ("created_at", lambda index: local(index).isoformat()),
+    "zones after a space": ("when", lambda index: local(index).strftime("%Y-%m-%d %H:%M:%S %z")),
+    "seconds": ("timestamp", lambda index: int(moment(index).timestamp())),
+    "seconds with a fraction": ("event_ts", lambda index: f"{1_700_000_000 + index / 8:.3f}"),
+    "milliseconds": ("event time", lambda index: 1_700_000_000_000 + index),
+    "nanoseconds": ("epoch", lambda index: (1_700_000_000 + index) * 10**9),
+    "seconds, then milliseconds": ("ts", lambda index: (1_700_000_000 + index) * (1_000 if index > 40 else 1)),
+}
+
+
+def write_times(path, name, spell, order):
+    """Rows of which keyboard_activity is the order in time, written in another order."""
+    lines = [f"{-100 - index % 3},{index},{spell(index)},{index * 7 % 5},{index // 2 % 2}" for index in order]
+    return write(path, lines, header=f"foreground_app,keyboard_activity,{name},mouse_activity,productive")
+
+
+def shuffled(count, seed):
+    return np.random.default_rng(seed).permutation(count).tolist()
+
+
+def keyboard(table):
+    return table.numbers("keyboard_activity").tolist()
+
+
+def time_column(path, **flags):
+    return tuple(read_table(arguments(path, split="time", **flags))[1])
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_rows_are_sorted_by_their_times(tmp_path, spelling):
+    name, spell = SPELLINGS[spelling]
+    path = write_times(tmp_path / "a.csv", name, spell, shuffled(60, 1))
+    table, (split,) = read_split(path, split="time")
+    assert keyboard(table) == list(range(60)) and split.test.tolist() == list(range(51, 60))
+    assert time_column(path) == (name, "it holds times") and kinds(table)[name] == ("dropped", "a timestamp")
+
+
+def test_the_order_of_rows_in_the_file_changes_nothing(tmp_path):
+    """Also when many rows are of the same time."""
+    tables = []
+    for seed in (1, 2):
+        order = shuffled(90, seed)
+        path = write_times(tmp_path / "a.csv", "date", lambda index: moment(index // 20 * 1_440).date(), order)
+        tables.append(read(path))
+    assert tables[0].frame.equals(tables[1].frame)
+    assert [number // 20 for number in keyboard(tables[0])] == sorted(index // 20 for index in range(90))
+    assert keyboard(tables[0]) != sorted(keyboard(tables[0]))
+
+
+def test_without_a_column_of_time_the_order_is_that_of_the_files(tmp_path):
+    """A duration is no time, nor is what someone has asked to leave out."""
+    order = shuffled(60, 1)
+    lines = [f"{index % 3},{index},{5_000 + index},{index // 2 % 2}" for index in order]
+    path = write(tmp_path / "a.csv", lines, header="foreground_app,keyboard_activity,time_last_request,productive")
+    unknown = (None, "no column tells the time")
+    assert keyboard(read(path)) == order and kinds(read(path))["time_last_request"] == ("number", "")
+    assert time_column(path) == unknown
+    path = write_times(tmp_path / "b.csv", *SPELLINGS["seconds"], order)
+    assert time_column(path, drop=["timestamp"]) == unknown
+    path = write_times(tmp_path / "b.csv", "time", lambda index: 90_000 - index, order)
+    assert time_column(path) == unknown
+    path = write_times(tmp_path / "b.csv", "date", lambda _: "2024-01-01", order)  # the same for all rows
+    assert time_column(path) == unknown
+    assert tuple(read_table(arguments(path))[1]) == (None, "")
+
+
+def test_a_column_of_time_can_be_named(tmp_path):
+    order = shuffled(60, 1)
+    lines = [f"{index % 3},{index},{int(moment(-index).timestamp())},{index + 7},{index // 2 % 2}" for index in order]
+    path = write(tmp_path / "a.csv", lines, header="foreground_app,keyboard_activity,timestamp,snapshot,productive")
+    assert keyboard(read(path)) == list(range(59, -1, -1))
+    table = read(path, time_column="snapshot")
+    assert keyboard(table) == list(range(60)) and kinds(table)["snapshot"] == ("dropped", "--time-column")
+    assert time_column(path, time_column="snapshot") == ("snapshot", "as requested")
+    table = read(path, time_column="snapshot", numeric=["snapshot", "timestamp"])
+    assert {"snapshot", "timestamp"} <= {column.name for column in table.of_kind("number")}
+    for name, message in (("moment", "has no such column"), ("", "has no such column"), ("productive", "is the label")):
+        error = refusal(path, time_column=name)
+        assert error.startswith(f"--time-column {name}: ") and message in error
+
+
+@pytest.mark.parametrize("cell", ["", "soon", "2026-02-30", "2026-01-31 10", "1e999", "31.01.2026"])
+@pytest.mark.parametrize("spelling", ["seconds", "a T and a Z"])
+def test_a_row_without_a_time_is_refused(tmp_path, cell, spelling):
+    name, spell = SPELLINGS[spelling]
+    path = write_times(tmp_path / "a.csv", name, lambda index: cell if index == 7 else spell(index), range(60))
+    assert len(read(path, split="random").label) == 60
+    assert f"{path}: line 9, column {name}: no time, such as 2026-01-31 09:30:00 or seconds" in refusal(path)
+    table = read(path, skip_bad_rows=True)
+    assert keyboard(table) == [*range(7), *range(8, 60)] and "line 9: unusable values, left out" in table.notes
+
+
+def test_times_in_seconds():
+    units = np.array([1_769_851_805.25, 1_769_851_805_250.0, 1_769_851_805_250_000.0, np.inf, np.nan])
+    np.testing.assert_array_equal(in_seconds(units), [1_769_851_805.25] * 3 + [np.inf, np.nan])
+
+
+def write_twins(path, names):
+    """Columns a, b, c, d with the same cells, the last in another spelling; e and f differ from them in one cell."""
+    lines = []
+    for index in range(60):
+        number, text = index % 7, "" if index % 5 == 0 else f"site{index % 9}"
+        cells = {name: number - 3 if index else "" for name in ("b", "a", "c")}
+        cells["d"] = "" if not index else f"{number - 3:+}.0" if index != 10 else "-0"
+        cells |= {"e": cells["a"] if index else 9, "f": cells["a"] if index != 30 else 9}
+        cells |= {"site": text, "also": text, "other": text if index != 21 else "site1"}
+        lines.append(",".join([*(str(cells[name]) for name in names), str(index // 2 % 2)]))
+    return write(path, lines, header=",".join([*names, "productive"]))
+
+
+def test_columns_with_the_same_cells_are_read_once(tmp_path):
+    names = ["b", "site", "a", "c", "e", "also", "d", "f", "other"]
+    for order in (names, names[::-1]):
+        table = read(write_twins(tmp_path / "a.csv", order), numeric=["a", "b", "c", "d", "e", "f"])
+        assert {column.name: column.reason for column in table.of_kind("dropped")} == {
+            "b": "the same as a in all rows",
+            "c": "the same as a in all rows",
+            "d": "the same as a in all rows",
+            "site": "the same as also in all rows",
+        }
+        assert [*table.frame] == ["a", "also", "e", "f", "other"]
+        assert np.isnan(table.numbers("a")).sum() == 1 and np.nanmax(table.numbers("e")) == 9
+
+
+WORDS = ["code", "web", "TRUE", "true", "1.10", "1.1", "1e5", "01234", "1234", "nan", "NA", "null", "inf", "-0", "0"]
+WORDS += ["größe", " padded ", "12345678901234567890", "-7", "5.0", "2026-01-31", "x" * 40, "0x1F", "1_000"]
+
+
+def random_columns(chance, count=90):
+    """Columns as tables have them, and some that change their nature late."""
+    words = chance.sample(WORDS, 4)
+    columns = {
+        "words": [chance.choice(words) for _ in range(count)],
+        "some words": [chance.choice(["", *words[:2]]) for _ in range(count)],
+        "app_id": [chance.choice(["", "7", "8.0", "007", "-3"][: chance.randint(2, 5)]) for _ in range(count)],
+        "decades": [repr(10 ** chance.uniform(-9, 9)) for _ in range(count)],
+        "few": [chance.choice(["", "1", "2.50"]) for _ in range(count)],
+        "late hash": [""] * (count - 12) + [str(chance.randrange(5)) for _ in range(12)],
+        "late time": [""] * (count - 12) + [repr(chance.uniform(0, 1e4)) for _ in range(12)],
+        "late flag": ["1"] * (count // 3) + ["TRUE"] * (count - count // 3),
+        "late text": ["1"] * (count // 3) + ["word"] * (count - count // 3),
+        "row": [str(place) for place in range(count)],
+    }
+    return columns | {"productive": [str(chance.randrange(2)) for _ in range(count)]}
+
+
+@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 60))])
+def test_kinds_do_not_depend_on_the_order_of_rows(tmp_path, monkeypatch, seed):
+    """Also when the first rows, and whole chunks, hold nothing but empty cells, numbers, or 0 and 1."""
+    monkeypatch.setattr(csv_file, "GUESS_ROWS", 8)
+    monkeypatch.setattr(csv_file, "CHUNK_ROWS", 16)
+    chance = random.Random(seed)
+    columns = random_columns(chance)
+    count = len(columns["productive"])
+    tables = []
+    for order in ([*range(count)], chance.sample(range(count), count), [*range(count)][::-1]):
+        path = write_columns(tmp_path / f"{len(tables)}.csv", columns, order, quoted=chance.random() < 0.3)
+        tables.append(read(path, split="random", categorical=["words", "some words"]))
+    for table in tables:
+        found = kinds(table)
+        assert found["late hash"][0] == "category" and found["late time"] == found["decades"] == ("number", "")
+        assert found["late text"] == found["late flag"] == ("category", "text")
+        assert found["row"] == ("dropped", "a row number")
+        words = column_of(table, "words")
+        assert words.integers or words.vocabulary == sorted({word.strip() for word in columns["words"]})
+        assert table.columns == tables[0].columns and table.frame.equals(tables[0].frame)
+        np.testing.assert_array_equal(table.label, tables[0].label)
+
+
+def test_what_is_printed_of_a_table(tmp_path):
+    lines = [f"{index % 4},{index % 3 or ''},{index},word{index % 2},{int(index % 5 > 1)}" for index in range(300)]
+    path = write(tmp_path / "a.csv", [*lines, "1,2"], header="levels,app,row,text,productive")
+    args = arguments(path, skip_bad_rows=True)
+    table = read_table(args)[0]
+    hint = "few different whole numbers; --categorical levels if they stand for categories"
+    assert describe(args, table) == [
+        "Data       a.csv: 300 rows (1 left out)",
+        "           note: line 302: wrong number of fields, left out",
+        "Label      productive: 1 in 60.0 % of rows, 0 in 40.0 %",
+        "Numbers    levels",
+        "Categories app (2 values) (100 missing), text (2 values)",
+        "Left out   row (a row number)",
+        f"           hint: levels: {hint}",
+    ]
+    assert describe_columns(table) == [
+        "column  read as    distinct   missing  values",
+        "app     category          2       100  most often (missing), in 33.3 % of rows",
+        f"levels  number            4         0  0 to 3, median 1.5; {hint}",
+        "row     dropped         300         0  a row number",
+        "text    category          2         0  most often word0, in 50.0 % of rows",
+    ]
+    args = arguments(sample=60)
+    table, time = generate_table(args)
+    assert describe(args, table)[0] == "Data       60 generated rows"
+    assert len(describe_split(args, table, make_splits(args, table.label, 1), time)) == 1
+
+
+def test_columns_that_are_never_read_are_not_counted(tmp_path):
+    table = read(write(tmp_path / "a.csv", rows()), drop=["mouse_activity"])
+    assert describe_columns(table)[3].split() == ["mouse_activity", "dropped", "--drop"]
+
+
+def test_all_generations_have_the_header_of_the_first():
+    assert HEADER.split(",") == csv_file.V0_COLUMNS
