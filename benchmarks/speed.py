@@ -1,6 +1,7 @@
 """Speed of training and of whole commands, each against what it is compared with in the same run, alternating.
 
     make benchmark                                       # everything, in a virtual environment of its own
+    python benchmarks/speed.py --part steps --against DIR   # the training program against that of another checkout
     python benchmarks/speed.py [--part steps precision commands epochs predict scale target large] [--repeats 5]
 
 Prints tables of medians with the spread (least to most) and writes benchmarks/speed.json with versions and CPU.
@@ -25,60 +26,25 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np
+from one_run import Run, make_run, read, start_tensorflow, train, trainer
 
-import train_model_modern as modern
+from harvest.data.sample import write_sample
+from harvest.results.metrics import log_losses
+from harvest.training.tensorflow_setup import cpu_description, metadata_version
+
+STEPS = ((32, 100_000), (256, 100_000), (4_096, 1_000_000))  # batch size and rows of the table
 
 
 def make_case(
     path: Path, batch_size: int, xla: bool, precision: str = "float32", architecture: str = "standard"
-) -> Any:
+) -> Run:
     """A run of a file as the command makes it, up to the compiled training program."""
-    import tensorflow as tf
-
-    flags = [
-        str(path),
-        "--folds",
-        "1",
-        "--batch-size",
-        str(batch_size),
-        "--architecture",
-        architecture,
-        "--xla" if xla else "--no-xla",
-    ]
-    options = modern.parse_options([*flags, "--no-early-stopping", "--no-reduce-lr"])
-    table = modern.read_table(options)
-    splits = modern.split_table(options, table)
-    decisions = modern.decide(options, splits, table.label) | {"precision": modern.Choice(precision, "measured")}
-    run = modern.Run(options, table, splits, decisions, modern.Output(True))
-    modern.plan_training(run)
-    modern.build(run)
-    run.data = modern.Features(*map(tf.constant, run.features))
-    run.program = modern.build_program(run.plan, run.encoding)
-    started = time.perf_counter()
-    modern.trace_program(run.plan, run.program, run.data, run.folds[0])()
-    run.compile_s = time.perf_counter() - started
-    return run
-
-
-def encoded(run: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The inputs and labels of some rows, for other trainers."""
-    inputs = modern.encode(*run.features.take(rows), run.encoding, run.folds[0].encoder)
-    return np.asarray(inputs), run.features.label[rows]
-
-
-def our_epochs(run: Any, epochs: int, callbacks: tuple = ()) -> float:
-    """Seconds of some epochs, with their validation and all metrics."""
-    fold, plan = run.folds[0], run.plan
-    fold.reason, last = "", len(fold.history) + epochs
-    driver = modern.callback_list(list(callbacks), run.saved, run.folds, last, plan.steps * plan.segments)
-    started = time.perf_counter()
-    modern.train_folds(plan, run.program, run.data, run.folds, last, driver, modern.StopRequest())
-    return time.perf_counter() - started
+    flags = ["--folds", 1, "--batch-size", batch_size, "--architecture", architecture, "--xla" if xla else "--no-xla"]
+    return make_run(*read(path, *flags, "--no-early-stopping", "--no-reduce-lr"), precision)
 
 
 def stock_model(keras: Any, width: int, architecture: str) -> Any:
-    units, dropout = modern.ARCHITECTURES[architecture]
+    units, dropout = trainer.ARCHITECTURES[architecture]
     inputs = hidden = keras.Input((width,))
     for count in units:
         hidden = keras.layers.Dense(count, activation="relu")(hidden)
@@ -92,23 +58,22 @@ def stock_model(keras: Any, width: int, architecture: str) -> Any:
 
 def steps_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
     """Rows a second in training: ours with and without XLA, and stock model.fit on the same encoded rows, in turn."""
-    modern.prepare_environment(cpu_only=True, xla=True)
-    modern.import_tensorflow()
+    start_tensorflow()
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
-        modern.write_sample(path, rows, 1)
+        write_sample(path, rows, 1)
         fast, slow = make_case(path, batch_size, True), make_case(path, batch_size, False)
-    inputs, label = encoded(fast, fast.splits[0].training)
+    inputs, label = fast.encoded(fast.splits[0].train)
     model = stock_model(keras, inputs.shape[1], "standard")
     stock_rows = len(label) if batch_size > 64 else min(len(label), 20_000)
     model.fit(inputs[:stock_rows], label[:stock_rows], batch_size=batch_size, verbose=0)
     found: dict[str, list[float]] = {"xla": [], "no_xla": [], "stock": []}
     for _ in range(repeats):
         epochs = max(3, 300_000 // len(label))
-        found["xla"].append(epochs * fast.plan.rows / our_epochs(fast, epochs))
-        found["no_xla"].append(slow.plan.rows / our_epochs(slow, 1))
+        found["xla"].append(epochs * fast.plan.rows / train(fast, epochs))
+        found["no_xla"].append(slow.plan.rows / train(slow, 1))
         started = time.perf_counter()
         model.fit(inputs[:stock_rows], label[:stock_rows], batch_size=batch_size, verbose=0)
         found["stock"].append(stock_rows / (time.perf_counter() - started))
@@ -122,34 +87,32 @@ def steps_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
 
 def precision_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
     """Rows a second of the three architectures in float32, bfloat16 and float16."""
-    modern.prepare_environment(cpu_only=True, xla=True)
-    modern.import_tensorflow()
+    start_tensorflow()
     result = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
-        modern.write_sample(path, rows, 1)
-        for architecture in modern.ARCHITECTURES:
+        write_sample(path, rows, 1)
+        for architecture in trainer.ARCHITECTURES:
             precisions = ("float32", "bfloat16", "float16")
             cases = {name: make_case(path, batch_size, True, name, architecture) for name in precisions}
             found: dict[str, list[float]] = {precision: [] for precision in cases}
             for _ in range(repeats):
                 for precision, case in cases.items():
-                    found[precision].append(case.plan.rows / our_epochs(case, 1))
+                    found[precision].append(case.plan.rows / train(case, 1))
             result[architecture] = found
     return result
 
 
 def target_child(rows: int) -> dict[str, Any]:
     """Seconds of training until the validation log-loss that the best of stock fit's five epochs reaches."""
-    modern.prepare_environment(cpu_only=True, xla=True)
-    modern.import_tensorflow()
+    start_tensorflow()
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
-        modern.write_sample(path, rows, 1)
+        write_sample(path, rows, 1)
         run = make_case(path, 32, True)
-    training, validation = (encoded(run, part) for part in run.splits[0][:2])
+    training, validation = (run.encoded(part) for part in run.splits[0][:2])
     stock = {}
     for size in (4_096, 256, 32):
         model = stock_model(keras, run.plan.width, "standard")
@@ -157,16 +120,17 @@ def target_child(rows: int) -> dict[str, Any]:
         model.fit(*training, batch_size=size, epochs=5, verbose=0)
         seconds = time.perf_counter() - started
         predicted = model.predict(validation[0], batch_size=65_536, verbose=0)[:, 0]
-        stock[str(size)] = {"seconds": seconds, "log_loss": float(modern.log_losses(validation[1], predicted).mean())}
+        stock[str(size)] = {"seconds": seconds, "log_loss": float(log_losses(validation[1], predicted).mean())}
     best = min(stock.values(), key=lambda result: result["log_loss"])
     fold = run.folds[0]
 
-    class Reached:
-        @staticmethod
-        def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
-            run.saved.model.stop_training = fold.best_loss <= best["log_loss"]
+    class Reached(keras.callbacks.Callback):
+        reads_folds = True
 
-    seconds = our_epochs(run, 100, (Reached(),))
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            self.model.stop_training = fold.best_loss <= best["log_loss"]
+
+    seconds = train(run, 100, (Reached(),))
     return {
         "stock": stock,
         "best": best,
@@ -181,11 +145,10 @@ def scale_child(rows: int) -> dict[str, Any]:
     """Seconds of reading and of training an epoch (the quickest of three) of so many rows, and the peak memory."""
     import resource
 
-    modern.prepare_environment(cpu_only=True, xla=True)
-    modern.import_tensorflow()
+    start_tensorflow()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
-        modern.write_sample(path, min(rows, 1_000_000), 1)
+        write_sample(path, min(rows, 1_000_000), 1)
         if rows > 1_000_000:  # the same million again and again: writing more takes minutes
             header, _, body = path.read_bytes().partition(b"\n")
             with open(path, "wb") as file:
@@ -194,28 +157,38 @@ def scale_child(rows: int) -> dict[str, Any]:
                     file.write(body)
             del body
         started = time.perf_counter()
-        modern.read_table(modern.parse_options([str(path)]))
-        read = time.perf_counter() - started
+        read(path)
+        reading = time.perf_counter() - started
         run = make_case(path, 32, True)
     epochs = max(1, 300_000 // rows)
-    seconds = [our_epochs(run, epochs) / epochs for _ in range(3)]
+    seconds = [train(run, epochs) / epochs for _ in range(3)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return {
-        "read_s": read,
+        "read_s": reading,
         "epoch_s": min(seconds),
-        "microseconds_a_row": 1e6 * min(seconds) / len(run.splits[0].training),
+        "microseconds_a_row": 1e6 * min(seconds) / len(run.splits[0].train),
         "peak_gb": peak,
     }
 
 
-def child(part: str, *numbers: int) -> dict[str, Any]:
-    """Run a measurement in a process of its own: XLA reads its flags once."""
+def child(part: str, *numbers: int, root: Path = ROOT) -> dict[str, Any]:
+    """Run a measurement in a process of its own: XLA reads its flags once. Another checkout has its own file."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, __file__, "--child", part, *map(str, numbers)]
+    command = [sys.executable, str(root / "benchmarks" / "speed.py"), "--child", part, *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{part} {numbers}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def against(other: Path, rows: int, batch_size: int, repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Rows a second of this checkout and of another one, in turn, each time in a new process."""
+    found: dict[str, dict[str, list[float]]] = {"this": {}, "other": {}}
+    for _ in range(repeats):
+        for name, root in (("this", ROOT), ("other", other)):
+            for kind, values in child("steps", rows, batch_size, 1, root=root)["rows_per_s"].items():
+                found[name].setdefault(kind, []).extend(values)
+    return found
 
 
 PATIENCE = 90  # seconds: a peer that has not reached the log-loss by then is given up
@@ -233,14 +206,19 @@ def command_seconds(*arguments: Any, timeout: float | None = None) -> float:
 
 PEER = """
 import sys, time
-sys.path.insert(0, {root!r})
-import numpy as np, train_model_modern as modern
-table = modern.read_table(modern.parse_options([sys.argv[1]]))
-(split,) = modern.split_table(modern.parse_options([sys.argv[1], "--folds", "1"]), table)
-numbers = np.nan_to_num(np.sign(table.numbers) * np.log1p(np.abs(table.numbers)))
-numbers = (numbers - numbers[split.training].mean(axis=0)) / numbers[split.training].std(axis=0)
-places = [np.eye(codes.max() + 1, dtype=np.float32)[codes] for codes in table.codes.T]
-inputs = np.concatenate([numbers.astype(np.float32), *places], axis=1)
+sys.path.insert(0, {benchmarks!r})
+import numpy as np
+from one_run import read, start_tensorflow
+from harvest.data.splits import split_rows
+from harvest.results.metrics import log_losses
+_, table = read(sys.argv[1])
+split = split_rows(table.label, "random", 42)
+numbers = np.stack([table.numbers(column.name) for column in table.of_kind("number")], axis=1)
+numbers = np.nan_to_num(np.sign(numbers) * np.log1p(np.abs(numbers)))
+numbers = (numbers - numbers[split.train].mean(axis=0)) / numbers[split.train].std(axis=0)
+codes = [table.codes(column.name) for column in table.of_kind("category")]
+one_hot = [np.eye(values.max() + 1, dtype=np.float32)[values] for values in codes]
+inputs = np.concatenate([numbers.astype(np.float32), *one_hot], axis=1)
 x, vx = (inputs[part] for part in split[:2])
 y, vy = (table.label[part] for part in split[:2])
 """
@@ -269,19 +247,16 @@ from sklearn.neural_network import MLPClassifier
 model = MLPClassifier((10, 10), batch_size=BATCH)
 for epoch in range(1000):
     model.partial_fit(x, y, classes=[0, 1])
-    if modern.log_losses(vy, model.predict_proba(vx)[:, 1]).mean() <= float(sys.argv[2]):
+    if log_losses(vy, model.predict_proba(vx)[:, 1]).mean() <= float(sys.argv[2]):
         break
 """
 KERAS = """
-modern.prepare_environment(True, False)
-modern.import_tensorflow()
-import keras
-sys.path.insert(0, {benchmarks!r})
-import speed
+start_tensorflow()
+import keras, speed
 model = speed.stock_model(keras, x.shape[1], "standard")
 for epoch in range(1000):
     model.fit(x, y, batch_size=BATCH, verbose=0)
-    if modern.log_losses(vy, model.predict(vx, batch_size=65536, verbose=0)[:, 0]).mean() <= float(sys.argv[2]):
+    if log_losses(vy, model.predict(vx, batch_size=65536, verbose=0)[:, 0]).mean() <= float(sys.argv[2]):
         break
 """
 
@@ -291,22 +266,17 @@ def large(rows: int, repeats: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         path, folder = Path(name) / "rows.csv", Path(name) / "model"
-        modern.write_sample(path, rows, 1)
-        setup = PEER.format(root=str(ROOT))
-        programs = {
-            f"stock Keras, batch {size}": KERAS.replace("BATCH", str(size)).format(benchmarks=str(ROOT / "benchmarks"))
-            for size in (256, 4_096)
-        }
+        write_sample(path, rows, 1)
+        setup = PEER.format(benchmarks=str(ROOT / "benchmarks"))
+        programs = {f"stock Keras, batch {size}": KERAS.replace("BATCH", str(size)) for size in (256, 4_096)}
         programs |= {
             "PyTorch, batch 4096": TORCH.replace("BATCH", "4096"),
             "scikit-learn MLP, batch 4096": SKLEARN.replace("BATCH", "4096"),
         }
-        five = setup + KERAS.replace("BATCH", "256").format(benchmarks=str(ROOT / "benchmarks")).replace(
-            "range(1000)", "range(5)"
-        ).replace(
-            "        break",
-            "        pass\nprint(modern.log_losses(vy, model.predict(vx, batch_size=65536, verbose=0)[:, 0]).mean())",
+        five = setup + KERAS.replace("BATCH", "256").replace("range(1000)", "range(5)").replace(
+            "        break", "        pass"
         )
+        five += "print(log_losses(vy, model.predict(vx, batch_size=65536, verbose=0)[:, 0]).mean())"
         done = subprocess.run([sys.executable, "-c", five, str(path), "0"], capture_output=True, text=True, check=True)
         target = float(done.stdout.split()[-1])
         times: dict[str, list[float]] = {}
@@ -348,23 +318,23 @@ def commands(repeats: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         path, folder = Path(name) / "rows.csv", Path(name) / "model"
-        modern.write_sample(path, 110, 1)
+        write_sample(path, 110, 1)
         five = Path(name) / "500.csv"
-        modern.write_sample(five, 500, 1)
+        write_sample(five, 500, 1)
         many = Path(name) / "100000.csv"
-        modern.write_sample(many, 100_000, 1)
-        modern_script, basic = ROOT / "train_model_modern.py", ROOT / "train_model.py"
+        write_sample(many, 100_000, 1)
+        modern, basic = ROOT / "train_model_modern.py", ROOT / "train_model.py"
         cases = {
             "import tensorflow": ("-c", "import tensorflow"),
-            "train_model_modern.py, 110 rows": (modern_script, path, "--model-dir", folder),
-            "the same, --no-tensorboard": (modern_script, path, "--model-dir", folder, "--no-tensorboard"),
-            "the same, --no-checkpoints": (modern_script, path, "--model-dir", folder, "--no-checkpoints"),
+            "train_model_modern.py, 110 rows": (modern, path, "--model-dir", folder),
+            "the same, --no-tensorboard": (modern, path, "--model-dir", folder, "--no-tensorboard"),
+            "the same, --no-checkpoints": (modern, path, "--model-dir", folder, "--no-checkpoints"),
             "train_model.py, 110 rows": (basic, path, "--model-dir", folder),
-            "train_model_modern.py, 500 rows": (modern_script, five, "--model-dir", folder),
-            "the same, --folds 10": (modern_script, five, "--model-dir", folder, "--folds", 10),
-            "train_model_modern.py, 100 000 rows": (modern_script, many, "--model-dir", folder),
-            "100 000 rows, --no-tensorboard": (modern_script, many, "--model-dir", folder, "--no-tensorboard"),
-            "100 000 rows, --folds 10": (modern_script, many, "--model-dir", folder, "--folds", 10),
+            "train_model_modern.py, 500 rows": (modern, five, "--model-dir", folder),
+            "the same, --folds 10": (modern, five, "--model-dir", folder, "--folds", 10),
+            "train_model_modern.py, 100 000 rows": (modern, many, "--model-dir", folder),
+            "100 000 rows, --no-tensorboard": (modern, many, "--model-dir", folder, "--no-tensorboard"),
+            "100 000 rows, --folds 10": (modern, many, "--model-dir", folder, "--folds", 10),
         }
         for _ in range(repeats):
             for label, case in cases.items():
@@ -378,7 +348,7 @@ def epoch_cost(repeats: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for rows in (100, 1_000):
-            modern.write_sample(folder / f"{rows}.csv", rows, 1)
+            write_sample(folder / f"{rows}.csv", rows, 1)
         for _ in range(repeats):
             for flag in ("--xla", "--no-xla"):
                 measured = []
@@ -408,7 +378,7 @@ def predictions(repeats: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for rows in (500, 100_000, 1_000_000):
-            modern.write_sample(folder / f"{rows}.csv", rows, 1)
+            write_sample(folder / f"{rows}.csv", rows, 1)
         command_seconds(ROOT / "train_model_modern.py", folder / "500.csv", "--model-dir", folder, "--quiet")
         program = "import resource, runpy, sys; sys.argv.pop(0); sys.path.insert(0, sys.argv[0].rpartition('/')[0])\n"
         program += "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -446,6 +416,7 @@ def main() -> None:
         "--part", nargs="+", default=["steps", "precision", "commands", "epochs", "predict", "scale", "target", "large"]
     )
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--against", type=Path, metavar="DIR", help="compare the steps with those of another checkout")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -458,22 +429,32 @@ def main() -> None:
             )
         )
         return
+    if options.against:
+        print("| batch, rows | | this checkout, rows/s | the other, rows/s | this / other |\n|-|-|-|-|-|")
+        for batch_size, rows in STEPS:
+            found = against(options.against.resolve(), rows, batch_size, options.repeats)
+            for kind, values in found["this"].items():
+                others = found["other"][kind]
+                ratio = statistics.median(values) / statistics.median(others)
+                cells = [kind, spread(values, ",.0f"), spread(others, ",.0f"), f"{ratio:.2f}"]
+                print(f"| {batch_size}, {rows:,} | {' | '.join(cells)} |", flush=True)
+        return
     path = ROOT / "benchmarks" / "speed.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     results["machine"] = {
-        "cpu": modern.cpu_description()[0],
+        "cpu": cpu_description()[0],
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
     results["machine"] |= {
-        name: modern.metadata_version(name) for name in ("tensorflow", "keras", "numpy", "torch", "scikit-learn")
+        name: metadata_version(name) for name in ("tensorflow", "keras", "numpy", "torch", "scikit-learn")
     }
     if "steps" in options.part:
         print(
             "| batch, rows | ours, XLA, rows/s | ours, no XLA | stock model.fit | XLA / stock | no XLA / stock |\n"
             "|-|-|-|-|-|-|"
         )
-        for batch_size, rows in ((32, 100_000), (256, 100_000), (4_096, 1_000_000)):
+        for batch_size, rows in STEPS:
             found = child("steps", rows, batch_size, options.repeats)
             results[f"steps, batch {batch_size}"] = found
             values = found["rows_per_s"]
