@@ -354,7 +354,7 @@ def logits_of(predictor: Predictor, folds: list[Fold], features: Features, part:
 def main(argv: list[str] | None = None) -> int:
     started = time.perf_counter()
     argv = sys.argv[1:] if argv is None else argv
-    args, defaults = parse_args(argv), vars(parse_args([]))
+    args = parse_args(argv)
     console = cli.Console(args.quiet and not args.describe and args.compare is None)
     if args.compare is not None:
         from harvest.results.compare import compare_runs
@@ -421,8 +421,9 @@ def main(argv: list[str] | None = None) -> int:
         config = decide(args, splits, table.label, folds_decision)
 
         # An interrupted run goes on only with the data it began with.
-        description = {"arguments": argv, "fingerprint": fingerprint(table), "logs": "", "checkpoints": [], **earlier}
-        if args.resume and earlier["fingerprint"] != fingerprint(table):
+        digest = fingerprint(table)
+        description = {"arguments": argv, "fingerprint": digest, "logs": "", "checkpoints": [], **earlier}
+        if args.resume and earlier["fingerprint"] != digest:
             changed = f"{data_name(args)} is not, or no longer, the data of the interrupted run"
             raise UserError(f"--resume: {changed}; leave --resume out to train on it")
         run = RunDirectory(args.model_dir, args.export)
@@ -563,7 +564,7 @@ def main(argv: list[str] | None = None) -> int:
             checkpoints = callbacks.BestCheckpoint(folds, folder, args.keep_checkpoints, names, model_file)
             active_callbacks.append(checkpoints)
         if args.tensorboard:
-            name = tensorboard.run_name(vars(args), defaults, len(folds))
+            name = tensorboard.run_name(vars(args), vars(parse_args([])), len(folds))
             where = (run.path / "logs", name, description["logs"])
             log = tensorboard.open_log(*where, folds, args.epochs, plan.rows, histogram_values, console)
         description["logs"] = log.folder.name if log else ""
