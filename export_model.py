@@ -1,3 +1,14 @@
+# /// script
+# requires-python = ">=3.11,<3.14"
+# dependencies = [
+#   "tensorflow-cpu>=2.21,<3; (sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32'",
+#   "tensorflow>=2.21,<3; (sys_platform != 'linux' or platform_machine != 'x86_64') and sys_platform != 'win32'",
+#   "keras>=3.15.1,<4",
+#   "numpy>=2,<3",
+#   "pandas>=2.2,<4",
+#   "jinja2>=3.1,<4",
+# ]
+# ///
 """Write a trained model in formats of other runtimes: TensorFlow's SavedModel, LiteRT (formerly TensorFlow Lite), ONNX.
 
     python export_model.py saved_model litert onnx
@@ -7,6 +18,11 @@ Each takes raw columns [rows, 1] and gives the probability [rows, 1], as the Ker
 its own runtime on 1,000 generated rows; what does not agree with Keras within 1e-5 is not kept. The files go beside the
 model, and what a program must know to call them into the model card, README.md.
 """
+
+import signal
+
+if __name__ == "__main__":  # Ctrl-C during the imports ends the command without a traceback, as cli.run() does later
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 from pathlib import Path

@@ -1,3 +1,13 @@
+# /// script
+# requires-python = ">=3.11,<3.14"
+# dependencies = [
+#   "tensorflow-cpu>=2.21,<3; (sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32'",
+#   "tensorflow>=2.21,<3; (sys_platform != 'linux' or platform_machine != 'x86_64') and sys_platform != 'win32'",
+#   "keras>=3.15.1,<4",
+#   "numpy>=2,<3",
+#   "pandas>=2.2,<4",
+# ]
+# ///
 """Add the probability of being productive to the rows of a HARVEST.CSV, with a model that was trained on such rows.
 
     python predict.py /tmp/HARVEST.CSV --output predicted.csv
@@ -15,13 +25,17 @@ From Python, for rows in a DataFrame:
     probability = model.predict_proba(rows)[:, 1]
 """
 
-import argparse
 import signal
+
+if __name__ == "__main__":  # Ctrl-C during the imports ends the command without a traceback, as cli.run() does later
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import argparse
 import threading
 from itertools import chain
 from pathlib import Path
-from types import FrameType, ModuleType
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import Any
 
 from harvest import VERSION, cli
 from harvest.cli import UserError
@@ -46,14 +60,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def predict(args: argparse.Namespace) -> int:
+    from harvest.data.csv_file import check_file
     from harvest.data.training_rows import read_training_rows
     from harvest.model.archive import open_model
     from harvest.model.input_rows import STREAM, read_rows, read_stream
+    from harvest.model.novelty import STREAM_ROWS, Novelty
     from harvest.model.output_rows import answer_names, check_output, open_output, write_answers
     from harvest.results.evaluate_file import evaluate_rows
 
     if args.output:
         check_output(args.output, [0 if args.stream else Path(args.csv), args.model])
+    if not args.stream:
+        check_file(args.csv, unlabelled=True)  # a missing model is of no interest before
     details = open_model(args.model)
     known = read_training_rows(args.model) if args.evaluate else None
     chunks = read_stream(details) if args.stream else read_rows(args.csv, details)
@@ -65,17 +83,22 @@ def predict(args: argparse.Namespace) -> int:
         raise UserError(f"{source}: holds no rows to evaluate")
     inference, labelled = import_inference(cpu_only=True), []
     model, names = inference.load_model(args.model, details), answer_names(list(first))
+    novelty, strange = Novelty(model, details), [name for name in details.kinds if name not in first]
     with open_output(args.output, args.stream) as out:
         for chunk in chain([first], chunks):
             rows, inputs = inference.split_readable(model, details, chunk, args.csv)
             y_prob = inference.run_model(model, args.model, inputs)
             if args.evaluate:
                 y_true = inference.read_labels(rows, details.label, args.csv)
-                parts = (y_true, y_prob, inference.hash_inputs(details, inputs))
+                parts = (y_true, y_prob, *inference.hash_inputs(details, inputs))
                 labelled.append([part[y_true >= 0] for part in parts])
             write_answers(out, rows, y_prob, details.threshold, names, header=chunk is first)
+            novelty.add(inputs)
+            if args.stream and novelty.rows >= STREAM_ROWS:
+                strange += novelty.note()
+    strange += novelty.note()
     if args.evaluate:
-        cli.print_error("\n".join(evaluate_rows(source, labelled, known, details.threshold)))
+        cli.print_error("\n".join(evaluate_rows(source, labelled, known, details.threshold, strange)))
     return 0
 
 
@@ -101,14 +124,10 @@ def __getattr__(name: str) -> Any:  # Classifier, without TensorFlow at the impo
     raise AttributeError(name)
 
 
-def stop(number: int, _: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt(number)
-
-
 def main(argv: list[str] | None = None) -> int:
     cli.prepare_streams()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGTERM, cli.interrupt)
     try:
         return predict(parse_args(argv))
     except UserError as error:

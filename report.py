@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.11,<3.14"
+# dependencies = [
+#   "numpy>=2,<3",
+#   "jinja2>=3.1,<4",
+# ]
+# ///
 """Draw what a run has found as one page, report.html, that needs neither a network nor another program.
 
     python report.py
@@ -8,6 +15,11 @@ often it is drawn. The trainer draws it at the end of every run.
 """
 
 from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__":  # Ctrl-C during the imports ends the command without a traceback, as cli.run() does later
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from harvest import VERSION, cli  # isort: skip  (first: it says which Python is needed)
 

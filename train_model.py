@@ -1,3 +1,13 @@
+# /// script
+# requires-python = ">=3.11,<3.14"
+# dependencies = [
+#   "tensorflow-cpu>=2.21,<3; (sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32'",
+#   "tensorflow>=2.21,<3; (sys_platform != 'linux' or platform_machine != 'x86_64') and sys_platform != 'win32'",
+#   "keras>=3.15.1,<4",
+#   "numpy>=2,<3",
+#   "pandas>=2.2,<4",
+# ]
+# ///
 """The basic trainer: the simplest honest baseline for HARVEST.CSV, to compare train_model_modern.py with.
 
     python train_model.py /tmp/HARVEST.CSV
@@ -5,6 +15,11 @@
 The rows and their split are those of train_model_modern.py. Every column is taken as a number, standardised, and given
 to a plain Sequential network that is trained with model.fit.
 """
+
+import signal
+
+if __name__ == "__main__":  # Ctrl-C during the imports ends the command without a traceback, as cli.run() does later
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import json
@@ -56,13 +71,13 @@ def as_numbers(table: Any) -> tuple[list[str], Any]:
 @cli.command
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    from harvest.data.splits import split_rows
+    from harvest.data.splits import make_splits
     from harvest.data.table import read_table
     from harvest.run_directory import RunDirectory
     from harvest.training.tensorflow_setup import import_tensorflow, prepare_environment
 
     table, _ = read_table(args)
-    split = split_rows(table.label, args.split, args.split_seed)
+    split = make_splits(args, table.label, 1, table.repeats)[0]
     run = RunDirectory(args.model_dir, training=False, files=(MODEL_FILE, METRICS_FILE))
     run.check()
 

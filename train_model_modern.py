@@ -28,6 +28,11 @@ The model, its metrics, checkpoints and logs are written to --model-dir (default
 
 from __future__ import annotations  # PYTHON 3.11 OR LATER IS NEEDED (one before 3.7 shows this line)
 
+import signal
+
+if __name__ == "__main__":  # Ctrl-C during the imports ends the command without a traceback, as cli.run() does later
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from harvest import VERSION, cli  # isort: skip  (first: it says which Python is needed)
 
 import argparse
@@ -331,7 +336,7 @@ def postprocess(
     mix_with_linear_model(network, linear, 0.0)
     linear_part = predictor.row_logits(0, features, rows)
     network.set_weights(trained)
-    if not np.allclose(linear_part, linear_logits(features, rows, *encodings, linear), atol=0.01):
+    if not np.allclose(linear_part, linear_logits(features, rows, *encodings, linear) - config.offset, atol=0.01):
         return fit_temperature(y_true, logits)[0], None  # build_network was edited: not all of a linear model is in it
 
     # The logistic regression that stays in the model learns from the validation rows too; test rows stay unseen.
@@ -365,10 +370,12 @@ def main(argv: list[str] | None = None) -> int:
     import numpy as np
 
     # Imported here, because pandas takes 0.3 s: a wrong flag is reported first.
+    from harvest.data.describe import describe, describe_columns
     from harvest.data.encoding import encode, fit_encoding, raw_inputs
+    from harvest.data.repeats import repeat_warnings
     from harvest.data.splits import describe_split, make_splits
-    from harvest.data.table import data_name, describe, describe_columns, generate_table, read_table
-    from harvest.data.training_rows import ROWS_ENTRY, fingerprint, store_training_rows
+    from harvest.data.table import data_name, generate_table, read_table
+    from harvest.data.training_rows import fingerprint, store_training_rows
     from harvest.results import summary
     from harvest.results.evaluation import evaluate, measure_baselines
     from harvest.results.explain import FoldNetworks, explain
@@ -376,7 +383,7 @@ def main(argv: list[str] | None = None) -> int:
     from harvest.results.linear import fit_linear, weighted_linear
     from harvest.training.config import choose_folds, decide, make_plan, setup_tensorflow
     from harvest.training.distributed.cluster import find_cluster
-    from harvest.training.interrupted import resumed_options, say_what_is_left
+    from harvest.training.interrupted import explain_change, mark_files, resumed_options, say_what_is_left
     from harvest.training.tensorflow_setup import import_tensorflow, metadata_version, prepare_environment
 
     with contextlib.ExitStack() as cleanup:  # runs however the run ends
@@ -402,10 +409,10 @@ def main(argv: list[str] | None = None) -> int:
         # Data. Whatever is wrong with it is said now, before the seconds that TensorFlow takes to import.
 
         table, time_column = generate_table(args, group) if args.sample else read_table(args, group)
-        # A column that gives the label away makes every figure below look better than it is.
-        warnings = find_leaks(table, args.label)
-        folds_decision = choose_folds(args, table.label)
-        splits = make_splits(args, table.label, folds_decision.value)
+        # Copies of rows, and a column that gives the label away, make every figure below look better than it is.
+        warnings = [*repeat_warnings(table.repeats, table.files, args.split == "time"), *find_leaks(table, args.label)]
+        folds_decision = choose_folds(args, table)
+        splits = make_splits(args, table.label, folds_decision.value, table.repeats)
         split_lines = describe_split(args, table, splits, time_column)
         data_lines = [
             *describe(args, table),
@@ -422,10 +429,10 @@ def main(argv: list[str] | None = None) -> int:
 
         # An interrupted run goes on only with the data it began with.
         digest = fingerprint(table)
-        description = {"arguments": argv, "fingerprint": digest, "logs": "", "checkpoints": [], **earlier}
         if args.resume and earlier["fingerprint"] != digest:
-            changed = f"{data_name(args)} is not, or no longer, the data of the interrupted run"
-            raise UserError(f"--resume: {changed}; leave --resume out to train on it")
+            raise explain_change(earlier, args.csv, table.read, data_name(args))
+        began = {"version": VERSION, "arguments": argv, "fingerprint": digest, "rows": table.read}
+        description = {**began, "files": mark_files(args.csv), "logs": "", "checkpoints": [], **earlier}
         run = RunDirectory(args.model_dir, args.export)
         run.check()
         timing = {"load_s": time.perf_counter() - started}
@@ -457,7 +464,7 @@ def main(argv: list[str] | None = None) -> int:
         from harvest.training import folds as fold_training
         from harvest.training import program as training_program
         from harvest.training.feature_major import feature_major
-        from harvest.training.resume import ResumeState, restore
+        from harvest.training.resume import ResumeState, check_network, restore
 
         cleanup.enter_context(tf.device("CPU:0"))
         architecture = ARCHITECTURES[args.architecture]
@@ -515,7 +522,7 @@ def main(argv: list[str] | None = None) -> int:
         compile_program = fold_training.trace_program(network, config, call_plan, program, data, example_fold)
         with ThreadPoolExecutor(1) as pool:
             compilation = pool.submit(compile_program)
-            model = build_inference_model(table, encoding, fold_encodings, make_network, args.seed)
+            model = build_inference_model(table, encoding, fold_encodings, make_network, args.seed, config.offset)
             predictor = Predictor(model, encoding, fold_encodings)
             # Training begins with the weights of the model that is saved, whatever their initializers.
             for fold, saved in zip(folds, model.networks, strict=True):
@@ -524,17 +531,18 @@ def main(argv: list[str] | None = None) -> int:
                 fold.state = start
             training_program.check_same_network(network, model.networks[0], config.precision)
             # The file of the model is a template that checkpoints fill with weights: 1 ms each instead of 60.
-            archive = Archive(model.model, {ROWS_ENTRY: store_training_rows(table, splits)})
-            details = make_details(table, encoding.scaler, args.label)
+            trained = shared.count_rows()[1] + len(splits[0].val) if shared else None
+            archive = Archive(model.model, store_training_rows(table, splits, trained))
+            details = make_details(table, encoding.scaler, args.label, config.even_threshold)
+            check_network(model.networks[0], description)
             if args.resume:
                 restore(folds, config.epochs, run.path / RESUME_FILE, description, arrays)
                 console.print(f"Resuming   after epoch {max(len(fold.history) for fold in folds)}")
             shown = [
                 encode(*features.take(fold.split.val[:256]), encoding, fold.encoding) for fold in folds
             ]  # whose activations TensorBoard shows
-            baselines = measure_baselines(
-                features, splits, encoding, fold_encodings, [fold.linear for fold in folds], args.seed
-            )
+            linear_models = [fold.linear for fold in folds]
+            baselines = measure_baselines(features, splits, encoding, fold_encodings, linear_models)
             compilation.result()
         timing["compile_s"] = time.perf_counter() - clock
         agreed = stop  # the request to stop; in a group, one that all workers follow at the same time
@@ -630,7 +638,10 @@ def main(argv: list[str] | None = None) -> int:
         temperature, share = postprocess(model.networks, predictor, folds, features, config)
         model.set_temperature(temperature)
         validation, test = (logits_of(predictor, folds, features, part) for part in ("val", "test"))
-        evaluation = evaluate(validation, test, temperature, args.threshold, baselines, args.seed)
+        rule = args.threshold
+        if args.class_weight == "balanced" and "threshold" not in args.given:
+            rule = ("classes", config.even_threshold)
+        evaluation = evaluate(validation, test, splits, temperature, rule, baselines, args.split == "time")
         values = [current_values(network) for network in model.networks]  # read once: 2 ms each
 
         def predict_logits(fold: int, encoded: np.ndarray) -> np.ndarray:
@@ -640,10 +651,10 @@ def main(argv: list[str] | None = None) -> int:
             facts, finding_lines = explain(
                 evaluation,
                 table,
-                FoldNetworks(features, splits, encoding, fold_encodings, predict_logits, temperature),
+                FoldNetworks(features, splits, encoding, fold_encodings, predict_logits, evaluation.temperatures),
                 seed=args.seed,
                 network_share=share.value if share else 1.0,
-                balanced=args.class_weight == "balanced",
+                generated=bool(args.sample),
             )
         except Exception as error:  # no model is lost because nothing can be said of it
             facts = dict.fromkeys(("comparison", "verdict", "importance", "suspect_labels", "effects"))
@@ -677,7 +688,7 @@ def main(argv: list[str] | None = None) -> int:
         longest = max(folds, key=lambda fold: len(fold.history))
         lasted = len(longest.history), longest.best_epoch
         packages = {name: metadata_version(name) for name in PACKAGES}
-        metrics = summary.assemble_metrics(table, counts, evaluation, lasted, settings, timing, packages, facts)
+        metrics = summary.assemble_metrics(table, splits, counts, evaluation, lasted, settings, timing, packages, facts)
         details = details._replace(threshold=evaluation.threshold.value)
         exported = None
         if args.export:

@@ -66,8 +66,8 @@ def make_run(args: argparse.Namespace, table: Table, precision: str = "float32")
     from harvest.training import program as compiled
     from harvest.training.feature_major import feature_major
 
-    folds_decision = choose_folds(args, table.label)
-    splits = make_splits(args, table.label, folds_decision.value)
+    folds_decision = choose_folds(args, table)
+    splits = make_splits(args, table.label, folds_decision.value, table.repeats)
     config = decide(args, splits, table.label, folds_decision)
     config = replace(with_device(config, find_devices(True)[0], "measured", None), precision=precision)
     encoding, fold_encodings, features = fit_encoding(table, splits)

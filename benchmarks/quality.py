@@ -134,9 +134,11 @@ def real_tables(folder: Path) -> dict[str, Path]:
 
 def subset(table: Table, rows: np.ndarray) -> Table:
     """A table of some of the rows, which knows nothing of the others."""
-    parts = {name: getattr(table, name)[rows] for name in ("label", "files", "line_numbers")}
+    parts = {name: getattr(table, name)[rows] for name in ("label", "files", "line_numbers", "hashes")}
     frame = table.frame.iloc[rows].reset_index(drop=True)
-    return dataclasses.replace(table, frame=frame, **parts, notes=[], read=len(rows), skipped=0)
+    part = dataclasses.replace(table, frame=frame, **parts, notes=[], read=len(rows), skipped=0)
+    part.find_repeats()
+    return part
 
 
 def fit_ours(part: Table, folds: int, seed: int) -> tuple[Run, float]:

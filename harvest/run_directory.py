@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import tempfile
@@ -336,7 +337,7 @@ def shared_warning(path: Path) -> str:
     status = path.stat()
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
         danger = "can be written to by every user of this machine: what is read from it may not be yours"
-        return f"{path} {danger} (chmod o-w {path})"
+        return f"{path} {danger} (chmod o-w {shlex.quote(str(path))})"
     if status.st_uid not in (0, os.getuid()):
         return f"{path} belongs to another user, who can change what is read from it"
     return ""

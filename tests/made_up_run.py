@@ -35,10 +35,10 @@ def made_up_run(rows=150, folds=10, epochs=40, names=("one.csv",), columns=("key
     y_true = (generator.random(rows) < y_prob).astype(float)
     content = predictions_csv(y_true, y_prob, names)
     _, y_true, y_prob = predictions_of(content)
-    test = measure(y_true.astype(np.float32), y_prob, 0.5, 1)
+    test = measure(y_true.astype(np.float32), y_prob, 0.5)
     baselines = {
-        "majority": measure(y_true.astype(np.float32), np.full(rows, y_true.mean()), 0.5, 1),
-        "logistic_regression": measure(y_true.astype(np.float32), (y_prob + 0.5) / 2, 0.5, 1),
+        "majority": measure(y_true.astype(np.float32), np.full(rows, y_true.mean()), 0.5),
+        "logistic_regression": measure(y_true.astype(np.float32), (y_prob + 0.5) / 2, 0.5),
     }
     losses = 0.4 + 0.3 * np.exp(-np.arange(epochs) / 9)
     history = {"loss": losses, "val_loss": losses + 0.05, "accuracy": 1 - losses / 2, "val_accuracy": 0.95 - losses / 2}

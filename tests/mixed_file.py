@@ -11,7 +11,7 @@ def write_mixed(path, rows=120):
             app = generator.choice(["", "7", "-2147483648", "4294967295"])
             title = generator.choice(["", "Büro", "it's \\ {web}", "c"])
             idle, small = generator.choice(["", "0", "1e-7", "250000", "-3.5"]), generator.random() * 1e-4
-            size, stamp = generator.choice(["large", "small"]), generator.integers(2**40, 2**40 + 2**20)
+            size, stamp = generator.choice(["large", "small"]), generator.integers(2**45, 2**45 + 2**20)
             label = int(generator.random() < 0.3 + 0.4 * (app == "7"))
             file.write(f"{app},{title},{idle},{small:.8f},{size},{stamp},0,{label}\n")
     return path

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 
 from harvest.data.cells import MISSING
-from harvest.data.table import Column, Table
+from harvest.data.columns import Column
+from harvest.data.table import Table
 
 
-def small_table(label, files=None, names=("rows.csv",), **columns):
+def small_table(label, files=None, names=("rows.csv",), hashes=None, **columns):
     """A table of columns by name: floats (NaN: missing), integers of ids (None: missing) or texts ("": missing)."""
     frame, described = {}, []
     for name in sorted(columns):
@@ -32,4 +33,5 @@ def small_table(label, files=None, names=("rows.csv",), **columns):
         notes=[],
         read=rows,
         skipped=0,
+        hashes=np.arange(rows, dtype=np.uint64) if hashes is None else hashes,
     )

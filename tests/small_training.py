@@ -98,7 +98,7 @@ def small_training(rows=120, units=(10, 10), dropout=0.2, precision="float32", *
     idle[::11] = np.nan
     table = small_table(label, foreground_app=app.tolist(), idle_time=idle, keys=keys)
     args = flags(**changed)
-    number = choose_folds(args, table.label)
+    number = choose_folds(args, table)
     splits: list[Split] = make_splits(args, table.label, number.value)
     encoding, fold_encodings, features = fit_encoding(table, splits)
     config = replace(decide(args, splits, table.label, number), precision=precision)

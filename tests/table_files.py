@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+import pytest
+
+from harvest.cli import UserError
 from harvest.data.splits import Split, make_splits
 from harvest.data.table import Table, read_table
 
@@ -56,7 +59,7 @@ def read(*paths, **flags) -> Table:
 def read_split(*paths, folds=1, **flags) -> tuple[Table, list[Split]]:
     args = arguments(*paths, **flags)
     table = read_table(args)[0]
-    return table, make_splits(args, table.label, folds)
+    return table, make_splits(args, table.label, folds, table.repeats)
 
 
 def column_of(table, name):
@@ -66,3 +69,13 @@ def column_of(table, name):
 def cells_of(table, name) -> list:
     """The cells of a column that is used, as numbers, ids or texts."""
     return table.frame[name].tolist()
+
+
+def kinds(table) -> dict[str, tuple[str, str]]:
+    return {column.name: (column.kind, column.reason) for column in table.columns}
+
+
+def refusal(*paths, **flags) -> str:
+    with pytest.raises(UserError) as error:
+        read(*paths, **flags)
+    return str(error.value)

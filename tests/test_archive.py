@@ -10,7 +10,7 @@ from untrained import untrained
 
 from harvest.cli import UserError
 from harvest.model import archive
-from harvest.model.archive import Archive, Details, read_details
+from harvest.model.archive import Archive, Details, read_details, share_of_new_values
 
 
 @pytest.mark.parametrize("folds", [1, 3])
@@ -50,13 +50,22 @@ def test_details_are_read_as_they_were_written(tf, tmp_path):
     assert details == made.details
     assert details.columns() == ["idle", "stamp", "app id", "window"] == list(made.rows)
     assert details.columns(["category"]) == ["app id", "window"]
+    assert set(details.ranges) == {"idle", "stamp"} and set(details.new_values) == {"app id", "window"}
+    assert details.ranges["stamp"] == [made.table.numbers("stamp").min(), made.table.numbers("stamp").max()]
     assert details.missing == {"idle", "app id", "window"} and details.scales["whole"] == [False, True]
 
 
 def test_details_of_earlier_versions():
     columns = [{"name": "a", "kind": "number", "reason": "", "missing": -1, "distinct": 3, "vocabulary": []}]
     stored = {"threshold": 0.5, "label": "y", "columns": [*columns, {"name": "b", "kind": "category", "missing": 0}]}
-    assert Details.from_json(json.dumps(stored)) == Details("y", 0.5, {"a": "number", "b": "category"}, {"a"}, {})
+    kinds = {"a": "number", "b": "category"}
+    assert Details.from_json(json.dumps(stored)) == Details("y", 0.5, kinds, {"a"}, {}, {"b": 0.0}, {})
+
+
+def test_how_many_new_values_are_to_be_expected():
+    """As many as values that occur once, or are beyond those that a model learns."""
+    assert share_of_new_values(np.array([0, 0, 1, 2, 2])) == 0.2
+    assert share_of_new_values(np.repeat(np.arange(300), 2)) == pytest.approx(44 / 300)
 
 
 GOOD = json.dumps({"threshold": 0.5, "label": "y", "columns": [{"name": "a", "kind": "number"}]})
@@ -68,6 +77,7 @@ REFUSED = {
     "a path from the root": ({"training.json": GOOD, "/x": ""}, "a path that leads out of it"),
     "a path of Windows": ({"training.json": GOOD, "\\x": ""}, "a path that leads out of it"),
     "a zip bomb": ({"training.json": GOOD, "x": "0" * 3_000}, "unpacks to more than 0 MB"),
+    "a range that is no number": ({"training.json": GOOD.replace('"kind"', '"range": ["a", 1], "kind"')}, UNKNOWN),
     "no columns": ({"training.json": GOOD.replace('{"name": "a", "kind": "number"}', "")}, UNKNOWN),
     "a threshold beyond 1": ({"training.json": GOOD.replace("0.5", "1.5")}, UNKNOWN),
     "a label that is no text": ({"training.json": GOOD.replace('"y"', "[]")}, UNKNOWN),

@@ -58,6 +58,9 @@ def test_it_says_what_the_run_found():
     assert card.startswith("# Model card: productive\n\nWritten by train_model_modern.py 1.6.0 on 2026-01-02 beside `")
     assert "\n```\nData       one.csv: 150 rows\n```\n" in card and "\n```\nTest on 150 rows\n\nBetter.\n```\n" in card
     assert "Calibrated on validation rows (temperature 0.961).\n" in card
+    weighted = text_of(metrics | {"settings": metrics["settings"] | {"class_weight": "balanced"}})
+    note = "Classes were weighted in training; the factor that this puts into the odds of 1 is known and was taken out"
+    assert f"{note} again.\n" in weighted and note not in card
     assert "A probability of 0.4 or more counts as 1 (the more likely class).\n" in card
     rows = card.partition("| setting | value |\n|-|-|\n")[2].partition("\n\n")[0].splitlines()
     shown = {name: value for name, value in metrics["settings"].items() if name not in ("columns", "reasons")}

@@ -100,8 +100,18 @@ def test_labels(zero, one):
     assert (parse_label(zero), parse_label(one)) == (0, 1)
 
 
+def test_a_number_that_is_0_or_1_is_a_label():
+    ones = ["1", "1.000000", "1.000000000000000000e+00", "+1", "01", " 1 ", "1.", "10e-1", "\u00a01"]
+    assert [cell for cell in ones if parse_label(cell) != 1] == []
+    zeros = ["0", "0.000000", "0.000000000000000000e+00", "-0", "+0.0", "00", ".0", "0e5"]
+    assert [cell for cell in zeros if parse_label(cell) != 0] == []
+
+
 def test_what_is_no_label():
-    assert {parse_label(cell) for cell in ["", "2", "-1", "0.5", "10", "y", "nan", "maybe", "\uff11"]} == {-1}
+    assert {
+        parse_label(cell)
+        for cell in ["", "2", "-1", "0.5", "1.000001", "1e999", "10", "y", "nan", "0x1", "1,0", "\uff11"]
+    } == {-1}
 
 
 def test_texts_keep_their_spelling():

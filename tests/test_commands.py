@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, environment_of_a_user, metrics_of
+from small_table import small_table
 
 import train_model_modern
 from harvest import VERSION, cli
@@ -47,7 +48,7 @@ def config_of(*flags):
     """What is decided for 100 rows on a CPU that has bfloat16."""
     args = train_model_modern.parse_args(["--folds", "1", *flags])
     label = np.arange(100, dtype=np.float32) % 2
-    folds = choose_folds(args, label)
+    folds = choose_folds(args, small_table(label))
     config = decide(args, make_splits(args, label, folds.value), label, folds)
     return with_device(config, Device("cpu", "", flags=frozenset({"avx512_bf16"})), "", args.mixed_precision)
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -40,7 +41,7 @@ def config_of(rows=110, **changed):
     """The config, the plan of 20 inputs and the splits of a table whose classes alternate."""
     args = flags(**changed)
     label = np.arange(rows, dtype=np.float32) % 2
-    folds = choose_folds(args, label)
+    folds = choose_folds(args, small_table(label))
     splits = make_splits(args, label, folds.value)
     config = with_device(decide(args, splits, label, folds), CPU, "no GPU was found", args.mixed_precision)
     return config, make_plan(config, splits, 20), splits
@@ -63,7 +64,7 @@ def config_of(rows=110, **changed):
     ],
 )
 def test_how_many_folds(given, rows, rarer, folds, reason):
-    decision = choose_folds(flags(**{"folds": "auto", "xla": None} | given), np.arange(rows) < rarer)
+    decision = choose_folds(flags(**{"folds": "auto", "xla": None} | given), small_table(np.arange(rows) < rarer))
     assert decision.value == folds and reason in decision.reason
 
 
@@ -152,8 +153,11 @@ def test_flags_change_the_config():
     assert config.class_weights == (1.0, 1.0)
     label = np.float32([0] * 30 + [1] * 10)
     args = flags(class_weight="balanced")
-    decided = decide(args, make_splits(args, label, 1), label, choose_folds(args, label))
-    assert decided.class_weights == pytest.approx((2 / 3, 2))
+    decided = decide(args, make_splits(args, label, 1), label, choose_folds(args, small_table(label)))
+    share = label[make_splits(args, label, 1)[0].train].mean()  # what is trained on decides
+    assert decided.class_weights == pytest.approx((0.5 / (1 - share), 0.5 / share))
+    assert decided.offset == pytest.approx(math.log((1 - share) / share)) and config_of()[0].offset == 0
+    assert decided.even_threshold == pytest.approx(share) and config_of()[0].even_threshold == 0.5
     assert config_of()[0].class_weights == (1.0, 1.0)
 
 
@@ -166,7 +170,7 @@ def test_the_hidden_dtype_follows_from_the_precision():
 def test_what_is_shown_of_the_plan():
     config, plan, _ = config_of(folds="auto")
     *lines, weights = config.explain(plan, "standard", (10, 10), balanced=True)
-    what = "the probabilities are those of a population in which both are equally frequent"
+    what = "both count the same in training; the probabilities are put right for it afterwards"
     assert weights == f"Weights    classes are balanced: {what}"
     assert lines == [
         "Device     EPYC (no GPU was found)",
@@ -247,6 +251,28 @@ def test_a_gpu_is_tried_where_training_is_long(found, monkeypatch):
 def test_how_long_training_takes():
     config = replace(config_of(epochs=100)[0], xla=True, steps=10_000)
     rows = table(110)
-    assert training_seconds(config, rows) == pytest.approx(5_000 * (6e-6 + 1.2e-7 * 8 * (17 + 7) / 64))
+    width = 1 + 4 + 7  # a number, bins of at least 20 rows, a category
+    assert training_seconds(config, rows) == pytest.approx(5_000 * (6e-6 + (3e-8 + 3e-9 * 8) * width))
     rows.columns[0] = replace(rows.columns[0], distinct=None)
     assert training_seconds(config, rows) > 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "numbers", "categories", "folds", "measured"),
+    [  # seconds for 50 epochs and the start, on two cores of an EPYC
+        (500, 4, 1, 10, 1.3),
+        (500, 50, 1, 10, 2.1),
+        (5_000, 50, 1, 1, 11.7),
+        (5_000, 300, 1, 1, 24.0),
+        (5_000, 1_500, 1, 1, 38.0),
+        (5_000, 4, 40, 1, 155.0),
+    ],
+)
+def test_the_cost_of_folds_follows_the_width(rows, numbers, categories, folds, measured):
+    generator = np.random.default_rng(0)
+    columns = {f"number{place}": generator.random(rows) for place in range(numbers)}
+    cells = (np.arange(rows) * 7 % 250).tolist()
+    table = small_table(np.arange(rows) % 2, **columns, **{f"app{place}": cells for place in range(categories)})
+    decision = choose_folds(flags(folds="auto", xla=None), table)
+    seconds = float(re.search(r"about ([\d.]+) s", decision.reason)[1])
+    assert decision.value == folds and 0.45 < seconds / measured < 2.2

@@ -44,7 +44,10 @@ BAD_BYTES = {
     "slash in a name": (b"a/b,c,productive\n1,2,1\n", "'a/b'"),
     "a control sign in a name": (b"app,id\x07le,productive\n1,2,1\n", "unprintable"),
     "a long name": (b"a" * 501 + b",productive\n1,1\n", "line 1, column 1: the name has 501 characters"),
-    "a header of empty names": (b",,,,\n1,2,3,4,1\n", "line 1"),
+    "a header of empty names": (b",,,,\n1,2,3,4,1\n", "line 1 holds no column names"),
+    "pandas' numbers": (b"0,1,2,3,4\n5,6,7,8,1\n", "line 1 is 0,1,2,3,4, the column numbers that pandas writes; save"),
+    "pandas' numbers and index": (b",0,1,2,3,4\n0,5,6,7,8,1\n", "line 1 is ,0,1,2,3,..., the column numbers that"),
+    "pandas' numbers in quotes": (b'"0.0","1.0","2.0"\n5,6,1\n', "line 1 is 0.0,1.0,2.0, the column numbers that"),
     "only blank lines": (b"\n\n\n", "line 1 is empty"),
     "utf-16 without a mark": ("a,b,productive\n1,2,1\n".encode("utf-16-le"), "line 1 holds a NUL"),
     "utf-32": ("a,b\n1,2\n".encode("utf-32"), "UTF-16"),
@@ -110,8 +113,8 @@ def test_not_a_file(tmp_path, monkeypatch):
 def test_which_files_are_read(tmp_path):
     folder = tmp_path / "harvests"
     folder.mkdir()
-    for name in ("2.CSV", "1.csv", "notes.txt"):
-        write(folder / name, rows())
+    for count, name in enumerate(("2.CSV", "1.csv", "notes.txt"), 40):
+        write(folder / name, rows(count))
     paths = [str(tmp_path / "absent.csv"), str(folder)]
     assert find_files(paths) == [paths[0], str(folder / "1.csv"), str(folder / "2.CSV")]
     for given, also in (
@@ -158,6 +161,77 @@ def test_rows_that_only_look_like_the_header_are_kept(tmp_path):
     assert len(table.label) == 40 and not table.notes
     path.write_text(path.read_text() + "\ufeffx,productive\r\nx,productive")
     assert read(path, categorical=["x"]).notes == ["lines 42, 43: the header again, left out"]
+
+
+TITLES = {
+    "sep=,": "line 1 (sep=,) is not the header, line 2 seems to be: delete line 1",
+    '"sep=,"': 'line 1 ("sep=,") is not the header, line 2 seems to be: delete line 1',
+    "sep=;": "line 1 (sep=;) is not the header, line 2",
+    "# exported 2026/01/31": "line 1 (# exported 2026/01/31) is not the header, line 2",
+    "# by me; all | of it": "line 1 (# by me; all | of it) is not the header, line 2",
+    "# exported, by me": "line 1 (# exported, by me) is not the header, line 2",
+    "Report": "line 1 (Report) is not the header, line 2",
+    "Report,,": "line 1 (Report,,) is not the header, line 2",
+    '"Report, of January",,': 'line 1 ("Report, of January",,) is not the header, line 2',
+    ",,": "line 1 (,,) is not the header, line 2",
+    "0,1,2": "line 1 (0,1,2) is not the header, line 2",
+    "60": "line 1 (60) is not the header, line 2",
+    "a\nb,c\n\nd": "line 1 (a) is not the header, line 5 seems to be: delete the lines before it",
+}
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("title", TITLES)
+def test_a_line_above_the_header_is_named(tmp_path, title, skip):
+    lines = [f"{row * 7 % 60},w{row % 3},{row % 2}" for row in range(60)]
+    path = write(tmp_path / "a.csv", [title, "idle,app,productive", *lines], header=None)
+    assert refusal(path, skip_bad_rows=skip).startswith(f"{path}: {TITLES[title]}")
+    path = write(tmp_path / "a.csv", [title, '"idle","app","productive"', *lines], header="")
+    assert TITLES[title] in refusal(path, skip_bad_rows=skip)
+
+
+def test_no_line_is_taken_for_the_header_without_reason(tmp_path):
+    header, more = "idle,app,productive", "lines 2, 3, 4, 5, 6 and 35 more: 4 fields where 3 are expected"
+    cure = "fix line 1 (idle,app,productive) or the rows"
+    for lines in (
+        [f"{row},w{row % 3},{row % 2}," for row in range(40)],  # a comma at the end
+        [f"r{row},{row},w{row % 3},{row % 2}" for row in range(40)],  # names of rows, as R writes them
+        [f"a,b{row},c,yes" for row in range(40)],
+    ):
+        path = write(tmp_path / "a.csv", lines, header=header)
+        assert refusal(path) == refusal(path, skip_bad_rows=True) == f"{path}: {more}; {cure}"
+    lines = [f"w{row % 3},{'un' * (row % 2)}productive,{row}" for row in range(40)]  # the name is also a value
+    assert "line 1 has no column productive; name the label" in refusal(write(path, lines, header="app,state,idle"))
+    with pytest.raises(UserError, match=r"line 2: 2 fields where 3 are expected; fix the rows$"):  # nor is there a flag
+        open_csv(str(write(path, ["1,2", "1,2,3", "1,2,3"], header="a,b,c")), False, unlabelled=True)
+
+
+MARK = "\ufeff"
+JOINED = {
+    "numbers first": [f"{row * 7 % 60},w{row % 3},{row % 2}" for row in range(40)],
+    "texts first": [f"w{row % 3},{row * 7 % 60},{row % 2}" for row in range(40)],
+    "ids first": [f"{row % 3 - 5},{row * 7 % 60},{row % 2}" for row in range(40)],
+    "quotes first": [f'"w, {row % 3}","{row * 7 % 60}",{row % 2}' for row in range(40)],
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("case", JOINED)
+def test_byte_order_marks_at_the_start_of_lines_are_passed_over(tmp_path, monkeypatch, case, end):
+    """As in files that cat put together, with and without their headers."""
+    monkeypatch.setattr(csv_file, "BLOCK_BYTES", 300)
+    lines = JOINED[case]
+    header = '"app","x","productive"' if case == "quotes first" else "app,x,productive"
+    whole = read(write(tmp_path / "a.csv", [header, *lines, *lines], header=None))
+    path = tmp_path / "b.csv"
+    for second in ([header, *lines], lines, ["", *lines]):
+        text = f"{MARK}{end.join([header, *lines])}{end}{MARK}{end.join(second)}{end}{MARK}"
+        path.write_bytes(text.encode())
+        table = read(path)
+        assert table.frame.equals(whole.frame) and table.label.tolist() == whole.label.tolist()
+        assert table.columns == whole.columns
+        assert table.notes == (["line 42: the header again, left out"] if second[0] == header else [])
+        assert table.line_numbers[-1] == 41 + len(second)
 
 
 def test_windows_line_ends_byte_order_mark_and_no_last_line_end(tmp_path):
@@ -289,7 +363,7 @@ def test_flags_of_one_and_true_are_texts(tmp_path, monkeypatch, separated):
     """Whole files, or chunks, of one spelling must not be read as ones."""
     monkeypatch.setattr(csv_file, "CHUNK_ROWS", 10)
     flags = ["1"] * 20 + ["TRUE"] * 40 if separated else ["1", "TRUE", "TRUE"] * 20
-    columns = {"x": flags, "productive": ["0", "1"] * 30}
+    columns = {"x": flags, "productive": ["0", "1"] * 15 + ["1", "0"] * 15}
     halves = [{name: cells[part] for name, cells in columns.items()} for part in (slice(30), slice(30, 60))]
     paths = [write_columns(tmp_path / f"{number}.csv", half) for number, half in enumerate(halves)]
     assert cells_of(read(*paths), "x") == flags

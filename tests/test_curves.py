@@ -67,3 +67,14 @@ def test_a_class_too_rare_for_bands():
 def test_points_that_are_drawn(count):
     places = evenly_spaced(count)
     assert places[0] == 0 and places[-1] == count - 1 and len(places) == min(count, CURVE_POINTS)
+
+
+def test_bands_are_those_of_all_rows_of_a_rare_class():
+    y_prob = np.random.default_rng(5).random(100_000)
+    y_true = (np.random.default_rng(6).random(100_000) < 0.004 * y_prob).astype(float)  # about 200 of 1
+    roc, _ = roc_and_precision_recall(y_true, y_prob, 0)
+    ranks = np.sort(y_prob[y_true == 1])
+    share = (ranks[:, None] >= np.quantile(y_prob, 1 - roc.band_x)).mean(axis=0)
+    expected = 2 * 1.96 * np.sqrt(share * (1 - share) / len(ranks))
+    found = roc.band[1] - roc.band[0]
+    assert found[10:50].mean() == pytest.approx(expected[10:50].mean(), rel=0.12)

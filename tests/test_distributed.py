@@ -5,12 +5,14 @@ read, train, fail and go on together.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +29,7 @@ from harvest.cli import StopRequest, UserError
 from harvest.data.csv_file import open_csv, read_columns
 from harvest.data.encoding import fit_encoding, make_features, scale_numbers
 from harvest.data.splits import make_splits
-from harvest.data.table import read_table
+from harvest.data.table import generate_table, read_table
 from harvest.run_directory import RESULT_FILES, RESUME_FILE
 from harvest.training.config import SEGMENT_ROWS, Plan
 from harvest.training.distributed import cluster, engine, group, shared_training, shares
@@ -199,6 +201,62 @@ def as_workers(count, work):
         return list(pool.map(one, range(count)))
 
 
+STARTS = {
+    "all goes well": "",
+    "other flags": "worker 1 has --seed 1, worker 0 has 0",
+    "a directory of the user's": "was not written by this program",
+    "no place for a directory": "",
+    "few generated rows": "only 5 usable rows",
+    "bad data": "3 fields where 2 are expected",
+}
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_a_worker_that_is_over_leaves_nothing_in_the_temporary_directory(case, data, tmp_path, monkeypatch):
+    temporary, folder = tmp_path / "temporary", tmp_path / "model"
+    for made in (temporary, folder):
+        made.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    (tmp_path / "bad.csv").write_text("foreground_app,productive\n1,1\n2,0,7\n")
+    files = {"few generated rows": ("--sample", "5"), "bad data": (tmp_path / "bad.csv",)}.get(case, (data / "a.csv",))
+    if case == "a directory of the user's":
+        (folder / "metrics.json").write_text("mine")
+    barrier, given = threading.Barrier(2), [None] * 2
+    monkeypatch.setattr(group, "Engine", lambda cluster, _: LocalEngine(cluster.rank, given, barrier))
+    monkeypatch.setattr(group, "find_devices", lambda _: None)
+    monkeypatch.setattr(group.Group, "wait_for_others", lambda _: None)
+    make_folder = tempfile.mkdtemp
+
+    def make_full(*args, **more):
+        made = make_folder(*args, **more)
+        Path(made, "model").touch()  # in the place of the directory that a worker makes
+        return made
+
+    if case == "no place for a directory":
+        monkeypatch.setattr(group.tempfile, "mkdtemp", make_full)
+
+    def work(rank):
+        flags = ("--model-dir", folder, "--seed", rank if case == "other flags" else 7)
+        args = args_for(*files, *flags)
+        try:
+            made = group.Group(cluster.Cluster(LOCAL, rank), args, ROOT / "train_model_modern.py")
+            with contextlib.closing(made):
+                if case != "no place for a directory":  # of which the other worker would not hear
+                    (generate_table if args.sample else read_table)(args, made)
+                assert made.folder.parent == temporary and (args.model_dir == folder) == (rank == 0)
+        except (UserError, OSError) as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(2) as pool:
+        errors = list(pool.map(work, range(2)))
+    assert os.listdir(temporary) == []
+    if case == "no place for a directory":
+        assert errors[0] == "" and "File exists" in errors[1]
+    else:
+        assert all(STARTS[case] in error and bool(error) == bool(STARTS[case]) for error in errors), errors
+
+
 def args_for(*flags):
     return train_model_modern.parse_args([str(flag) for flag in flags])
 
@@ -233,6 +291,22 @@ def test_workers_with_files_of_their_own_read_the_table_of_one_process(data, tmp
     assert args[0].csv == [f"worker {rank}{file}" for rank, file in enumerate(files)]
 
 
+def test_workers_agree_which_columns_are_not_read(tmp_path):
+    """The times of one file are durations in the other, which has no timestamps."""
+    lines = [f"2026-01-31 10:{row % 60:02d},2026-01-31,{row % 7},{row % 2}\n" for row in range(90)]
+    (tmp_path / "a.csv").write_text("timestamp,time,x,productive\n" + "".join(lines))
+    (tmp_path / "b.csv").write_text("time,x,productive\n" + "".join(f"{row},3,{row % 2}\n" for row in range(40)))
+    files = (tmp_path / "a.csv", tmp_path / "b.csv")
+    alone, _ = read_table(args_for(*files))
+    assert [(column.name, column.reason, column.missing) for column in alone.columns[1:]] == [
+        ("timestamp", "a timestamp", None),
+        ("x", "", 0),
+    ]
+    for workers in (2, 5):
+        for table, _ in as_workers(workers, lambda group: read_table(args_for(*files), group)):
+            same_table(alone, table)
+
+
 @pytest.mark.parametrize("whole_table", [("--folds", "5"), ("--split", "time")])
 def test_a_sample_is_refused_where_every_row_must_be_known(whole_table, data, monkeypatch):
     monkeypatch.setattr(shares, "GATHERED_CELLS", 7_000)
@@ -255,7 +329,7 @@ def test_of_too_many_rows_each_worker_adds_the_rest_of_its_part(data, monkeypatc
         table, _ = read_table(args, group)
         splits = make_splits(args, table.label, 1)
         encoding, _, features = fit_encoding(table, splits)
-        shared = SharedTraining(group, None, [], None, encoding, table)
+        shared = SharedTraining(group, None, [SimpleNamespace(split=splits[0])], None, encoding, table)
         return args, table, encoding, features, shared.add_rest(features, args)
 
     (args, table, encoding, sample, _), *_ = workers = as_workers(3, work)

@@ -13,8 +13,10 @@ from harvest.data.encoding import (
     ABSENT,
     FARTHEST,
     Features,
+    draw_rows,
     encode,
     encode_numbers,
+    expected_width,
     fit_encoding,
     fit_scaler,
     make_features,
@@ -24,7 +26,7 @@ from harvest.data.encoding import (
     spread,
 )
 from harvest.data.sample import write_sample
-from harvest.data.splits import Split, split_folds
+from harvest.data.splits import Split, split_folds, split_folds_by_time
 
 NONE = np.empty(0, np.int32)
 
@@ -134,18 +136,68 @@ def test_columns_are_spread(tf, columns, axis):
     np.testing.assert_array_equal(found, expected if axis == 0 else expected.T)
 
 
-def test_only_training_rows_are_learned_from(tf, tmp_path, monkeypatch):
+def test_only_training_rows_are_learned_from(tf, tmp_path):
     table = read(write(tmp_path / "a.csv", rows()))
-    scaler = fit_scaler(table)  # which may know all rows
-    monkeypatch.setattr(module, "fit_scaler", lambda table: scaler)
     split = Split(np.arange(20, dtype=np.int32), NONE, NONE)
-    before = fit_encoding(table, [split])[1][0]
+    shared, (before,), _ = fit_encoding(table, [split])
     table.frame = table.frame.copy()
     table.frame.loc[20:, [column.name for column in table.of_kind("number")]] = 1e6
     table.frame.loc[20:, "foreground_app"] = table.columns[0].vocabulary[0]
-    after = fit_encoding(table, [split])[1][0]
-    for one, other in zip(before, after, strict=True):
+    again, (after,), _ = fit_encoding(table, [split])
+    for one, other in zip([*before, *shared.scaler], [*after, *again.scaler], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def drifting(rows, late):
+    """A number that is of the size of 1 in the first half of the rows, and spreads over decades in the second."""
+    generator = np.random.default_rng(0)
+    cells = np.append(generator.normal(10, 1, rows // 2), 10 ** generator.uniform(2, 8, rows - rows // 2))
+    return small_table(np.arange(rows) % 2, x=cells if late else cells[::-1].copy())
+
+
+def test_scales_and_logarithms_are_those_of_training_rows(monkeypatch):
+    monkeypatch.setattr(module, "SCALE_ROWS", 200)
+    table = drifting(2_000, late=True)
+    first, both = np.arange(1_000), np.arange(2_000)
+    assert not fit_scaler(table, first).logarithmic[0]
+    assert fit_scaler(table, first).offset[0] == pytest.approx(10, abs=0.3)  # not a later test row
+    for late in (True, False):  # of more rows than are looked at the first say nothing of the last
+        assert fit_scaler(drifting(2_000, late), both).logarithmic[0]
+    drawn = draw_rows(both)
+    assert len(drawn) == 200 and len(set(drawn.tolist())) == 200 and 600 < np.median(drawn) < 1_400
+    np.testing.assert_array_equal(draw_rows(np.arange(50, 250)), np.arange(50, 250))
+
+
+def test_windows_share_the_scale_of_the_first(tf):
+    table = drifting(700, late=True)
+    splits = split_folds_by_time(700, 3)
+    encoding, fold_encodings, _ = fit_encoding(table, splits)
+    for one, other in zip(encoding.scaler, fit_scaler(table, splits[0].train), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len({float(fold.scale[0]) for fold in fold_encodings}) == 3  # each scales again by its own rows
+
+
+def test_a_number_that_is_empty_in_all_training_rows_teaches_nothing(tf):
+    x = np.full(40, np.nan)
+    x[35:] = 1e9 + np.arange(5)
+    table = small_table(np.arange(40) % 2, x=x, y=np.arange(40.0) % 7)
+    encoding, (fold_encoding,), features = fit_encoding(table, [Split(np.arange(30, dtype=np.int32), NONE, NONE)])
+    inputs = np.asarray(encode(*features.take(np.arange(40)), encoding, fold_encoding))
+    assert encoding.indicators == [0] and np.isfinite(inputs).all()
+    assert not inputs[:, [0, 3, 4]].any()  # its value and its bins; the indicator is always 1 in training
+    assert encoding.scaler.whole.tolist() == [True, False]  # which is about bits, not about what is learned
+
+
+def test_the_expected_width_is_that_of_the_encoding(tf):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=400)
+    x[::9] = np.nan
+    columns = {"x": x, "y": np.arange(400.0) % 3, "app": (np.arange(400) % 300).tolist(), "text": ["", "b"] * 200}
+    for more in (0, 100):
+        wide = {f"z{number}": generator.normal(size=400) for number in range(more)}
+        table = small_table(np.arange(400) % 2, **columns, **wide)
+        encoding, *_ = fit_encoding(table, [Split(np.arange(320, dtype=np.int32), NONE, NONE)])
+        assert expected_width(table, 320) == pytest.approx(encoding.width, abs=2)
 
 
 def test_unseen_and_rare_categories(tf, tmp_path, monkeypatch):
@@ -176,15 +228,25 @@ def test_folds_share_one_layout(tf, tmp_path):
     assert widths == {encoding.width}
 
 
-def test_a_gap_that_no_training_row_has_is_not_known(tf):
+def test_a_gap_that_no_training_row_has_makes_no_input(tf):
     x = np.arange(40.0)
     x[39] = np.nan
     table = small_table(np.arange(40) % 2, x=x, y=np.arange(40.0) % 7)
     split = Split(np.arange(39, dtype=np.int32), NONE, NONE)
     encoding, (fold_encoding,), features = fit_encoding(table, [split])
-    assert encoding.indicators == [0] and fold_encoding.indicator_known.tolist() == [0]
+    assert encoding.indicators == [] and fold_encoding.indicator_known.tolist() == []
     inputs = np.asarray(encode(*features.take(np.array([39])), encoding, fold_encoding))[0]
     assert not inputs[encoding.inputs_of_columns()[0]].any()
+
+
+def test_a_gap_that_one_fold_learns_is_not_known_in_another(tf):
+    x = np.arange(40.0)
+    x[39] = np.nan
+    table = small_table(np.arange(40) % 2, x=x)
+    splits = [Split(np.arange(40, dtype=np.int32)[part], NONE, NONE) for part in (np.s_[1:], np.s_[:39])]
+    encoding, fold_encodings, _ = fit_encoding(table, splits)
+    assert encoding.indicators == [0]
+    assert [fold.indicator_known.tolist() for fold in fold_encodings] == [[1], [0]]
 
 
 def test_tables_of_one_kind_of_column(tf):
@@ -215,7 +277,7 @@ NUMBERS = {  # cells, whether as logarithms, whether as int64 in the saved model
 def test_numbers_are_brought_to_the_size_of_one(tf, case):
     cells, logarithmic, whole = NUMBERS[case]
     table = small_table(np.arange(len(cells)) % 2, x=cells)
-    scaler = fit_scaler(table)
+    scaler = fit_scaler(table, np.arange(len(table.label)))
     assert (bool(scaler.logarithmic[0]), bool(scaler.whole[0])) == (logarithmic, whole)
     scaled = np.asarray(scale_numbers(cells[:, None], scaler))[:, 0]
     missing = np.isnan(cells)
@@ -231,7 +293,7 @@ def test_raw_inputs_are_those_of_the_inference_model():
     large[3] = np.nan
     columns = {"app": [None, 7] * 10, "large": large, "text": ["", "b"] * 10, "x": np.arange(20.0)}
     table = small_table(np.arange(20) % 2, **columns)
-    inputs = raw_inputs(table, fit_scaler(table), np.array([2, 3]))
+    inputs = raw_inputs(table, fit_scaler(table, np.arange(len(table.label))), np.array([2, 3]))
     assert {name: (cells.dtype, cells.ravel().tolist()) for name, cells in inputs.items()} == {
         "large": (np.int64, [1_700_000_002, MISSING]),
         "x": (np.float64, [2, 3]),

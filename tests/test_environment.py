@@ -1,8 +1,11 @@
 """What a script says when it is run with a Python or packages that it cannot use."""
 
 import ast
+import re
+import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +64,40 @@ def test_an_old_python_is_refused(script):
 @pytest.mark.parametrize("file", [*SCRIPTS, "harvest/__init__.py"])
 def test_an_old_python_can_read_as_far_as_the_refusal(file):
     ast.parse((ROOT / file).read_text(), feature_version=(3, 8))
+
+
+def script_metadata(script):
+    """The lines of a script that tell uv what to install."""
+    block = re.match(r"# /// script\n((?:#.*\n)*?)# ///\n", (ROOT / script).read_text()).group(1)
+    return tomllib.loads("\n".join(line[2:] for line in block.splitlines()))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_uv_installs_the_packages_that_are_required(script):
+    lines = (ROOT / "requirements-cpu.txt").read_text().splitlines()
+    required = [line.replace('"', "'") for line in lines if line and not line.startswith("#")]
+    metadata = script_metadata(script)
+    assert metadata["requires-python"] == script_metadata("train_model_modern.py")["requires-python"]
+    assert set(metadata["dependencies"]) <= set(required)
+    names = [re.match(r"[a-z0-9-]+", line).group() for line in metadata["dependencies"]]
+    expected = {"report.py": ["numpy", "jinja2"], "export_model.py": ["keras", "numpy", "pandas", "jinja2"]}
+    if script == "train_model_modern.py":
+        assert metadata["dependencies"] == required
+    elif script == "report.py":
+        assert names == expected[script]
+    else:
+        assert names == ["tensorflow-cpu", "tensorflow", *expected.get(script, ["keras", "numpy", "pandas"])]
+
+
+def test_a_report_needs_no_other_packages():
+    program = "import sys, harvest.results.report.page; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert not {"pandas", "tensorflow", "keras", "rich", "h5py"} & set(done.stdout.split()) and done.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_during_the_first_imports_shows_no_traceback(script, tmp_path):
+    (tmp_path / "argparse.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = bare(ROOT / script, "--help", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

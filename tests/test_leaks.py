@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from small_table import small_table
 
+from harvest.data.columns import Column
 from harvest.data.sample import write_sample
-from harvest.data.table import Column
 from harvest.results import leaks
 from harvest.results.leaks import find_leaks
 

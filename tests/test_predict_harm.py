@@ -86,8 +86,51 @@ def test_what_cannot_be_predicted_is_refused(model, predict, tmp_path):
         ([path, "--model-dir", tmp_path / "absent"], "not found; train a model first"),
         ([path, "--model", tmp_path / "bad.keras"], "is not a model"),
         ([tmp_path / "absent.csv", "--model-dir", folder], "no such file"),
+        ([tmp_path / "absent.csv", "--model-dir", tmp_path / "absent"], "absent.csv: no such file"),
     ):
         refused(predict(*args), words)
+
+
+@pytest.mark.parametrize("first", ["0,1,2,3", "0.0,1.0,2.0,3.0", '"0","1","2","3"', ",0,1,2,3", "0,1,2,3,4", "0,1"])
+def test_column_numbers_of_pandas_are_no_row(model, predict, tmp_path, first):
+    folder, path = model
+    rows = [line.rpartition(",")[0] for line in path.read_text().splitlines()[1:]]
+    content = "\n".join([first, *rows, ""])
+    (tmp_path / "new.csv").write_text(content)
+    words = ("line 1 is ", "the column numbers that pandas writes; save the table with its column names")
+    refused(predict(tmp_path / "new.csv", "--model-dir", folder), *words)
+    refused(predict("-", "--model-dir", folder, stdin=content.encode()), *words)
+
+
+@pytest.mark.parametrize("title", ["sep=,", "# of today", "Report,,,,", ",,,,"])
+def test_a_line_above_the_header_is_named(model, predict, tmp_path, title):
+    folder, path = model
+    (tmp_path / "new.csv").write_text(f"{title}\n{path.read_text()}")
+    named = f"line 1 ({title}) is not the header, line 2 seems to be: delete line 1"
+    refused(predict(tmp_path / "new.csv", "--model-dir", folder), named)
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_byte_order_marks_at_the_start_of_lines_are_passed_over(model, predict, tmp_path, quote):
+    folder, path = model
+    header, *rows = (f"{quote}{line.replace(',', f'{quote},{quote}')}{quote}" for line in path.read_text().splitlines())
+    plain, mark = "\n".join([header, *rows, *rows, ""]), "\ufeff"
+    _, expected, _ = predict("-", "--model-dir", folder, stdin=plain.encode())
+    for again in ([], [header]):
+        content = mark + "\n".join([header, *rows, mark + "\n".join([*again, *rows, mark])])
+        (tmp_path / "joined.csv").write_text(content, encoding="utf-8")
+        note = "note: line 122: the header again, left out\n" if again else ""
+        assert predict(tmp_path / "joined.csv", "--model-dir", folder) == (0, expected, note)
+        assert predict("-", "--model-dir", folder, stdin=content.encode()) == (0, expected, note)
+
+
+def test_labels_are_numbers_in_any_spelling(model, predict, tmp_path):
+    folder, path = model
+    header, *rows = path.read_text().splitlines()
+    spelled = [row[:-1] + {"0": "0.000000", "1": "1.0e+00"}[row[-1]] for row in rows]
+    (tmp_path / "new.csv").write_text("\n".join([header, *spelled, ""]))
+    errors = [predict(file, "--model-dir", folder, "--evaluate")[2] for file in (path, tmp_path / "new.csv")]
+    assert errors[0] == errors[1] and "120 rows" in errors[0]
 
 
 def test_predictions_are_evaluated_against_the_label(model, predict, tmp_path):

@@ -19,7 +19,7 @@ from made_up_run import HOSTILE, RTL, Page, column, made_up_run, predictions_csv
 import report
 from harvest import VERSION
 from harvest.results.metrics import measure
-from harvest.results.report.page import read_predictions, render_report, setting_text, shorten
+from harvest.results.report.page import partial_dependence, read_predictions, render_report, setting_text, shorten
 from harvest.run_directory import METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE, REPORT_FILE, TEMPORARY
 from harvest.text import percent
 
@@ -226,18 +226,45 @@ def test_metrics_of_an_earlier_version_are_drawn_without_what_they_lack():
 def test_one_class_only():
     metrics, _ = made_up_run(rows=20)
     predictions = predictions_csv(np.zeros(20), np.linspace(0, 1, 20))
-    metrics["test"] = measure(np.zeros(20, np.float32), np.linspace(0, 1, 20), 0.5, 1)
+    metrics["test"] = measure(np.zeros(20, np.float32), np.linspace(0, 1, 20), 0.5)
     part = section(render(metrics, predictions), "Ranking")
     assert "All tested rows have the same label" in part and "<svg" not in part
+
+
+def test_missing_intervals_are_explained():
+    metrics, _ = made_up_run()
+    y_true, y_prob = (np.arange(40) < 6).astype(np.float32), np.linspace(0.9, 0.1, 40)
+    metrics["rows"]["test"], metrics["test"] = 40, measure(y_true, y_prob, 0.5)
+    text = Page(render(metrics, predictions_csv(y_true, y_prob))).text
+    assert "ROC AUC and log-loss have no interval: too few rows of productive = 1." in text
+    assert "have no interval" not in Page(render(*made_up_run())).text
+
+
+@pytest.mark.parametrize(("sample", "expected"), [(None, "line"), (500, "generated row")])
+def test_generated_rows_are_not_called_lines(sample, expected):
+    metrics, predictions = made_up_run()
+    metrics["settings"]["sample"] = sample
+    metrics["suspect_labels"] = [{"line": 7, "label": 1, "probability": 0.01}]
+    part = section(render(metrics, predictions), "Labels that look wrong")
+    assert f">{expected}</th>" in part and f"<td>{6 if sample else 7}</td>" in part
+    assert ("Look them up" in part) == (not sample)
+
+
+def test_the_dashed_line_is_the_mean_of_the_same_rows():
+    effect = {"column": "a", "kind": "number", "values": [1.0, 2.0], "rows": [3, 4], "probability": [0.2, 0.4]}
+    metrics = {"effects": [effect | {"mean": 0.3}], "table": {"positive": 0.35}}
+    (found,) = partial_dependence(metrics)
+    (before,) = partial_dependence({**metrics, "effects": [effect]})  # of a version that wrote no mean
+    assert (found["usual"], before["usual"]) == (0.3, 0.35)
 
 
 def test_a_class_too_rare_for_bands():
     metrics, _ = made_up_run()
     y_prob = np.random.default_rng(3).random(15_000)
     y_true = (np.arange(15_000) < 1).astype(np.float32)
-    metrics["rows"]["test"], metrics["test"] = 15_000, measure(y_true, y_prob, 0.5, 1)
+    metrics["rows"]["test"], metrics["test"] = 15_000, measure(y_true, y_prob, 0.5)
     text = Page(render(metrics, predictions_csv(y_true, y_prob))).text
-    assert "One class is too rare for bands." in text and "95 % band" not in text and "ROC curve: AUC 0." in text
+    assert "One class has too few rows for bands." in text and "95 % band" not in text and "ROC curve: AUC 0." in text
 
 
 def test_many_rows_and_columns_make_no_large_page():

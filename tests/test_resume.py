@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT, environment_of_a_user, metrics_of, weights_of
 
 import train_model_modern
+from harvest import VERSION
 from harvest.cli import UserError
 from harvest.run_directory import RESUME_FILE
 from harvest.training import callbacks, interrupted, resume
@@ -24,7 +25,11 @@ from harvest.training.program import HISTORY, Weights, first_state
 KILLS = int(os.environ.get("KILLS", "4"))  # make soak: 100
 DESCRIPTION = {
     "arguments": ["rows.csv", "--epochs", "70"],
+    "version": VERSION,
+    "network": "4567",
     "fingerprint": "0123",
+    "rows": 100,
+    "files": [[2_000, "89ab"]],
     "device": "cpu",
     "logs": "20260101-000000_standard_folds2",
     "checkpoints": ["model_01_0.5000.keras", "model_02_0.7500.keras"],
@@ -129,6 +134,9 @@ DAMAGE = {
     "one argument": change_description(lambda description: description.update(arguments="--help")),
     "a number as an argument": change_description(lambda description: description.update(arguments=[1])),
     "no fingerprint": change_description(lambda description: description.update(fingerprint=None)),
+    "no network": change_description(lambda description: description.pop("network")),
+    "no number of rows": change_description(lambda description: description.update(rows="100")),
+    "files of no size": change_description(lambda description: description.update(files=[[None, "89ab"]])),
     "an unknown device": change_description(lambda description: description.update(device="tpu")),
     "logs elsewhere": change_description(lambda description: description.update(logs="../20260101-000000_standard")),
     "logs below": change_description(lambda description: description.update(logs="20260101-000000_standard/..")),
@@ -175,6 +183,66 @@ def test_what_is_no_state_is_refused_and_nothing_in_it_is_executed(state):
     assert os.listdir(state.parent) == [RESUME_FILE]
     state.write_bytes(np.arange(3).tobytes())
     refused()
+
+
+def test_states_of_another_version_are_refused(state):
+    cure = "continue with that version, or leave --resume out to start again"
+    for change, version in (
+        (lambda description: description.update(version="1.6.0"), "1.6.0"),
+        (lambda description: [description.pop(name) for name in ("version", "network", "rows")], "1.7.0 or earlier"),
+    ):
+        rewrite(state, change_description(change))
+        with pytest.raises(UserError) as error:
+            interrupted.read_state(state)
+        assert str(error.value) == f"--resume: the interrupted run is of version {version}, this is {VERSION}; {cure}"
+
+
+def test_another_network_is_refused(tf):
+    import keras
+    from keras import layers
+
+    def network(activation="mish", rate=0.2, units=4):
+        inputs = keras.Input((3,), name="inputs")
+        hidden = layers.Dropout(rate)(layers.Dense(units, activation)(inputs))
+        return keras.Model(inputs, layers.Dense(1, name="logit")(hidden))
+
+    description = {}
+    resume.check_network(network(), description)
+    resume.check_network(network(), description)  # whose layers Keras calls by other numbers
+    for other in (network("relu"), network(rate=0.3), network(units=5)):
+        with pytest.raises(UserError) as error:
+            resume.check_network(other, description)
+        changed = "build_network gives another network than in the interrupted run"
+        assert str(error.value) == f"--resume: {changed}; undo the change, or leave --resume out to start again"
+
+
+def test_growth_is_told_from_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "my log.csv"
+    path.write_text("a,productive\n" + "1,0\n2,1\n" * 20_000)
+    before = {"files": interrupted.mark_files([str(path)]), "rows": 40_000}
+    size = path.stat().st_size
+
+    def explained(rows, *paths):
+        return str(interrupted.explain_change(before, list(map(str, paths or [path])), rows, "my log.csv"))
+
+    with path.open("a") as file:
+        file.write("3,1\n" * 12)
+    cure = f"give --resume the data it began with (head -c {size} '{path}' > earlier.csv)"
+    began = "since the interrupted run began"
+    end = "or leave --resume out to train on all rows"
+    assert explained(40_012) == f"--resume: my log.csv has grown by 12 rows {began}; {cure}, {end}"
+    assert "has grown by 1 row since" in explained(40_001)
+    (tmp_path / "next.csv").write_text("a,productive\n1,0\n")
+    assert explained(40_013, path, tmp_path / "next.csv") == f"--resume: my log.csv has grown by 13 rows {began}, {end}"
+    subprocess.run(cure.partition("(")[2].rstrip(")"), shell=True, check=True)
+    assert interrupted.mark_files(["earlier.csv"]) == before["files"]
+    content = path.read_bytes()
+    for changed in (b"b" + content[1:], content[: size - 5], content[: size - 2] + b"0" + content[size - 1 :]):
+        path.write_bytes(changed)
+        assert "my log.csv is not, or no longer, the data of the interrupted run" in explained(40_012)
+    assert interrupted.mark_files(["500 generated rows"]) == []
+    assert "is not, or no longer" in str(interrupted.explain_change({"files": [], "rows": 5}, ["x"], 6, "x"))
 
 
 OTHERS = {
@@ -306,12 +374,14 @@ def test_a_full_disk_ends_no_training(tmp_path, monkeypatch, clock):
 
 
 def test_why_a_run_is_over_and_what_is_left(tmp_path, monkeypatch):
+    tmp_path = tmp_path / "my model"
+    tmp_path.mkdir()
     checkpoint = tmp_path / "checkpoints" / "model_02_0.7500.keras"
     fold = made_up_fold(0)
     callback = resume.ResumeState(tmp_path, [fold], DESCRIPTION)
     callback.offer(now=True)
     best = f"the best model of this run so far is {checkpoint}"
-    flags = f"continue with --resume --model-dir {tmp_path}"
+    flags = f"continue with --resume --model-dir '{tmp_path}'"
     assert callback.explain_end(signal.SIGINT) == f"stopped: SIGINT; {flags}; {best}"
     assert callback.explain_end(15, why="error: worker 1 was told to stop") == (
         f"error: worker 1 was told to stop; {flags}; {best}"
@@ -413,7 +483,7 @@ def stopped(train, monkeypatch):
     return folder
 
 
-def test_an_interrupted_run_and_what_contradicts_it(stopped, capsys):
+def test_an_interrupted_run_and_what_contradicts_it(stopped, capsys, monkeypatch):
     def refused(*flags):
         capsys.readouterr()
         before = (stopped / RESUME_FILE).read_bytes()
@@ -439,8 +509,13 @@ def test_an_interrupted_run_and_what_contradicts_it(stopped, capsys):
     path = stopped.parent / "HARVEST.CSV"
     before = path.read_text()
     path.write_text(before + "1,2,3,4,1\n")
+    assert f"{path} has grown by 1 row since the interrupted run began; give --resume" in refused()
+    path.write_text(before.replace(",5", ",6", 1))
     assert "no longer, the data of the interrupted run" in refused()
     path.write_text(before)
+    with monkeypatch.context() as patch:
+        patch.setitem(train_model_modern.ARCHITECTURES, "standard", train_model_modern.Architecture((10, 10), 0.4))
+        assert "build_network gives another network than in the interrupted run" in refused()
     flags = ["--model-dir", str(stopped), "--epochs", "2", "--folds", "1", "--no-tensorboard", "--no-checkpoints"]
     assert train_model_modern.main([str(path), *flags]) == 0
     assert "is discarded (--resume would have continued it)" in capsys.readouterr().out

@@ -546,6 +546,10 @@ def test_directories_that_cannot_be_used(tmp_path, monkeypatch):
 def test_directories_that_others_can_write_to(tmp_path):
     tmp_path.chmod(0o777)
     assert f"(chmod o-w {tmp_path})" in shared_warning(tmp_path)
+    own = tmp_path / "my model"
+    own.mkdir()
+    own.chmod(0o777)
+    assert shared_warning(own).endswith(f"(chmod o-w '{own}')")
     for mode in (0o755, 0o1777):
         tmp_path.chmod(mode)
         assert shared_warning(tmp_path) == ""

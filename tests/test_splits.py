@@ -90,7 +90,7 @@ def test_too_few_rows_for_the_blocks_are_refused():
 def described(path, folds, **flags):
     args = arguments(path, **flags)
     table, time_column = read_table(args)
-    return describe_split(args, table, make_splits(args, table.label, folds), time_column)
+    return describe_split(args, table, make_splits(args, table.label, folds, table.repeats), time_column)
 
 
 def test_what_is_printed_of_a_split(tmp_path):

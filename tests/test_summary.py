@@ -11,8 +11,8 @@ import pytest
 from conftest import metrics_of, predictions_of
 from small_table import small_table
 
+from harvest.data.columns import Column
 from harvest.data.splits import Split
-from harvest.data.table import Column
 from harvest.decision import Decision
 from harvest.results import summary
 from harvest.results.evaluation import Baseline, Evaluation
@@ -26,9 +26,19 @@ def evaluation_of(rows=200, rule=(0.5, "as requested")):
     generator = np.random.default_rng(0)
     y_prob = generator.random(rows)
     y_true = (generator.random(rows) < y_prob).astype(np.float32)
-    test, worst = (measure(y_true, given, 0.5, 0) for given in (y_prob, np.full(rows, 1e-9)))
+    test, worst = (measure(y_true, given, 0.5) for given in (y_prob, np.full(rows, 1e-9)))
     baselines = {"majority": Baseline(y_prob, worst), "logistic_regression": Baseline(y_prob, test)}
-    return Evaluation(y_true, y_prob, test, Decision(*rule), 1.1, (y_true, y_prob), baselines)
+    answered = (y_true, y_prob, test, Decision(*rule), 1.1, [1.1], np.full(rows, rule[0]))
+    return Evaluation(*answered, (y_true, y_prob), baselines)
+
+
+def test_missing_intervals_are_explained():
+    y_true, y_prob = (np.arange(16) < 6).astype(np.float32), np.linspace(0.9, 0.1, 16)
+    evaluation = evaluation_of()
+    evaluation.metrics = measure(y_true, y_prob, 0.5)
+    text = "\n".join(summary.result_lines("productive", evaluation, 1))
+    assert "ROC AUC and log-loss have no interval: too few rows of productive = 1." in text
+    assert "1.000 to 1.000" not in text and "have no interval" not in str(summary.result_lines("x", evaluation_of(), 1))
 
 
 @pytest.mark.parametrize("label", ["productive", "churn"])
@@ -51,8 +61,8 @@ def test_the_table_of_results_fits_80_columns(label):
 
 def test_scores_that_are_not_defined_are_dashes():
     evaluation = evaluation_of()
-    evaluation.metrics = measure(np.zeros(200, np.float32), evaluation.y_prob, 0.5, 0)
-    (areas,) = (line for line in summary.result_lines("productive", evaluation, 1) if "ROC AUC" in line)
+    evaluation.metrics = measure(np.zeros(200, np.float32), evaluation.y_prob, 0.5)
+    (areas,) = (line for line in summary.result_lines("productive", evaluation, 1) if line.startswith("  ROC AUC   "))
     assert areas.split()[2] == "-"
 
 
@@ -182,7 +192,9 @@ def test_the_files_of_a_run():
 def test_metrics_keep_the_order_of_their_entries():
     table, facts = small_table([0, 1, 1], key=np.arange(3.0)), dict.fromkeys(reversed(summary.FACTS), 1)
     counts = {"used": 3, "train": 2, "validation": 1, "test": 3}
-    metrics = summary.assemble_metrics(table, counts, evaluation_of(), (9, 4), {}, {}, {"keras": "3"}, facts)
+    splits = [Split(np.arange(2), np.arange(1), np.arange(3))]
+    parts = (counts, evaluation_of(), (9, 4), {}, {}, {"keras": "3"}, facts)
+    metrics = summary.assemble_metrics(table, splits, *parts)
     promised = ["rows", "test", "baselines", "threshold", "temperature", "epochs", "best_epoch"]
     promised += ["settings", "timing", "date", "rows_digest", "versions"]
     assert [*metrics] == [*promised, *summary.FACTS]

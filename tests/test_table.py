@@ -1,36 +1,17 @@
 """What each column is, which rows are refused or left out, and the order of the rows."""
 
 import random
-from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
-from table_files import HEADER, arguments, cells_of, column_of, read, read_split, rows, write, write_columns
+from table_files import HEADER, arguments, cells_of, column_of, kinds, read, refusal, rows, write, write_columns
 
 from harvest.cli import UserError
 from harvest.data import csv_file
 from harvest.data.cells import MISSING
+from harvest.data.describe import describe, describe_columns
 from harvest.data.splits import describe_split, make_splits
-from harvest.data.table import (
-    data_name,
-    describe,
-    describe_columns,
-    generate_table,
-    in_seconds,
-    name_words,
-    read_table,
-    short_names,
-)
-
-
-def kinds(table):
-    return {column.name: (column.kind, column.reason) for column in table.columns}
-
-
-def refusal(*paths, **flags) -> str:
-    with pytest.raises(UserError) as error:
-        read(*paths, **flags)
-    return str(error.value)
+from harvest.data.table import data_name, generate_table, read_table, short_names
 
 
 def test_headerless_2017(tmp_path):
@@ -50,7 +31,7 @@ def test_headerless_2017(tmp_path):
     assert read(write(tmp_path / "b.csv", rows())).frame.equals(table.frame)
 
 
-@pytest.mark.parametrize("text", ["0 1", "0.0 1.0", "false true", "False TRUE", "no yes"])
+@pytest.mark.parametrize("text", ["0 1", "0.0 1.0", "false true", "False TRUE", "no yes", "0e0 1.000e+00", "-0 01"])
 def test_ways_to_write_a_label(tmp_path, text):
     zero, one = text.split()
     lines = [row[:-1] + (one if row.endswith("1") else zero) for row in rows()]
@@ -98,7 +79,7 @@ def test_columns_that_teach_nothing_are_left_out_with_a_reason(tmp_path):
     assert [column.name for column in table.of_kind("category")] == ["foreground_app"]
     assert [column.name for column in table.of_kind("number")] == ["distinct_apps_300s"]
     assert [*table.frame] == ["distinct_apps_300s", "foreground_app"]
-    assert (column_of(table, "timestamp").missing, column_of(table, "timestamp").distinct) == (None, None)
+    assert (column_of(table, "timestamp").missing, column_of(table, "timestamp").distinct) == (0, 40)
     assert (column_of(table, "row").missing, column_of(table, "row").distinct) == (0, 40)
 
 
@@ -169,9 +150,13 @@ BAD_LINES = {
     "a comment": (replaced("# restarted"), "line 7: 1 field "),
     "nothing to learn from": ([f"1,2,3,4,{index % 2}" for index in range(40)], "no column is left to learn from"),
 }
-NO_NUMBERS = ["many", "NA", "inf", "-Infinity", "1e999", "1e39", "0x1F", "2 000", "2'000", "200ms", "5%", "12:30"]
-NO_NUMBERS += ["--5", "1.2.3", "=A1+1", "?", "\u0661\u0662", "\uff11\uff12", "\u22125", "TRUE", "nan", "1_000", "1e"]
+NO_NUMBERS = ["many", "0x1F", "--5", "1.2.3", "=A1+1", "\u0661\u0662", "\uff11\uff12", "TRUE", "1e", "1 2"]
 BAD_LINES |= {cell: (replaced(f"1,{cell},3,4,1"), "line 7, column keyboard_activity: text, inf") for cell in NO_NUMBERS}
+OTHER_NOTATIONS = ["NA", "inf", "-Infinity", "1e999", "1e39", "2 000", "2'000", "200ms", "5%", "12:30", "?", "\u22125"]
+OTHER_NOTATIONS += ["nan", "1_000"]
+BAD_LINES |= {
+    cell: (replaced(f"1,{cell},3,4,1"), "line 7, column keyboard_activity: 1 of 40 cells ") for cell in OTHER_NOTATIONS
+}
 
 
 @pytest.mark.parametrize("case", BAD_LINES)
@@ -194,6 +179,60 @@ def test_messages_say_what_can_be_done(tmp_path):
         f"{path}: line 7, column productive: the label is missing or not 0 or 1; "
         "fix the rows, name another column with --label or use --skip-bad-rows"
     )
+
+    path = write(tmp_path / "a.csv", replaced("1,NA,3,4,1"))
+    assert refusal(path) == (
+        f"{path}: line 7, column keyboard_activity: 1 of 40 cells hold a word for a missing number, such as NA "
+        "(leave them empty); fix the rows, read it with --categorical keyboard_activity, "
+        "leave it out with --drop keyboard_activity or use --skip-bad-rows"
+    )
+
+
+PAIRS = [("N", "Y"), ("off", "on"), ("f", "t"), ("-1", "1"), ("1", "2"), ("bad", "good"), ("0", "1,0"), ("0", "100")]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize(("zero", "one"), PAIRS)
+def test_a_label_of_two_other_values_is_named(tmp_path, zero, one, skip):
+    labels = [(zero, one, one)[row % 3] for row in range(60)]
+    path = write_columns(tmp_path / "a.csv", {"x": [str(row * 7 % 60) for row in range(60)], "y": labels}, quoted=True)
+    what = f"column y holds {min(zero, one)} and {max(zero, one)}, and a label is 0 or 1 (also true/false, yes/no)"
+    cure = "write 1 for the value that means y and 0 for the other, or name another column with --label"
+    assert refusal(path, label="y", skip_bad_rows=skip) == f"{path}: {what}; {cure}"
+
+
+def test_other_labels_are_named_by_column_where_they_are_no_slips(tmp_path):
+    def labelled(label, name="a.csv"):
+        return write(tmp_path / name, [row[:-1] + str(label(index)) for index, row in enumerate(rows(100))])
+
+    path = labelled(lambda index: index % 3)
+    assert "column productive holds 3 different values, such as 0, 1, 2, and a label is 0 or 1" in refusal(path)
+    assert "holds 100 different values, such as 0, 1, 2, and" in refusal(labelled(lambda index: index))
+    assert "column productive is empty in all rows, and a label is 0 or 1" in refusal(labelled(lambda index: ""))
+    few = refusal(labelled(lambda index: index % 2 if index % 20 else "maybe"))
+    assert "lines 2, 22, 42, 62, 82, column productive: the label is missing or not 0 or 1" in few and "--skip" in few
+    good, bad = labelled(lambda index: index % 2), labelled(lambda index: "NY"[index % 2], "b.csv")
+    assert refusal(good, bad).startswith(f"{bad}: column productive holds ")
+
+
+def test_unlabelled_rows_may_be_left_out_however_many_they_are(tmp_path):
+    for missing in ("", "NA"):
+        lines = [row[:-1] + (row[-1] if index % 5 < 2 else missing) for index, row in enumerate(rows(100))]
+        path = write(tmp_path / "a.csv", lines)
+        assert refusal(path).endswith("name another column with --label or use --skip-bad-rows")
+        table = read(path, skip_bad_rows=True)
+        assert len(table.label) == 40 and table.skipped == 60
+
+
+def test_leaving_rows_out_is_not_advised_where_it_leaves_too_little(tmp_path):
+    for word, advised in ((lambda index: index % 5 < 2, True), (lambda index: index % 5 < 3, False)):
+        lines = [f"{['x', 'y', 'z'][index % 3] if word(index) else index},{index % 2}" for index in range(100)]
+        path = write(tmp_path / "a.csv", lines, header="x,productive")
+        assert ("--skip-bad-rows" in refusal(path, numeric=["x"])) == advised
+        assert len(read(path, numeric=["x"], skip_bad_rows=True).label) == (60 if advised else 40)
+    lines = [f"{'word' if index % 2 else index},{index % 2}" for index in range(100)]  # of one class
+    error = refusal(write(path, lines, header="x,productive"), numeric=["x"])
+    assert "lines 3, 5, 7" in error and "--skip-bad-rows" not in error
 
 
 GOOD = {
@@ -288,121 +327,6 @@ def test_how_data_are_called():
     assert short_names(["/a/b/x.csv", "/a/c/x.csv"]) == ["b/x.csv", "c/x.csv"]
     assert short_names(["/a/caf\udce9.csv"]) == ["caf\ufffd.csv"]
     assert data_name(arguments("/a/x.csv", "b", "c")) == "3 files, /a/x.csv to c"
-    assert name_words("App_Name-300s") == {"app", "name", "300s"}
-
-
-START = datetime(2026, 1, 31, 22, 30, tzinfo=UTC)
-ZONES = [timezone(timedelta(hours=hours)) for hours in (-8, 0, 5.5)]
-
-
-def moment(minutes):
-    return START + timedelta(minutes=int(minutes))
-
-
-def local(index):
-    return moment(index).astimezone(ZONES[index % 3])
-
-
-SPELLINGS = {  # of the time of a row: the name of the column, what is in it
-    "a date": ("date", lambda index: (START + timedelta(days=index)).strftime("%Y-%m-%d")),
-    "a T and a Z": ("when", lambda index: moment(index).strftime("%Y-%m-%dT%H:%M:%SZ")),
-    "a space, no seconds": ("Timestamp", lambda index: moment(index).strftime("%Y-%m-%d %H:%M")),
-    "fractions of all lengths": ("timestamp", lambda index: f"2026-01-31T10:00:00.{index:03d}" + "0" * (index % 7)),
-    "several zones": ("created_at", lambda index: local(index).isoformat()),
-    "zones after a space": ("when", lambda index: local(index).strftime("%Y-%m-%d %H:%M:%S %z")),
-    "seconds": ("timestamp", lambda index: int(moment(index).timestamp())),
-    "seconds with a fraction": ("event_ts", lambda index: f"{1_700_000_000 + index / 8:.3f}"),
-    "milliseconds": ("event time", lambda index: 1_700_000_000_000 + index),
-    "nanoseconds": ("epoch", lambda index: (1_700_000_000 + index) * 10**9),
-    "seconds, then milliseconds": ("ts", lambda index: (1_700_000_000 + index) * (1_000 if index > 40 else 1)),
-}
-
-
-def write_times(path, name, spell, order):
-    """Rows of which keyboard_activity is the order in time, written in another order."""
-    lines = [f"{-100 - index % 3},{index},{spell(index)},{index * 7 % 5},{index // 2 % 2}" for index in order]
-    return write(path, lines, header=f"foreground_app,keyboard_activity,{name},mouse_activity,productive")
-
-
-def shuffled(count, seed):
-    return np.random.default_rng(seed).permutation(count).tolist()
-
-
-def keyboard(table):
-    return table.numbers("keyboard_activity").tolist()
-
-
-def time_column(path, **flags):
-    return tuple(read_table(arguments(path, split="time", **flags))[1])
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_rows_are_sorted_by_their_times(tmp_path, spelling):
-    name, spell = SPELLINGS[spelling]
-    path = write_times(tmp_path / "a.csv", name, spell, shuffled(60, 1))
-    table, (split,) = read_split(path, split="time")
-    assert keyboard(table) == list(range(60)) and split.test.tolist() == list(range(51, 60))
-    assert time_column(path) == (name, "it holds times") and kinds(table)[name] == ("dropped", "a timestamp")
-
-
-def test_the_order_of_rows_in_the_file_changes_nothing(tmp_path):
-    """Also when many rows are of the same time."""
-    tables = []
-    for seed in (1, 2):
-        order = shuffled(90, seed)
-        path = write_times(tmp_path / "a.csv", "date", lambda index: moment(index // 20 * 1_440).date(), order)
-        tables.append(read(path))
-    assert tables[0].frame.equals(tables[1].frame)
-    assert [number // 20 for number in keyboard(tables[0])] == sorted(index // 20 for index in range(90))
-    assert keyboard(tables[0]) != sorted(keyboard(tables[0]))
-
-
-def test_without_a_column_of_time_the_order_is_that_of_the_files(tmp_path):
-    """A duration is no time, nor is what someone has asked to leave out."""
-    order = shuffled(60, 1)
-    lines = [f"{index % 3},{index},{5_000 + index},{index // 2 % 2}" for index in order]
-    path = write(tmp_path / "a.csv", lines, header="foreground_app,keyboard_activity,time_last_request,productive")
-    unknown = (None, "no column tells the time")
-    assert keyboard(read(path)) == order and kinds(read(path))["time_last_request"] == ("number", "")
-    assert time_column(path) == unknown
-    path = write_times(tmp_path / "b.csv", *SPELLINGS["seconds"], order)
-    assert time_column(path, drop=["timestamp"]) == unknown
-    path = write_times(tmp_path / "b.csv", "time", lambda index: 90_000 - index, order)
-    assert time_column(path) == unknown
-    path = write_times(tmp_path / "b.csv", "date", lambda _: "2024-01-01", order)  # the same for all rows
-    assert time_column(path) == unknown
-    assert tuple(read_table(arguments(path))[1]) == (None, "")
-
-
-def test_a_column_of_time_can_be_named(tmp_path):
-    order = shuffled(60, 1)
-    lines = [f"{index % 3},{index},{int(moment(-index).timestamp())},{index + 7},{index // 2 % 2}" for index in order]
-    path = write(tmp_path / "a.csv", lines, header="foreground_app,keyboard_activity,timestamp,snapshot,productive")
-    assert keyboard(read(path)) == list(range(59, -1, -1))
-    table = read(path, time_column="snapshot")
-    assert keyboard(table) == list(range(60)) and kinds(table)["snapshot"] == ("dropped", "--time-column")
-    assert time_column(path, time_column="snapshot") == ("snapshot", "as requested")
-    table = read(path, time_column="snapshot", numeric=["snapshot", "timestamp"])
-    assert {"snapshot", "timestamp"} <= {column.name for column in table.of_kind("number")}
-    for name, message in (("moment", "has no such column"), ("", "has no such column"), ("productive", "is the label")):
-        error = refusal(path, time_column=name)
-        assert error.startswith(f"--time-column {name}: ") and message in error
-
-
-@pytest.mark.parametrize("cell", ["", "soon", "2026-02-30", "2026-01-31 10", "1e999", "31.01.2026"])
-@pytest.mark.parametrize("spelling", ["seconds", "a T and a Z"])
-def test_a_row_without_a_time_is_refused(tmp_path, cell, spelling):
-    name, spell = SPELLINGS[spelling]
-    path = write_times(tmp_path / "a.csv", name, lambda index: cell if index == 7 else spell(index), range(60))
-    assert len(read(path, split="random").label) == 60
-    assert f"{path}: line 9, column {name}: no time, such as 2026-01-31 09:30:00 or seconds" in refusal(path)
-    table = read(path, skip_bad_rows=True)
-    assert keyboard(table) == [*range(7), *range(8, 60)] and "line 9: unusable values, left out" in table.notes
-
-
-def test_times_in_seconds():
-    units = np.array([1_769_851_805.25, 1_769_851_805_250.0, 1_769_851_805_250_000.0, np.inf, np.nan])
-    np.testing.assert_array_equal(in_seconds(units), [1_769_851_805.25] * 3 + [np.inf, np.nan])
 
 
 def write_twins(path, names):
@@ -506,8 +430,12 @@ def test_what_is_printed_of_a_table(tmp_path):
 
 
 def test_columns_that_are_never_read_are_not_counted(tmp_path):
-    table = read(write(tmp_path / "a.csv", rows()), drop=["mouse_activity"])
-    assert describe_columns(table)[3].split() == ["mouse_activity", "dropped", "--drop"]
+    """Texts of times are known by their name and first cells; what is left out by a flag is read."""
+    lines = [f"{index},2026-01-31 10:{index:02d},{index * 7 % 5},{index % 2}" for index in range(40)]
+    path = write(tmp_path / "a.csv", lines, header="x,Date,y,productive")
+    _, date, _, dropped = describe_columns(read(path, drop=["y"], numeric=["x"], split="random"))
+    assert date.split() == ["Date", "dropped", "a", "timestamp"]
+    assert dropped.split() == ["y", "dropped", "5", "0", "--drop"]
 
 
 def test_all_generations_have_the_header_of_the_first():

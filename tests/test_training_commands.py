@@ -73,7 +73,9 @@ def made():
 
 def inference_model(small):
     encodings = [fold.encoding for fold in small.folds]
-    model = build_inference_model(small.table, small.encoding, encodings, network_of, seed=1)
+    model = build_inference_model(
+        small.table, small.encoding, encodings, network_of, seed=1, offset=small.config.offset
+    )
     return model, Predictor(model, small.encoding, encodings)
 
 
@@ -101,7 +103,7 @@ def test_one_network_answers_together_with_a_logistic_regression(weighting):
     assert (weighting == "none") == (zero == one)
     linear = fit_linear(small.features, known, small.encoding, fold.encoding, MIXED_PENALTY)
     linear = weighted_linear(linear, small.config.class_weights)
-    straight = linear_logits(small.features, test, small.encoding, fold.encoding, linear)
+    straight = linear_logits(small.features, test, small.encoding, fold.encoding, linear) - small.config.offset
     both = predictor.row_logits(0, small.features, test)
     assign_weights(network, fold.best)
     alone = predictor.row_logits(0, small.features, test)

@@ -55,11 +55,11 @@ def draw_weights(network, generator, spread):
         variable.assign(np.abs(drawn) + 0.1 if "variance" in variable.path else drawn)
 
 
-def untrained(table, folds=1, make_network=usual_network, seed=1, temperature=1.3, spread=0.4):
+def untrained(table, folds=1, make_network=usual_network, seed=1, temperature=1.3, spread=0.4, offset=0.0):
     """A model for a table, of so many networks."""
     splits = split_folds(table.label, folds, 1) if folds > 1 else [split_rows(table.label, "random", 1)]
     encoding, fold_encodings, features = fit_encoding(table, splits)
-    model = build_inference_model(table, encoding, fold_encodings, make_network, seed)
+    model = build_inference_model(table, encoding, fold_encodings, make_network, seed, offset)
     generator = np.random.default_rng(seed)
     for network in model.networks:
         draw_weights(network, generator, spread)

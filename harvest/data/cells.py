@@ -18,7 +18,7 @@ INTEGER = re.compile(r"(-?[1-9]\d{0,18}|0)(\.0+)?", re.ASCII)  # 5.0 is 5, as pr
 TIME = re.compile(  # ISO 8601: a date, perhaps a time of day, perhaps its zone
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)? ?(Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII
 )
-LABELS = {"0": 0, "0.0": 0, "false": 0, "no": 0, "1": 1, "1.0": 1, "true": 1, "yes": 1}
+LABELS = {"false": 0, "no": 0, "true": 1, "yes": 1}
 
 
 def parse_number(cell: str) -> float:
@@ -50,8 +50,9 @@ def parse_time(cell: str) -> float:
 
 
 def parse_label(cell: str) -> int:
-    """0 or 1, or -1 for what is neither."""
-    return LABELS.get(cell.strip().lower(), -1)
+    """0 or 1, as a word or as a number in any spelling, or -1 for what is neither."""
+    value = parse_number(cell)
+    return int(value) if value in (0, 1) else LABELS.get(cell.strip().lower(), -1)
 
 
 parse_text = str.strip  # "" for an empty cell; no meaning starts or ends with white space

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import codecs
 import csv
+import hashlib
 import io
 import math
 import os
 import re
 import sys
 from collections.abc import Iterator
-from itertools import compress
+from itertools import compress, islice, pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ CHUNK_ROWS = 1_000_000  # rows read at once: bounds the memory on large files
 BLOCK_BYTES = 1 << 24
 LONGEST_LINE = 1 << 26  # bytes
 LONGEST_NAME = 500  # characters
+FEWEST_ROWS = 20  # to train on
+HEAD_RECORDS = 50  # among which a header that is not in line 1 is looked for
 csv.field_size_limit(LONGEST_LINE)
 
 
@@ -78,7 +81,25 @@ def find_files(paths: list[str]) -> list[str]:
             also = "" if seen[identity] == path else f", as {seen[identity]} too"
             raise UserError(f"{path}: was given twice{also}; leave one of them out")
         seen[identity] = path
+    refuse_equal(files)
     return files
+
+
+def refuse_equal(paths: list[str]) -> None:
+    """Raise UserError for a file whose content is that of another one: each of its rows would count twice."""
+    by_size: dict[int, list[str]] = {}
+    for path in filter(os.path.isfile, paths):
+        by_size.setdefault(os.path.getsize(path), []).append(path)
+    for same in by_size.values():
+        digests: dict[bytes, str] = {}
+        for path in same if len(same) > 1 else []:
+            try:
+                with open(path, "rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").digest()
+            except OSError:  # check_file() says what is wrong with it
+                continue
+            if (other := digests.setdefault(digest, path)) != path:
+                raise UserError(f"{path}: has the same content as {other}; leave one of them out")
 
 
 def check_file(path: str, unlabelled: bool = False) -> str:
@@ -92,10 +113,11 @@ def check_file(path: str, unlabelled: bool = False) -> str:
         raise UserError(f"{path}: is not a regular file; save its contents to a file first")
     try:
         with open(path, "rb") as file:
-            start = file.readline(LONGEST_LINE)
+            start, second = file.readline(LONGEST_LINE), file.readline(LONGEST_LINE)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; make the file readable or give a copy of it") from None
     first = start.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
+    after = second.decode("utf-8", "surrogateescape") or first
     faults = {
         "line 1 starts as UTF-16 text; save the file as UTF-8": start.startswith((b"\xff\xfe", b"\xfe\xff")),
         "is compressed; unpack it first": start.startswith((b"\x1f\x8b", b"PK\x03\x04")),
@@ -106,7 +128,9 @@ def check_file(path: str, unlabelled: bool = False) -> str:
         "line 1 ends with a carriage return alone; save the file with line feeds": "\r" in first,
     }
     for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        faults[f"line 1 is separated by {name}; save the file with commas"] = first.count(sign) > first.count(",")
+        found = first if "," in first or sign in first else after  # line 1 may be a title
+        separated = found.count(sign) > found.count(",") and sign in after
+        faults[f"is separated by {name}; save the file with commas"] = separated
     for fault, is_so in faults.items():
         if is_so:
             raise UserError(f"{path}: {fault}")
@@ -128,9 +152,10 @@ def open_bytes(path: str, byte_range: ByteRange | None) -> io.BufferedReader:
 
 def scan_lines(path: str, first: bytes, byte_range: ByteRange | None) -> tuple[np.ndarray, np.ndarray, bool, bool]:
     """The fields of each line, int32, 0 for an empty one; the lines, from 0, that equal the first; whether there are
-    quotes; whether the last line has an end. Refuses what no file may hold.
+    quotes, or byte-order marks but the first; whether the last line has an end. Refuses what no file may hold.
     """
     counts, header_lines, has_quotes, ends_with_newline = [np.empty(0, np.int32)], [], False, False
+    has_marks = False
     before, first_line = 0, byte_range.lines_before if byte_range else 0
     header = re.compile(rb"\n(?:%b)?%b\r?(?=\n)" % (codecs.BOM_UTF8, re.escape(first)))
     with open_bytes(path, byte_range) as file:
@@ -139,6 +164,8 @@ def scan_lines(path: str, first: bytes, byte_range: ByteRange | None) -> tuple[n
             text = block + tail
             ends_with_newline = text.endswith(b"\n")
             has_quotes = has_quotes or b'"' in text
+            start_of_file = first_line + before == 0
+            has_marks = has_marks or (not text.isascii() and text.find(codecs.BOM_UTF8, start_of_file) >= 0)
             fault = "holds a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV"
             place = text.find(b"\0")
             if place < 0 and len(tail) == LONGEST_LINE and not ends_with_newline:
@@ -155,20 +182,23 @@ def scan_lines(path: str, first: bytes, byte_range: ByteRange | None) -> tuple[n
             is_blank = (length == 0) | ((length == 1) & (signs[ends - 1] == ord("\r")))
             fields[is_blank] = 0
             counts.append(fields.astype(np.int32))
-            if text.find(first, first_line + before == 0) >= 0:  # which is faster, and skips the first line of the file
+            if text.find(first, start_of_file) >= 0:  # which is faster, and skips the first line of the file
                 starts = [found.start() for found in header.finditer(b"\n" + text)]
                 header_lines += (before + np.searchsorted(ends, starts)).tolist()
             before += len(ends)
-    return np.concatenate(counts), np.array(header_lines, int), has_quotes, ends_with_newline
+    return np.concatenate(counts), np.array(header_lines, int), has_quotes or has_marks, ends_with_newline
 
 
 def read_quoted(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Take quoted text apart with the csv module: (records as plain CSV, fields of each, first line number of each)."""
+    """Take text apart with the csv module, without byte-order marks at the start of lines, as files put together have.
+
+    Returns the records as plain CSV, the fields of each, and the number of the line that each starts on.
+    """
     records, fields, lines, line = [], [], [], 1
     echo: Any = SimpleNamespace(write=str)  # a file whose write() gives back the line
     writer = csv.writer(echo)  # with a line end, so that it quotes line ends
     with open(path, encoding="utf-8-sig", newline="\n") as file:
-        reader = csv.reader(file, skipinitialspace=True, strict=True)
+        reader = csv.reader((text.removeprefix("\ufeff") for text in file), skipinitialspace=True, strict=True)
         try:
             for record in reader:
                 records.append(writer.writerow(record or [""]).removesuffix("\r\n"))
@@ -182,10 +212,46 @@ def read_quoted(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
     return records, np.array(fields, np.int32), np.array(lines)
 
 
+def read_head(path: str) -> list[tuple[int, list[str]]]:
+    """The first records of a file, without blank ones: the line that each starts on, and its cells."""
+    records, line = [], 1
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+        reader = csv.reader((text.removeprefix("\ufeff") for text in file), skipinitialspace=True)
+        for record in islice(reader, HEAD_RECORDS):
+            records.append((line, [cell.strip() for cell in record]))
+            line = reader.line_num + 1
+    return [(line, cells) for line, cells in records if any(cells)]
+
+
+def check_header(path: str, fields: int = 0, name: str = "") -> None:
+    """Refuse a file if a line below line 1 holds the names of the columns, as where a title is above them.
+
+    It would be the first line of so many fields, or with a name, and hold text alone, with a number below it.
+    """
+    for (line, cells), (_, below) in pairwise(read_head(path)):
+        if line > 1 and (name in cells if name else len(cells) == fields):
+            names = [cell for cell in cells if cell]
+            distinct = len(names) >= max(2, len(cells) - 1) and len(set(names)) == len(names)
+            texts = all(math.isinf(parse_number(cell)) for cell in names)
+            if distinct and texts and any(math.isfinite(parse_number(cell)) for cell in below):
+                first, delete = check_file(path).strip()[:40], "line 1" if line == 2 else "the lines before it"
+                fault = f"line 1 ({first}) is not the header, line {line} seems to be: delete {delete}"
+                raise UserError(f"{path}: {fault}")
+            return
+
+
 def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple[list[str], bool]:
     """The names of the columns and whether the first line holds them: in 2017 it was a row, maybe without its label."""
     cells = [cell.strip() for cell in first]
-    if cells and not any(math.isinf(parse_number(cell)) for cell in cells):
+    numbers = [parse_number(cell) for cell in cells]
+    start = int(math.isnan(numbers[0]))  # a table saved with its index has no name for that
+    if not any(cells):
+        raise UserError(f"{path}: line 1 holds no column names; add a header line")
+    if len(cells) >= 2 and numbers[start:] == list(range(len(cells) - start)):
+        shown = ",".join(cells[:5]) + ",..." * (len(cells) > 5)
+        fault = f"line 1 is {shown}, the column numbers that pandas writes; save the table with its column names"
+        raise UserError(f"{path}: {fault}")
+    if not any(map(math.isinf, numbers)):
         if not len(V0_COLUMNS) - unlabelled <= len(cells) <= len(V0_COLUMNS):
             fault = "add a header line (only five columns are known without)"
             raise UserError(f"{path}: line 1 has {len(cells)} numbers and no column names; {fault}")
@@ -227,10 +293,15 @@ def open_csv(path: str, skip_bad_rows: bool, unlabelled: bool = False, byte_rang
         first = records[0]
         repeated = np.array([row for row, record in enumerate(records) if record == first])
     cells = next(csv.reader([first], skipinitialspace=True, strict=True))
-    names, has_header = column_names(path, cells, unlabelled)
     kept = fields > 0
+    wrong = kept & (fields != len(cells))
+    mostly_wrong = 2 * np.count_nonzero(wrong) > np.count_nonzero(kept)
+    if not before and (mostly_wrong or not any(math.isinf(parse_number(cell)) for cell in cells)):
+        usual, counts = np.unique(fields[1:][fields[1:] > 0], return_counts=True)
+        check_header(path, int(usual[counts.argmax()]) if len(usual) else 0)
+    names, has_header = column_names(path, cells, unlabelled)
     kept[0] &= not has_header or before > 0
-    wrong = kept & (fields != len(names))
+    wrong &= kept
     kept &= ~wrong
     torn = not ends_with_newline
     bad = without_torn(np.flatnonzero(wrong), lines, torn, notes)
@@ -241,10 +312,12 @@ def open_csv(path: str, skip_bad_rows: bool, unlabelled: bool = False, byte_rang
             notes.append(f"{name_some(lines[repeated])}: the header again, left out")
     if len(bad):
         where = name_some(lines[bad])
-        if not skip_bad_rows:
+        if not skip_bad_rows or (mostly_wrong and np.count_nonzero(kept) < FEWEST_ROWS):
             found = int(fields[bad[0]])
             fault = f"{found} field{'s' * (found != 1)} where {len(names)} are expected"
-            raise UserError(f"{path}: {where}: {fault}; fix the rows or leave them out with --skip-bad-rows")
+            cure = f"fix line 1 ({first.strip()[:40]}) or the rows" if mostly_wrong else "fix the rows"
+            cure += "" if mostly_wrong or unlabelled else " or leave them out with --skip-bad-rows"
+            raise UserError(f"{path}: {where}: {fault}; {cure}")
         notes.append(f"{where}: wrong number of fields, left out")
     content = "\n".join([*compress(records, kept), ""]) if has_quotes else None
     skip = [] if has_quotes else np.flatnonzero(~kept).tolist()

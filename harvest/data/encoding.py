@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from harvest.data.cells import MISSING
+from harvest.data.columns import Column
 from harvest.data.splits import Split
-from harvest.data.table import Column, Table
+from harvest.data.table import Table
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -35,7 +36,8 @@ class Scaler(NamedTuple):
     """How the cells of D numbers are brought to the size of 1, in 64 bits, before 32 bits keep them: [D] each.
 
     A column that spreads over decades is taken as a signed logarithm, sign(s) log1p(|s|) of s = x / unit; any other
-    as (x - median) / interquartile range, subtracted before digits are lost. It follows from all rows, not from labels.
+    as (x - median) / interquartile range, subtracted before digits are lost. All folds share what the training rows of
+    the first say, which in time come before the test of any window; each centres and scales again by its own.
     """
 
     offset: np.ndarray  # float64; 0 for a logarithm
@@ -44,16 +46,26 @@ class Scaler(NamedTuple):
     whole: np.ndarray  # bool: whole numbers that 32 bits cannot tell apart, which the saved model takes as int64
 
 
-def fit_scaler(table: Table) -> Scaler:
-    """The scaler of a table. Of many rows the first are looked at, which are as good as drawn at random."""
-    columns = table.of_kind("number")
+def draw_rows(rows: np.ndarray) -> np.ndarray:
+    """SCALE_ROWS rows, drawn at random where there are more: the first may be of another time than the last."""
+    if len(rows) <= SCALE_ROWS:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, SCALE_ROWS, replace=False))
+
+
+def fit_scaler(table: Table, rows: np.ndarray) -> Scaler:
+    """The scaler of some rows of a table; what takes 64 bits is seen from all rows."""
+    columns, drawn = table.of_kind("number"), draw_rows(rows)
     scaler = Scaler(*(np.full(len(columns), value) for value in (0.0, 1.0, False, False)))
     for number, column in enumerate(columns):
         values = table.numbers(column.name)
-        known = values[:SCALE_ROWS]
+        known = values[drawn]
         known = known[~np.isnan(known)]
         if not len(known) or np.ptp(known) == 0:
-            known = values[~np.isnan(values)]
+            known = values[rows]
+            known = known[~np.isnan(known)]
+        if not len(known):
+            known = np.zeros(1)  # of a column that is empty in these rows nothing is learned
         size = np.abs(known[known != 0])
         low, high = np.percentile(size, [5, 95]) if len(size) else (1.0, 1.0)
         first, middle, third = np.percentile(known, [25, 50, 75])
@@ -84,8 +96,8 @@ class Encoding(NamedTuple):
 
     The inputs are: D scaled numbers, centred on the median, divided by the interquartile range, clipped smoothly to +-3
     (the preprocessing of RealMLP: Holzmueller, Grinsztajn, Steinwart, 2024), 0 where missing; an indicator for each
-    number that was ever missing; for each category a one-hot input for each value, and one for rare values if there are
-    any; for each number bins between quantiles, which say how much of each bin lies below it (the piecewise-linear
+    number that a training row lacks; for each category a one-hot input for each value, and one for rare values if there
+    are any; for each number bins between quantiles, which say how much of each bin lies below it (the piecewise-linear
     encoding of Gorishniy, Rubachev, Babenko, 2022), centred on their means, 0 where missing. A linear model takes all
     but these. What no training row of a fold has (a value, a gap) leaves all inputs of its column at 0 in that fold.
     """
@@ -148,20 +160,34 @@ def fit_encoding(table: Table, splits: list[Split]) -> tuple[Encoding, list[Fold
     """One encoding a fold, from its training rows; all have the same width, so that one program trains every fold."""
     categories = [fit_category(table, column, splits) for column in table.of_kind("category")]
     numbers = table.of_kind("number")
-    most = min(MOST_BINS, max(2, len(splits[0].train) // 20), BIN_INPUTS // max(1, len(numbers)))
-    bins = [count if (count := min(most, (column.distinct or 0) - 1)) > 1 else 0 for column in numbers]
+    bins = count_bins(numbers, len(splits[0].train))
     known, widths = [codes for codes, _, _ in categories], [width for _, width, _ in categories]
-    encoding = Encoding(fit_scaler(table), [], known, widths, bins)
+    encoding = Encoding(fit_scaler(table, splits[0].train), [], known, widths, bins)
     features = make_features(table, encoding)
     missing = features.numbers > FARTHEST
-    encoding.indicators.extend(np.flatnonzero(missing.any(axis=1)).tolist())
+    gaps = np.stack([missing[:, split.train].any(axis=1) for split in splits])  # [folds, D]
+    encoding.indicators.extend(np.flatnonzero(gaps.any(axis=0)).tolist())
     fold_encodings = []
     for fold, split in enumerate(splits):
-        indicator_known = np.asarray(missing[encoding.indicators][:, split.train].any(axis=1), np.float32)
+        indicator_known = gaps[fold, encoding.indicators].astype(np.float32)
         center, scale, *bin_values = fit_numbers(features.numbers, split.train, bins)
         positions = np.concatenate([np.empty(0, np.int32), *(of_fold[fold] for _, _, of_fold in categories)])
         fold_encodings.append(FoldEncoding(center, scale, indicator_known, positions, *bin_values))
     return encoding, fold_encodings, features
+
+
+def count_bins(numbers: list[Column], training_rows: int) -> list[int]:
+    """The bins of each number: fewer where a bin would have few rows, or a wide table many bins in all."""
+    most = min(MOST_BINS, max(2, training_rows // 20), BIN_INPUTS // max(1, len(numbers)))
+    return [count if (count := min(most, (column.distinct or 0) - 1)) > 1 else 0 for column in numbers]
+
+
+def expected_width(table: Table, training_rows: int) -> int:
+    """About the E of fit_encoding(), from the columns alone: rare values and gaps may be in no training row."""
+    numbers = table.of_kind("number")
+    categories = sum(min(len(column.vocabulary), 1 + MAXIMUM_CATEGORIES) for column in table.of_kind("category"))
+    gaps = sum(bool(column.missing) for column in numbers)
+    return len(numbers) + gaps + categories + sum(count_bins(numbers, training_rows))
 
 
 def fit_category(table: Table, column: Column, splits: list[Split]) -> tuple[np.ndarray, int, list[np.ndarray]]:
@@ -202,7 +228,7 @@ def fit_numbers(numbers: np.ndarray, rows: np.ndarray, bins: list[int]) -> list[
     """
     center, scale = np.zeros((2, len(numbers)), np.float32)
     lower, slope, mean = np.zeros((3, sum(bins)), np.float32)
-    rows = rows[:: max(1, len(rows) // SCALE_ROWS)]
+    rows = draw_rows(rows)
     for number, (values, count) in enumerate(zip(numbers, bins, strict=True)):
         known = values[rows]
         known = known[known <= FARTHEST]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +13,12 @@ import pandas as pd
 from harvest.cli import UserError
 from harvest.data.cells import MISSING
 from harvest.data.encoding import row_pieces
+from harvest.data.hashes import coarse_numbers, hash_rows
 from harvest.data.splits import Split
-from harvest.data.table import Table, hash_rows
+from harvest.data.table import Table
 
 ROWS_ENTRY = "training_rows.bin"  # of a model's archive
+ROUNDED_ENTRY = "rounded_training_rows.bin"  # the same with rounded numbers, which models before 1.8.0 do not have
 KEPT_HASHES = 32_768  # of the rows that trained a model, about; of more a sample
 
 
@@ -31,44 +34,80 @@ def fingerprint(table: Table) -> str:
     return digest.hexdigest()
 
 
-def labels_digest(table: Table) -> str:
-    """A digest of which lines have which label: equal for runs on the same rows, whichever columns they took."""
-    return f"{int(hash_rows([table.files, table.line_numbers, table.label]).sum()):016x}"
+def rows_digest(table: Table, splits: Sequence[Split]) -> str:
+    """A digest of which lines of which files were tested, and their labels: equal whichever columns a run took."""
+    tested = np.concatenate([split.test for split in splits])
+    hashes = hash_rows([table.files[tested], table.line_numbers[tested], table.label[tested]])
+    return f"{int(hashes.sum()):016x}"
+
+
+class KnownHashes(NamedTuple):
+    """Hashes of rows that trained a model, to look others up among them."""
+
+    bound: int  # only rows whose hash is below are told apart
+    repeated: float  # the share of them that equal another one by chance, as new rows may too
+    hashes: np.ndarray  # uint64, sorted
+
+    @property
+    def complete(self) -> bool:
+        """Whether the hashes of all rows are kept, not those of a sample."""
+        return self.bound == 2**64 - 1
 
 
 class TrainingRows(NamedTuple):
     """What a model's archive holds of the rows that trained it."""
 
-    bound: int  # only rows whose hash is below are told apart
-    repeated: float  # the share of them that equal another one, as new rows may too
-    hashes: np.ndarray  # uint64, sorted
+    exact: KnownHashes
+    rounded: KnownHashes | None = None  # of the same rows with rounded numbers
+    stored: float = 1.0  # the share of the rows that trained it that are told apart here at all
 
 
-def store_training_rows(table: Table, splits: list[Split], rows_at_once: int = 100_000) -> bytes:
-    """What says later whether a row trained or stopped a network: hashes of all but its label.
+def store_training_rows(
+    table: Table, splits: list[Split], trained: int | None = None, rows_at_once: int = 100_000
+) -> dict[str, bytes]:
+    """Entries of a model's archive that say later whether a row trained or stopped a network: hashes of its features.
 
-    Unsigned 64-bit integers: the bound below which a hash is kept, the rows whose hash is, how many of these equal
-    another one, and the hashes, sorted, each once.
+    trained is the number of rows that did, when not all of them are in the table. An entry is of unsigned 64-bit
+    integers: the bound below which a hash is kept, the rows whose hash is, how many of these equal another one by
+    chance, and the hashes, sorted, each once. Those of rounded rows have the rows here and all that trained in front.
     """
     seen = np.zeros(len(table.label), bool)
     for split in splits:
         seen[split.train] = seen[split.val] = True
-    bound, kept = min(2**64 - 1, KEPT_HASHES * 2**64 // int(seen.sum())), []
+    count, copied = int(seen.sum()), copied_rows(table)
+    bound = min(2**64 - 1, KEPT_HASHES * 2**64 // count)
     values = [table.numbers(column.name) for column in table.of_kind("number")]
     categories = [(hash_values(column.vocabulary), table.codes(column.name)) for column in table.of_kind("category")]
-    for piece in row_pieces(np.flatnonzero(seen), rows_at_once):
-        numbers = (coarse_numbers(column[piece]) for column in values)
-        hashes = hash_rows([*numbers, *(meanings[codes[piece]] for meanings, codes in categories)])
-        kept.append(hashes[hashes < np.uint64(bound)])
-    hashes, counts = np.unique(np.concatenate(kept), return_counts=True)
-    head = np.array([bound, counts.sum(), counts[counts > 1].sum()], np.uint64)
-    return np.concatenate([head, hashes]).astype("<u8").tobytes()
+    entries = []
+    for simplify in (coarse_numbers, round_numbers):
+        kept, chance = [], []
+        for piece in row_pieces(np.flatnonzero(seen), rows_at_once):
+            numbers = (simplify(column[piece]) for column in values)
+            hashes = hash_rows([*numbers, *(meanings[codes[piece]] for meanings, codes in categories)])
+            kept.append(hashes[hashes < np.uint64(bound)])
+            chance.append(~copied[piece][hashes < np.uint64(bound)])
+        hashes, place, counts = np.unique(np.concatenate(kept), return_inverse=True, return_counts=True)
+        repeated = (counts[place] > 1) & np.concatenate(chance)
+        head = np.array([bound, len(place), repeated.sum()], np.uint64)
+        entries.append(np.concatenate([head, hashes]).astype("<u8").tobytes())
+    rows = np.array([count, max(count, trained or 0)], "<u8").tobytes()
+    return {ROWS_ENTRY: entries[0], ROUNDED_ENTRY: rows + entries[1]}
 
 
-def coarse_numbers(values: np.ndarray) -> np.ndarray:
-    """Numbers in 64 bits, of which pandas' parser may miss the last, without the last 20."""
-    unit = np.uint64(20)
-    return ((values + 0.0).view(np.uint64) + np.uint64(1 << 19) >> unit << unit).view(np.float64)  # 0.0: -0 is 0
+def copied_rows(table: Table) -> np.ndarray:
+    """Which rows [N] equal another one for a reason other than chance, such as a file that holds them twice."""
+    if table.repeats is None:
+        return np.zeros(len(table.label), bool)
+    return np.isin(table.repeats.groups, table.repeats.groups[table.repeats.copies])
+
+
+def round_numbers(values: np.ndarray) -> np.ndarray:
+    """Numbers that stand for values [N] of two significant digits: 0.1249 and 0.12 have the same, 120 another."""
+    size = np.where((values == 0) | ~np.isfinite(values), 1.0, np.abs(values))
+    exponent = np.floor(np.log10(size))
+    digits = np.round(size / 10.0 ** (exponent - 1))
+    exponent, digits = exponent + (digits == 100), np.where(digits == 100, 10.0, digits)
+    return np.where(values == 0, 0.0, np.sign(values) * (digits + 1_000 * (exponent + 400)))
 
 
 def hash_values(values: list[int] | list[str]) -> np.ndarray:
@@ -83,27 +122,46 @@ def read_training_rows(path: Path) -> TrainingRows | None:
     """None for a model of a version that did not store them. Raises UserError for a damaged one."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if ROWS_ENTRY not in archive.namelist():
-                return None
-            numbers = np.frombuffer(archive.read(ROWS_ENTRY), "<u8")
-        (bound, rows, repeated), hashes = map(int, numbers[:3]), numbers[3:]
-        if repeated > rows or len(hashes) > rows or np.any(hashes[1:] <= hashes[:-1]) or np.any(hashes >= bound):
+            entries = {
+                name: np.frombuffer(archive.read(name), "<u8")
+                for name in (ROWS_ENTRY, ROUNDED_ENTRY)
+                if name in archive.namelist()
+            }
+        if ROWS_ENTRY not in entries:
+            return None
+        exact = read_hashes(entries[ROWS_ENTRY])
+        if ROUNDED_ENTRY not in entries:
+            return TrainingRows(exact)
+        stored, trained = map(int, entries[ROUNDED_ENTRY][:2])
+        if not 0 < stored <= trained:
             raise ValueError
+        return TrainingRows(exact, read_hashes(entries[ROUNDED_ENTRY][2:]), stored / trained)
     except Exception:  # each way of compressing raises kinds of its own
         raise UserError(f"{path}: what it tells of its training rows is damaged; train the model again") from None
-    return TrainingRows(bound, repeated / max(1, rows), hashes)
 
 
-def row_hashes(kinds: dict[str, str], inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """The hashes of rows given as a model takes them, cells [B] by column: those that store_training_rows() keeps."""
-    parts: dict[str, list[np.ndarray]] = {"number": [], "category": []}
+def read_hashes(numbers: np.ndarray) -> KnownHashes:
+    """What store_training_rows() has written of one kind. Raises ValueError."""
+    (bound, rows, repeated), hashes = map(int, numbers[:3]), numbers[3:]
+    if repeated > rows or len(hashes) > rows or np.any(hashes[1:] <= hashes[:-1]) or np.any(hashes >= bound):
+        raise ValueError
+    return KnownHashes(bound, repeated / max(1, rows), hashes)
+
+
+def row_hashes(kinds: dict[str, str], inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes of rows given as a model takes them, cells [B] by column, and those of the rows with rounded numbers:
+    those that store_training_rows() keeps.
+    """
+    numbers, categories = [], []
     for name, kind in kinds.items():
         cells = inputs[name]
         if kind == "number":
             missing = cells == MISSING if cells.dtype == np.int64 else np.isnan(cells)
-            cells = coarse_numbers(np.where(missing, np.nan, cells.astype(np.float64)))
+            numbers.append(np.where(missing, np.nan, cells.astype(np.float64)))
         elif cells.dtype == object:
             codes, texts = pd.factorize(cells)
-            cells = hash_values([text.decode() for text in texts])[codes]
-        parts[kind].append(cells)
-    return hash_rows(parts["number"] + parts["category"])
+            categories.append(hash_values([text.decode() for text in texts])[codes])
+        else:
+            categories.append(cells)
+    exact, rounded = (hash_rows([*map(simplify, numbers), *categories]) for simplify in (coarse_numbers, round_numbers))
+    return exact, rounded

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from harvest.cli import UserError, print_error
+from harvest.data.encoding import MAXIMUM_CATEGORIES
 from harvest.run_directory import finish_commit, shared_warning
 
 if TYPE_CHECKING:  # a file is read before TensorFlow is imported, so that what is wrong with it shows at once
@@ -35,9 +36,15 @@ class Details(NamedTuple):
     kinds: dict[str, str]  # number or category, by the name of the column
     missing: set[str]  # columns that were seen without a value
     scales: dict[str, list]  # the fields of the Scaler
+    new_values: dict[str, float]  # of categories: the share of new rows that may have a value the model does not know
+    ranges: dict[str, list[float]]  # of numbers: the least and the largest
 
     def to_json(self) -> str:
-        columns = [{"name": name, "kind": kind, "missing": name in self.missing} for name, kind in self.kinds.items()]
+        columns: list[dict[str, Any]] = []
+        for name, kind in self.kinds.items():
+            columns.append({"name": name, "kind": kind, "missing": name in self.missing})
+            facts = {"range": self.ranges.get(name), "new_values": self.new_values.get(name)}
+            columns[-1] |= {fact: value for fact, value in facts.items() if value is not None}
         return json.dumps({"threshold": self.threshold, "label": self.label, "columns": columns, "scales": self.scales})
 
     @classmethod
@@ -46,7 +53,11 @@ class Details(NamedTuple):
         stored = json.loads(text)
         kinds = {column["name"]: column["kind"] for column in stored["columns"]}
         missing = {column["name"] for column in stored["columns"] if column.get("missing")}
-        details = cls(stored["label"], stored["threshold"], kinds, missing, stored.get("scales", {}))
+        new_values = {column["name"]: float(column.get("new_values", 0)) for column in stored["columns"]}
+        new_values = {name: share for name, share in new_values.items() if kinds[name] == "category"}
+        ranges = {column["name"]: [*map(float, column["range"])] for column in stored["columns"] if "range" in column}
+        scales = stored.get("scales", {})
+        details = cls(stored["label"], stored["threshold"], kinds, missing, scales, new_values, ranges)
         texts = [details.label, *kinds, *kinds.values()]
         if not kinds or not 0 < details.threshold < 1 or not all(isinstance(text, str) for text in texts):
             raise ValueError("not a model's details")
@@ -61,7 +72,19 @@ def make_details(table: Table, scaler: Scaler, label: str, threshold: float = 0.
     used = [column for column in table.columns if column.kind != "dropped"]
     missing = {column.name for column in used if column.missing}
     scales = {name: values.tolist() for name, values in scaler._asdict().items()}
-    return Details(label, threshold, {column.name: column.kind for column in used}, missing, scales)
+    kinds = {column.name: column.kind for column in used}
+    new_values = {column.name: share_of_new_values(table.codes(column.name)) for column in table.of_kind("category")}
+    numbers = {column.name: table.numbers(column.name) for column in table.of_kind("number")}
+    ranges = {name: [float(np.nanmin(cells)), float(np.nanmax(cells))] for name, cells in numbers.items()}
+    return Details(label, threshold, kinds, missing, scales, new_values, ranges)
+
+
+def share_of_new_values(codes: np.ndarray) -> float:
+    """The share of new rows whose value a model will not know: as many as have one that occurs once (Good, 1953), or
+    is not among the most frequent.
+    """
+    counts = -np.sort(-np.bincount(codes))
+    return float((counts[MAXIMUM_CATEGORIES:].sum() + np.count_nonzero(counts[:MAXIMUM_CATEGORIES] == 1)) / len(codes))
 
 
 class Archive:

@@ -1,6 +1,7 @@
 """What a saved model says of rows: of texts of cells, or of a DataFrame as pandas read it."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import tensorflow as tf
 
 from harvest.cli import UserError
 from harvest.data.cells import MISSING, PARSERS, parse_label, parse_number
+from harvest.data.csv_file import V0_COLUMNS
 from harvest.data.training_rows import row_hashes
 from harvest.model.archive import Details, foreign_model, open_model
 from harvest.model.input_rows import CHUNK_ROWS, absent_columns, note
+from harvest.model.novelty import Novelty
 from harvest.run_directory import MODEL_FILE
 
 Inputs = dict[str, np.ndarray]  # of a model, by column: [B, 1]
+PANDAS_MISSING = {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"}
+PANDAS_MISSING |= {"NA", "NULL", "NaN", "None", "n/a", "nan", "null"}  # texts that read_csv takes for missing cells
 
 
 def load_model(path: Path, details: Details) -> keras.Model:
@@ -98,8 +103,8 @@ def read_labels(rows: pd.DataFrame, label: str, path: str) -> np.ndarray:
     return labels
 
 
-def hash_inputs(details: Details, inputs: Inputs) -> np.ndarray:
-    """The hashes of rows [B] that tell whether they trained the model."""
+def hash_inputs(details: Details, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes of rows [B] that tell whether they trained the model, and those of the rows with rounded numbers."""
     cells = {name: column[:, 0] for name, column in inputs.items()}
     texts = {name: [text.encode() for text in column] for name, column in cells.items() if column.dtype == object}
     return row_hashes(details.kinds, cells | {name: np.array(column, object) for name, column in texts.items()})
@@ -108,8 +113,9 @@ def hash_inputs(details: Details, inputs: Inputs) -> np.ndarray:
 class Classifier:
     """A trained model for rows in a DataFrame, called like those of scikit-learn, which is not needed.
 
-    The cells are those of a CSV: text as it stands there (dtype=str), or numbers as pandas reads them. Missing are
-    None, NaN and "". Columns may come in any order, and others are passed over. What is wrong raises UserError.
+    The cells are those of a CSV: text as it stands there (dtype=str, keep_default_na=False), or numbers as pandas reads
+    them. Missing are None, NaN and "". Columns may come in any order, and others are passed over. What is wrong raises
+    UserError; a column that holds nothing the model has seen in training is warned of, once.
     """
 
     classes_ = np.array([0, 1])
@@ -117,6 +123,7 @@ class Classifier:
     def __init__(self, path: Path) -> None:
         self.path, self.details = path, open_model(path)
         self.model = load_model(path, self.details)
+        self.warned: set[str] = set()  # columns
 
     def predict_proba(self, rows: pd.DataFrame) -> np.ndarray:
         """The probabilities of 0 and of 1: [N, 2] float64."""
@@ -132,24 +139,51 @@ class Classifier:
         names = [str(name).strip() for name in rows]
         if twice := next((name for name in names if names.count(name) > 1), ""):
             raise UserError(f"the rows have two columns {twice}; rename one of them")
+        check_header(names, self.details)
         absent_columns("the table", names, self.details)
-        cells = rows.set_axis(names, axis=1)
-        parts = [self._chunk(cells[start : start + CHUNK_ROWS]) for start in range(0, len(cells), CHUNK_ROWS)]
+        cells, novelty = rows.set_axis(names, axis=1), Novelty(self.model, self.details)
+        parts = [self._chunk(cells[start : start + CHUNK_ROWS], novelty) for start in range(0, len(cells), CHUNK_ROWS)]
+        notes = {name: text for name, text in novelty.notes().items() if name not in self.warned}
+        self.warned.update(notes)
+        for text in notes.values():
+            warnings.warn(text, stacklevel=3)
         return np.concatenate([np.empty(0, np.float32), *parts])
 
-    def _chunk(self, rows: pd.DataFrame) -> np.ndarray:
+    def _chunk(self, rows: pd.DataFrame, novelty: Novelty) -> np.ndarray:
         chunk = rows[[name for name in self.details.kinds if name in rows]].astype(object)
         for name in chunk:
-            cells = chunk[name].where(chunk[name].notna(), "").tolist()
+            filled = chunk[name].notna()
+            cells = chunk[name].where(filled, "").tolist()
             if self.details.kinds[name] == "category":
-                check_category(name, cells, integers=self.model.input[name].dtype == "int64")
+                integers = self.model.input[name].dtype == "int64"
+                if not integers and not filled.all():
+                    self._check_missing(name, rows.index[np.argmin(filled)], novelty.vocabularies[name])
+                check_category(name, cells, integers)
             chunk[name] = np.array([*map(cell_text, cells)], object)
         inputs, wrong = model_inputs(self.model, self.details, chunk)
         for number in np.flatnonzero(wrong.astype(bool))[:1]:
             name = wrong[number]
             cell = chunk[name].iloc[number][:50]
             raise UserError(f"row {rows.index[number]}, column {name}: {cell!r} is not a number")
+        novelty.add(inputs)
         return run_model(self.model, self.path, inputs)
+
+    def _check_missing(self, name: str, row: Any, vocabulary: set[str]) -> None:
+        """Refuse NaN in a column of texts where it may be the text NA, which pandas takes for it."""
+        why = "" if name in self.details.missing else "it was never missing in training"
+        if texts := sorted(vocabulary & PANDAS_MISSING):
+            why = f"to the model {texts[0]} is a value"
+        if why:
+            cure = "read the table with dtype=str, keep_default_na=False; an empty cell is an empty string"
+            raise UserError(f"row {row}, column {name} is missing, but {why}; {cure}")
+
+
+def check_header(names: list[str], details: Details) -> None:
+    """Refuse a table of 2017, which has no header, when its first row, or nothing, was taken for the names."""
+    numbers = [name for name in names if not math.isinf(parse_number(name))]
+    if set(details.kinds) <= set(V0_COLUMNS) and 2 * len(numbers) > len(names):
+        cure = f"read it with header=None, names={V0_COLUMNS[: len(names)]}"
+        raise UserError(f"the columns of the table have numbers for names ({', '.join(names[:3])}); {cure}")
 
 
 def check_category(name: str, cells: list[Any], integers: bool) -> None:

@@ -22,13 +22,16 @@ Values = Sequence[tuple[keras.Variable, np.ndarray]]  # variables of a model, an
 class InferenceModel(NamedTuple):
     model: keras.Model  # raw columns [B, 1] by name -> probability [B, 1]
     networks: list[keras.Model]  # one for each fold: encoded inputs [B, E] -> logit [B, 1]
-    calibration: list[keras.Variable]  # [1, 1], one for each fold: what its logit is multiplied by
+    calibration: list[layers.Dense]  # of each fold: from its logit to its probability
     first: keras.Model  # raw columns -> the probability of the first network alone
+    offset: float  # what class weights add to the logits of all networks, which is subtracted again
 
     def set_temperature(self, temperature: float) -> None:
-        """Let all logits be divided by a temperature (Guo et al., 2017)."""
-        for variable in self.calibration:
-            variable.assign(np.full((1, 1), 1 / temperature, np.float32))
+        """Let all logits, less the offset, be divided by a temperature (Guo et al., 2017)."""
+        for layer in self.calibration:
+            layer.kernel.assign(np.full((1, 1), 1 / temperature, np.float32))
+            if layer.use_bias:
+                layer.bias.assign([-self.offset / temperature])
 
 
 def build_inference_model(
@@ -37,12 +40,14 @@ def build_inference_model(
     fold_encodings: Sequence[FoldEncoding],
     make_network: Callable[[int], keras.Model],
     seed: int,
+    offset: float = 0.0,
 ) -> InferenceModel:
     """A model of one network for each fold; the probabilities of several are averaged.
 
     make_network(E) gives a functional model from encoded inputs [B, E] to the logit [B, 1]. The model takes integer ids
     as int64 (MISSING where the cell is empty), text as strings (""), numbers as float64 (NaN), and whole numbers beyond
     32 bits as int64. Networks and encodings are nested models, so names in them clash with no column.
+    offset is what class weights add to the logits of the networks: the log of their ratio (King and Zeng, 2001).
     """
     keras.utils.set_random_seed(seed)  # of the initializers
     columns = {column.name for column in table.columns}
@@ -55,10 +60,10 @@ def build_inference_model(
         encoded = encoder([part for part in cells if part is not None])
         made = make_network(encoding.width)
         networks.append(keras.Model(made.input, made.output, name=free_name(fold or "network", columns)))
-        # Sigmoid of the logits divided by the temperature, which is 1 until it is fitted.
-        options = {"use_bias": False, "kernel_initializer": "ones", "dtype": "float32"}
+        # Sigmoid of the logits, less the offset, divided by the temperature, which is 1 until it is fitted.
+        bias = {"use_bias": offset != 0, "bias_initializer": keras.initializers.Constant(-offset)}
         name = free_name(f"{fold}_probability" if fold else "probability", columns)
-        outputs.append(layers.Dense(1, "sigmoid", **options, name=name))
+        outputs.append(layers.Dense(1, "sigmoid", kernel_initializer="ones", dtype="float32", name=name, **bias))
         probabilities.append(outputs[-1](networks[-1](encoded)))
     if len(probabilities) == 1:
         model = first = keras.Model(inputs, probabilities[0], name="productivity")
@@ -66,7 +71,7 @@ def build_inference_model(
         probability = layers.Average(name=free_name("probability", columns))(probabilities)
         model = keras.Model(inputs, probability, name="productivity")
         first = keras.Model(inputs, probabilities[0], name="first_network")
-    return InferenceModel(model, networks, [output.kernel for output in outputs], first)
+    return InferenceModel(model, networks, outputs, first, offset)
 
 
 def make_inputs(table: Table, encoding: Encoding) -> dict[str, keras.KerasTensor]:
@@ -143,6 +148,7 @@ class Predictor:
         self, inference_model: InferenceModel, encoding: Encoding, fold_encodings: Sequence[FoldEncoding]
     ) -> None:
         self.networks, self.encoding, self.fold_encodings = inference_model.networks, encoding, fold_encodings
+        self.offset = inference_model.offset
         network = self.networks[0]
         shown = [layer for layer in network.layers if layer.trainable_variables]
         self.layer_names = [layer.name for layer in shown]
@@ -165,8 +171,8 @@ class Predictor:
         return self.outputs(np.concatenate([np.ravel(value) for _, value in values]), encoded)  # one vector: 1 ms less
 
     def logits(self, fold: int, encoded: ArrayLike, values: Values | None = None) -> np.ndarray:
-        """The logits [B] float32 of a fold's network, counted from 0, for encoded rows [B, E]."""
-        return self.run(fold, encoded, values)[-1].numpy()[:, 0]
+        """The logits [B] float32 of a fold's network less the offset, counted from 0, for encoded rows [B, E]."""
+        return self.run(fold, encoded, values)[-1].numpy()[:, 0] - np.float32(self.offset)
 
     def row_logits(self, fold: int, features: Features, rows: np.ndarray, values: Values | None = None) -> np.ndarray:
         """The logits [N] float64 of a fold's network for rows of the table."""

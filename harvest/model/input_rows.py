@@ -15,7 +15,7 @@ import pandas as pd
 
 from harvest.cli import UserError, print_error
 from harvest.data.cells import parse_label, parse_number
-from harvest.data.csv_file import ESCAPED, LONGEST_LINE, column_names, open_csv, read_chunks
+from harvest.data.csv_file import ESCAPED, LONGEST_LINE, check_header, column_names, open_csv, read_chunks
 from harvest.model.archive import Details
 
 CHUNK_ROWS = 100_000
@@ -59,6 +59,9 @@ def is_torn(chunk: pd.DataFrame, details: Details) -> bool:
 
 def check_names(path: str, names: list[str], details: Details) -> None:
     """Note which columns rows do not have. Raises UserError if one of them must be there."""
+    absent = [name for name in details.kinds if name not in names]
+    if absent and path != STREAM:
+        check_header(path, name=absent[0])
     if absent := absent_columns(f"{path}: line 1", names, details):
         shown = ", ".join(absent[:5]) + (" and others" if len(absent) > 5 else "")
         note(f"{path}: has no {shown}: missing in its rows")
@@ -87,7 +90,7 @@ class Line(NamedTuple):
 
 
 def read_line(number: int, line: bytes) -> Line:
-    text = line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
+    text = line.decode("utf-8-sig", "surrogateescape")  # files put together have marks at the start of other lines too
     if len(line) >= LONGEST_LINE:
         return Line(number, text, "is longer than 64 MB")
     if not text.isascii() and ESCAPED.search(text):
@@ -178,7 +181,7 @@ def read_stream(details: Details) -> Iterator[pd.DataFrame]:
         flaws = [f"line {part.number}: {part.flaw}" for part in record if part.flaw]
         if flaws and (whole or alone):
             note(f"{flaws[0]}, {'' if alone else f'the record from line {start} on is '}left out")
-        elif cells and [cells[0].removeprefix("\ufeff"), *cells[1:]] == header:
+        elif cells and cells == header:
             note(f"line {start}: the header again, left out")
         elif whole:
             rows[start] = cells

@@ -4,18 +4,27 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from harvest.cli import UserError, print_error
 from harvest.run_directory import METRICS_FILE
 from harvest.text import interval, percent
 
-TITLES = ["data", "directory", "date", "rows", "tested", "network", "folds", "log-loss", "95 %", "ROC AUC", "accuracy"]
+TITLES = ["directory", "date", "network", "folds", "log-loss", "95 %", "ROC AUC", "accuracy"]
+
+
+class Run(NamedTuple):
+    log_loss: float
+    data: str  # the name of the data, and how many of its rows were used and tested
+    rows: tuple[str, ...]  # equal in runs that were tested on the same rows
+    cells: list[str]
 
 
 def compare_runs(folders: list[str]) -> list[str]:
-    """The results of whole runs as a table, the lowest log-loss first; without folders, those of the directories here.
+    """The results of whole runs as tables, one for each set of tested rows, the lowest log-loss first.
 
-    Notes of runs that are missing or damaged go to standard error. UserError if no run is left.
+    Without folders, they are those of the directories here. Notes of runs that are missing or damaged go to standard
+    error. UserError if no run is left.
     """
     runs = []
     paths = [Path(folder, METRICS_FILE) for folder in folders] or sorted(Path().glob(f"*/{METRICS_FILE}"))
@@ -28,24 +37,30 @@ def compare_runs(folders: list[str]) -> list[str]:
             print_error(f"note: {path} is damaged and left out")
     if not runs:
         raise UserError("--compare: no completed run was found; name the directories that runs were written to")
-    runs.sort(key=lambda run: run[0])
-    data = list(dict.fromkeys(rows for _, rows, _ in runs))
-    table = [TITLES, *([str(data.index(rows) + 1), *cells] for _, rows, cells in runs)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
-    if len(data) > 1:
-        lines.append("Compare only runs with the same number in the data column: they were tested on the same rows.")
+    ranked: dict[tuple[str, ...], list[Run]] = {}
+    for run in sorted(runs):
+        ranked.setdefault((run.data, *run.rows), []).append(run)
+    lines: list[str] = []
+    for own in ranked.values():
+        table = [TITLES, *(run.cells for run in own)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        rows = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
+        lines += [*[""] * bool(lines), own[0].data, *rows]
+    if len(ranked) > 1:
+        lines += ["", "Each table holds runs that were tested on the same rows: compare only within a table."]
     return lines
 
 
-def read_run(path: Path) -> tuple[float, tuple[str, ...], list[str]]:
-    """The log-loss of a run, what is equal in runs that were tested on the same rows, and its cells after the first."""
+def read_run(path: Path) -> Run:
     metrics = json.loads(path.read_bytes())
     test, settings = metrics["test"], metrics["settings"]
     used, tested = f"{metrics['rows']['used']:,}", f"{sum(map(sum, test['confusion'])):,}"
-    split = [str(settings.get(name)) for name in ("split", "split_seed")] if used != tested else []
-    rows = used, tested, str(metrics.get("rows_digest", path)), *split
+    first, *others = settings["csv"]
+    name = f"{len(others) + 1} files, {first} to {others[-1]}" if others else first
+    split = [str(settings.get(setting)) for setting in ("split", "split_seed")] if used != tested else []
     date = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
-    cells = [str(path.parent), date, used, tested, str(settings["architecture"]), str(settings["folds"])]
-    cells += [f"{test['log_loss']:.3f}", interval(test["log_loss_ci95"], 1, 3), f"{test['roc_auc'] or math.nan:.3f}"]
-    return test["log_loss"], rows, [*cells, percent(test["accuracy"])]
+    cells = [str(path.parent), date, str(settings["architecture"]), str(settings["folds"])]
+    ends = interval(test["log_loss_ci95"], 1, 3) if test["log_loss_ci95"] else "none"
+    cells += [f"{test['log_loss']:.3f}", ends, f"{test['roc_auc'] or math.nan:.3f}"]
+    rows = str(metrics.get("rows_digest", path)), *split
+    return Run(test["log_loss"], f"{name}: {used} rows, {tested} tested", rows, [*cells, percent(test["accuracy"])])

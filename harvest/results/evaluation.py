@@ -29,7 +29,9 @@ class Evaluation:
     y_prob: np.ndarray  # [N] float64
     metrics: dict[str, Any]  # as measure() gives them
     threshold: Decision  # from which a probability counts as 1
-    temperature: float  # by which logits were divided
+    temperature: float  # by which the saved model divides logits
+    temperatures: list[float]  # by which those of the tested rows of each fold were divided
+    tested_at: np.ndarray  # [N] the threshold of each tested row
     validation: tuple[np.ndarray, np.ndarray]  # y_true, y_prob of the validation rows
     baselines: dict[str, Baseline]  # of the same test rows
 
@@ -37,16 +39,32 @@ class Evaluation:
 def evaluate(
     validation: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
+    splits: Sequence[Split],
     temperature: float,
     rule: tuple[str, float | None],
     baselines: dict[str, Baseline],
-    seed: int,
+    by_time: bool = False,
 ) -> Evaluation:
-    """Choose the threshold on validation rows and measure the test rows; both are given as labels and logits [N]."""
-    calibrated, (y_true, y_prob) = ((labels, sigmoid(logits / temperature)) for labels, logits in (validation, test))
+    """Choose the threshold on validation rows and measure the test rows; both are given as labels and logits [N].
+
+    By time, the test rows of a window are answered with the temperature and the threshold that its validation rows and
+    earlier ones give: those of later windows were not known then.
+    """
+    calibrated = validation[0], sigmoid(validation[1] / temperature)
     threshold = choose_threshold(rule, *calibrated)
-    metrics = measure(y_true, y_prob, threshold.value, seed)
-    return Evaluation(y_true, y_prob, metrics, threshold, temperature, calibrated, baselines)
+    temperatures, thresholds = [temperature] * len(splits), [threshold.value] * len(splits)
+    if by_time and len(splits) > 1:
+        for window, end in enumerate(np.cumsum([len(split.val) for split in splits])):
+            labels, logits = (part[:end] for part in validation)
+            temperatures[window], _ = fit_temperature(labels, logits)
+            thresholds[window] = choose_threshold(rule, labels, sigmoid(logits / temperatures[window])).value
+    if len(set(thresholds)) > 1:
+        threshold = threshold._replace(reason=f"{threshold.reason}; windows are tested at those of earlier rows")
+    divisors, tested_at = np.repeat([temperatures, thresholds], [len(split.test) for split in splits], axis=1)
+    y_true, y_prob = test[0], sigmoid(test[1] / divisors)
+    metrics = measure(y_true, y_prob, tested_at)
+    answered = (y_true, y_prob, metrics, threshold, temperature, temperatures, tested_at)
+    return Evaluation(*answered, calibrated, baselines)
 
 
 def measure_baselines(
@@ -55,7 +73,6 @@ def measure_baselines(
     encoding: Encoding,
     fold_encodings: Sequence[FoldEncoding],
     linear: Sequence[np.ndarray],
-    seed: int,
 ) -> dict[str, Baseline]:
     """Always the majority, and the linear model [L + 1] of each fold, measured on the test rows of all folds."""
     logits = [
@@ -66,7 +83,7 @@ def measure_baselines(
     share = float(np.mean([features.labels[split.train].mean() for split in splits]))
     y_true = features.labels[np.concatenate([split.test for split in splits])]
     predicted = {"majority": np.full(len(y_true), share), "logistic_regression": sigmoid(np.concatenate(logits))}
-    return {name: Baseline(y_prob, measure(y_true, y_prob, 0.5, seed)) for name, y_prob in predicted.items()}
+    return {name: Baseline(y_prob, measure(y_true, y_prob, 0.5)) for name, y_prob in predicted.items()}
 
 
 def choose_network_share(

@@ -7,17 +7,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harvest.data.cells import MISSING
+from harvest.data.columns import Column
 from harvest.data.encoding import SCALE_ROWS, Encoding, Features, FoldEncoding, encode, raw_inputs, row_pieces
 from harvest.data.splits import Split
-from harvest.data.table import Column, Table
+from harvest.data.table import Table
 from harvest.results.evaluation import Evaluation
 from harvest.results.metrics import (
+    FEWEST_OF_CLASS,
     Z_95,
     choose_threshold,
     confusion_matrix,
-    interval_ends,
     log_losses,
-    resamples,
+    paired_difference,
     sigmoid,
     threshold_rule,
 )
@@ -42,7 +43,7 @@ class FoldNetworks(NamedTuple):
     encoding: Encoding
     fold_encodings: Sequence[FoldEncoding]
     predict_logits: Callable[[int, np.ndarray], np.ndarray]  # of a fold, from 0, for encoded rows [B, E]: float32 [B]
-    temperature: float
+    temperatures: Sequence[float]  # by which the logits of each fold are divided
 
 
 def explain(
@@ -52,16 +53,13 @@ def explain(
     *,
     seed: int,
     network_share: float = 1.0,
-    balanced: bool = False,
+    generated: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
-    """The facts for metrics.json, by its names, and the lines to print; balanced: classes were weighted."""
-    y_true, y_prob, threshold = evaluation.y_true, evaluation.y_prob, evaluation.threshold.value
+    """The facts for metrics.json, by its names, and the lines to print; generated: the rows are in no file."""
+    y_true, y_prob, model = evaluation.y_true, evaluation.y_prob, (evaluation.y_prob, evaluation.tested_at)
     baselines = {name: (baseline.y_prob, 0.5) for name, baseline in evaluation.baselines.items()}
-    comparison = {name: compare(y_true, (y_prob, threshold), given, seed) for name, given in baselines.items()}
-    unlike = ["balanced class weights"] if balanced else []
-    if threshold != 0.5:
-        unlike.append(f"a threshold of {threshold:.3g}")
-    verdict = judge(comparison, evaluation.metrics, len(networks.splits), network_share, " and ".join(unlike))
+    comparison = {name: compare(y_true, model, given) for name, given in baselines.items()}
+    verdict = judge(comparison, evaluation.metrics, len(networks.splits), network_share, evaluation.threshold.value)
     importance = permutation_importance(table, networks, seed)
     suspects = suspect_labels(table, np.concatenate([split.test for split in networks.splits]), y_true, y_prob)
     facts = {
@@ -72,49 +70,45 @@ def explain(
         "effects": partial_dependence(table, networks, [*importance][:EFFECT_COLUMNS]),
     }
     lines = ["", *(line for sentence in verdict for line in wrap(sentence))]
-    lines += [*threshold_lines(*evaluation.validation), *importance_lines(importance), *suspect_lines(suspects)]
+    lines += threshold_lines(*evaluation.validation) + importance_lines(importance)
+    lines += suspect_lines(suspects, generated)
     return facts, lines
 
 
 def compare(
-    y_true: np.ndarray, model: tuple[np.ndarray, float], baseline: tuple[np.ndarray, float], seed: int
+    y_true: np.ndarray, model: tuple[np.ndarray, float | np.ndarray], baseline: tuple[np.ndarray, float | np.ndarray]
 ) -> dict[str, dict[str, Any]]:
     """Log-loss and accuracy of the model less those of a baseline on the same rows, row by row, with 95 % intervals.
 
-    Both are given as probabilities [N] and the threshold from which they count as 1.
+    Both are given as probabilities [N] and the threshold, or thresholds [N], from which they count as 1. With few rows
+    of a class the difference in log-loss has no interval: None.
     """
-    rows, (chosen, weights) = len(y_true), resamples(len(y_true), seed)
+    rows, ones = len(y_true), np.count_nonzero(y_true)
     losses = log_losses(y_true, model[0]) - log_losses(y_true, baseline[0])
-    ends = interval_ends(weights @ losses[chosen] / len(chosen), losses[chosen].mean(), rows)
+    mean, half = float(losses.mean()), float(Z_95 * losses.std() / math.sqrt(rows))
     correct = [(y_prob >= threshold) == (y_true > 0.5) for y_prob, threshold in (model, baseline)]
     gained, lost = int(np.sum(correct[0] & ~correct[1])), int(np.sum(correct[1] & ~correct[0]))
-    differing, difference = gained + lost, (gained - lost) / rows
-    # McNemar's test (1947), and the interval of paired proportions (Fleiss, Levin and Paik, 2003), both with the
-    # correction for continuity.
-    p_value = math.erfc(max(0, abs(gained - lost) - 1) / math.sqrt(2 * max(1, differing)))
-    half = (1 + Z_95 * math.sqrt(differing - rows * difference**2)) / rows
-    mean, ci95 = float(losses.mean()), [max(-1.0, difference - half), min(1.0, difference + half)]
+    ci95, p_value = paired_difference(gained, lost, rows)
+    few = min(ones, rows - ones) < FEWEST_OF_CLASS
     return {
-        "log_loss": {"difference": mean, "ci95": [mean + end for end in ends]},
-        "accuracy": {"difference": difference, "ci95": ci95, "p_value": p_value},
+        "log_loss": {"difference": mean, "ci95": None if few else [mean - half, mean + half]},
+        "accuracy": {"difference": (gained - lost) / rows, "ci95": ci95, "p_value": p_value},
     }
 
 
 def judge(
-    comparison: dict[str, Any], test: dict[str, Any], folds: int, network_share: float = 1.0, unlike: str = ""
+    comparison: dict[str, Any], test: dict[str, Any], folds: int, network_share: float = 1.0, threshold: float = 0.5
 ) -> list[str]:
-    """The verdict, in sentences: what the test shows, and how far it can be trusted.
-
-    unlike is what the model was given and the baselines were not: class weights, a threshold.
-    """
+    """The verdict, in sentences: what the test shows, and how far it can be trusted."""
     judged = [judge_baseline(BASELINES[name], **differences) for name, differences in comparison.items()]
     sentences = [*judged]
     width, rows = 100 * np.diff(test["accuracy_ci95"]).item(), np.sum(test["confusion"])
     if width > 15:
         wide = f"The interval of the accuracy is {width:.0f} points wide, as only {rows:,} rows could be tested"
         sentences.insert(0, f"{wide}: treat this result as indicative only.")
-    if unlike:
-        sentences.append(f"The model has {unlike}, the baselines do not: compare them by ROC AUC.")
+    if threshold != 0.5:
+        unlike = f"The model has a threshold of {threshold:.3g}, the baselines have 0.5"
+        sentences.append(f"{unlike}: compare them by ROC AUC and log-loss, not by accuracy.")
     elif not judged[0].startswith("Better"):
         sentences.append("More labelled rows would help most.")
     if folds > 1:
@@ -128,13 +122,14 @@ def judge(
 
 def judge_baseline(name: str, log_loss: dict[str, Any], accuracy: dict[str, Any]) -> str:
     """Whether the model is better than a baseline, and in which metric: what may well be chance is no difference."""
-    (low, high), p_value, found = log_loss["ci95"], accuracy["p_value"], []
+    (low, high), p_value, found = log_loss["ci95"] or (-math.inf, math.inf), accuracy["p_value"], []
     gains = {"log-loss": (high < 0) - (low > 0), "accuracy": accuracy["difference"] if p_value < 0.05 else 0}
     for comparative, sign in (("better", 1), ("worse", -1)):
         if metrics := [metric for metric, gain in gains.items() if sign * gain > 0]:
             found.append(f"{comparative} than {name} in {' and '.join(metrics)}")
     result = ", ".join(found).capitalize() or f"No significant improvement over {name}"
-    loss = f"{log_loss['difference']:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+    ends = f"95 % interval {low:+.3f} to {high:+.3f}" if log_loss["ci95"] else "no interval: one class has too few rows"
+    loss = f"{log_loss['difference']:+.3f} ({ends})"
     lowest, highest = (100 * end for end in accuracy["ci95"])
     chance = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
     points = f"{100 * accuracy['difference']:+.1f} points ({lowest:+.1f} to {highest:+.1f}, McNemar {chance})"
@@ -168,7 +163,7 @@ def permutation_importance(table: Table, networks: FoldNetworks, seed: int) -> d
 
     def losses(fold: int, encoded: np.ndarray) -> np.ndarray:
         logits = np.reshape(networks.predict_logits(fold, encoded), (-1, len(rows)))
-        return log_losses(features.labels[rows], sigmoid(logits / networks.temperature))
+        return log_losses(features.labels[rows], sigmoid(logits / networks.temperatures[fold]))
 
     for fold, (split, fold_encoding) in enumerate(zip(splits, networks.fold_encodings, strict=True)):
         rows = split.test[:: max(1, len(split.test) * len(splits) // most)]
@@ -206,11 +201,14 @@ def suspect_labels(table: Table, rows: np.ndarray, y_true: np.ndarray, y_prob: n
     return suspects
 
 
-def suspect_lines(suspects: list[dict[str, Any]]) -> list[str]:
+def suspect_lines(suspects: list[dict[str, Any]], generated: bool = False) -> list[str]:
+    """The first suspects; generated rows are in no file, so they are counted without its header."""
     if not suspects:
         return []
     lines = ["", "Labels worth a second look (in the test, the model was nearly sure of the opposite)"]
     places = [f"{row['file']}, line {row['line']}" if "file" in row else f"line {row['line']}" for row in suspects[:5]]
+    if generated:
+        places = [f"generated row {row['line'] - 1}" for row in suspects[:5]]
     width = max(map(len, places))
     for place, row in zip(places, suspects, strict=False):
         lines.append(f"  {place:<{width}}  labelled {row['label']}, probability of 1: {row['probability']:.3f}")
@@ -244,7 +242,8 @@ def typical_rows(table: Table, column: Column, rows: np.ndarray) -> tuple[np.nda
 def partial_dependence(table: Table, networks: FoldNetworks, shown: list[str]) -> list[dict[str, Any]]:
     """How the mean probability of test rows moves with the columns that are shown (Friedman, 2001).
 
-    All rows are given the cell that a typical row has in the column, one typical row after another.
+    All rows are given the cell that a typical row has in the column, one typical row after another. "mean" is the mean
+    probability of the same rows as they are.
     """
     features, splits, encoding, *_ = networks
     columns, numbers = feature_columns(table), len(table.of_kind("number"))
@@ -252,23 +251,25 @@ def partial_dependence(table: Table, networks: FoldNetworks, shown: list[str]) -
     trained = np.concatenate([split.train for split in splits])
     trained = np.unique(trained[:: max(1, len(trained) // SCALE_ROWS)])
     typical = [typical_rows(table, columns[number], trained) for number in chosen]
-    donors, lengths = np.concatenate([rows for rows, _ in typical]), [len(rows) for rows, _ in typical]
+    lengths = [*(len(rows) for rows, _ in typical), 1]
+    donors = np.concatenate([*(rows for rows, _ in typical), trained[:1]])  # the last gives no cell
     most = max(1, min(EFFECT_ROWS, EFFECT_CELLS // (encoding.width * len(donors))))
     sums, total = np.zeros(len(donors)), 0
     for fold, (split, fold_encoding) in enumerate(zip(splits, networks.fold_encodings, strict=True)):
         rows = split.test[:: math.ceil(len(split.test) * len(splits) / most)]
-        changed = np.repeat(np.repeat(chosen, lengths), len(rows))[:, None]  # the column that differs in each row
+        changed = np.repeat(np.repeat([*chosen, -1], lengths), len(rows))[:, None]  # the column that differs in a row
         own, given = features.take(np.tile(rows, len(donors))), features.take(np.repeat(donors, len(rows)))
         scaled = np.where(changed == np.arange(numbers), given[0], own[0])
         categories = np.where(changed == np.arange(numbers, len(columns)), given[1], own[1])
         logits = networks.predict_logits(fold, np.asarray(encode(scaled, categories, encoding, fold_encoding)))
-        sums += sigmoid(np.asarray(logits, float) / networks.temperature).reshape(len(donors), -1).sum(axis=1)
+        y_prob = sigmoid(np.asarray(logits, float) / networks.temperatures[fold])
+        sums += y_prob.reshape(len(donors), -1).sum(axis=1)
         total += len(rows)
-    means = np.split(sums / total, np.cumsum(lengths)[:-1])
+    *means, (usual,) = np.split(sums / total, np.cumsum(lengths)[:-1])
     effects = []
     for name, number, (rows, counts), y_prob in zip(shown, chosen, typical, means, strict=True):
         cells = raw_inputs(table, encoding.scaler, rows)[name][:, 0].tolist()
         values = [None if cell in ("", MISSING) or cell != cell else cell for cell in cells]
         effect = {"column": name, "kind": columns[number].kind, "values": values}
-        effects.append(effect | {"rows": counts.tolist(), "probability": y_prob.tolist()})
+        effects.append(effect | {"rows": counts.tolist(), "probability": y_prob.tolist(), "mean": float(usual)})
     return effects

@@ -1,8 +1,11 @@
 """Columns that may give the label away, found before training."""
 
+import shlex
+
 import numpy as np
 
-from harvest.data.table import Table, name_words
+from harvest.data.columns import name_words
+from harvest.data.table import Table
 from harvest.results.metrics import wilson
 from harvest.text import percent
 
@@ -26,7 +29,7 @@ def find_leaks(table: Table, label: str) -> list[str]:
         elif len(label) > 2 and name_words(label) <= name_words(column.name):
             why = "its name contains that of the label"
         if why:
-            warnings.append(f"{column.name}: {why}; if it was made from the label, --drop {column.name}")
+            warnings.append(f"{column.name}: {why}; if it was made from the label, --drop {shlex.quote(column.name)}")
     return warnings
 
 

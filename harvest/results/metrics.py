@@ -1,12 +1,11 @@
 """Scores of predicted probabilities with their 95 % intervals, calibration, and the choice of a threshold.
 
 Names and signatures are those of scikit-learn where it has them. In all functions y_true [N] is 0 or 1 and y_prob [N]
-the probability of 1. sample_weight is [N], or [R, N] for R weightings of the same rows, whose scores are then [R].
+the probability of 1.
 """
 
 import argparse
 import contextlib
-import functools
 import math
 from typing import Any
 
@@ -15,8 +14,7 @@ import numpy as np
 from harvest.cli import positive_number
 from harvest.decision import Decision
 
-RESAMPLES = 1_000
-BOOTSTRAP_ROWS = 5_000  # more rows than this are resampled in part, and the interval narrowed accordingly
+FEWEST_OF_CLASS = 10  # rows, with which the interval of a score that hangs on each of them can be trusted
 CALIBRATION_ROWS = 20_000  # from which a temperature is known well enough
 CALIBRATION_BINS = 10
 Z_95 = 1.959964  # 95 % of a normal distribution are within so many standard deviations
@@ -31,39 +29,104 @@ def confusion_matrix(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     return np.bincount(2 * (y_true > 0.5) + y_pred, minlength=4).reshape(2, 2)
 
 
-def count_by_score(
-    y_true: np.ndarray, y_score: np.ndarray, sample_weight: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The weights of the rows of 1 and of 0 with each of S scores, the lowest first: [..., S], [..., S]."""
+def count_by_score(y_true: np.ndarray, y_score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many rows of 1 and of 0 have each of S scores, the lowest first: [S], [S]."""
     order = np.argsort(y_score, kind="stable")
-    ranked = y_score[order]
+    ranked, ones = y_score[order], y_true[order].astype(float)
     starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
-    weights = np.ones(len(order)) if sample_weight is None else np.take(sample_weight, order, axis=-1)
-    counts = weights * y_true[order], weights * (1 - y_true[order])
-    if len(starts) < len(order):
-        counts = np.add.reduceat(counts[0], starts, axis=-1), np.add.reduceat(counts[1], starts, axis=-1)
-    return counts
+    return np.add.reduceat(ones, starts), np.add.reduceat(1 - ones, starts)
 
 
-def roc_auc_score(y_true: np.ndarray, y_score: np.ndarray, *, sample_weight: np.ndarray | None = None) -> np.ndarray:
+def roc_auc_score(y_true: np.ndarray, y_score: np.ndarray) -> float:
     """The share of pairs of a row of 1 and a row of 0 that the score ranks rightly; NaN if there is no pair."""
-    positive, negative = count_by_score(y_true, y_score, sample_weight)
-    below = np.cumsum(negative, axis=-1) - negative
-    with np.errstate(invalid="ignore"):
-        pairs = positive.sum(axis=-1) * negative.sum(axis=-1)
-        return (positive * (below + negative / 2)).sum(axis=-1) / pairs
+    return roc_auc(*count_by_score(y_true, y_score))[0]
 
 
-def average_precision_score(
-    y_true: np.ndarray, y_score: np.ndarray, *, sample_weight: np.ndarray | None = None
-) -> np.ndarray:
+def roc_auc(positive: np.ndarray, negative: np.ndarray) -> tuple[float, list[float] | None]:
+    """The area under the ROC curve and its 95 % interval, from counts by score.
+
+    The variance is that of DeLong, DeLong and Clarke-Pearson (1988), from ranks as Sun and Xu (2014) compute it.
+    """
+    ones, zeros = positive.sum(), negative.sum()
+    if not ones or not zeros:
+        return math.nan, None
+    rank_of_ones = (np.cumsum(negative) - negative / 2) / zeros  # the share of rows of 0 that are below
+    rank_of_zeros = 1 - (np.cumsum(positive) - positive / 2) / ones
+    area = float(positive @ rank_of_ones / ones)
+    if min(ones, zeros) < FEWEST_OF_CLASS:
+        return area, None
+    if len(positive) == 1:
+        return area, [area, area]  # one score for all rows ranks none of them, whatever the sample
+    variance = smoothed_variance(area, positive @ (rank_of_ones - area) ** 2, ones, 2, 1)
+    variance += smoothed_variance(area, negative @ (rank_of_zeros - area) ** 2, zeros, 2, 1)
+    return area, share_interval(area, variance)
+
+
+def average_precision_score(y_true: np.ndarray, y_score: np.ndarray) -> float:
     """The area below the precision-recall curve, as a sum of steps; NaN if there is no row of 1."""
-    positive, negative = count_by_score(y_true, y_score, sample_weight)
-    tp = np.cumsum(positive[..., ::-1], axis=-1)
-    predicted = np.cumsum((positive + negative)[..., ::-1], axis=-1)
-    with np.errstate(invalid="ignore"):
-        precision = np.where(predicted > 0, tp / predicted, 0)
-        return (positive[..., ::-1] * precision).sum(axis=-1) / positive.sum(axis=-1)
+    return average_precision(*count_by_score(y_true, y_score))[0]
+
+
+def average_precision(positive: np.ndarray, negative: np.ndarray) -> tuple[float, list[float] | None]:
+    """The average precision and its 95 % interval, from counts by score.
+
+    The variance is the sum of squares of each row's influence (the infinitesimal jackknife of Jaeckel, 1972).
+    """
+    ones, zeros = positive.sum(), negative.sum()
+    if not ones:
+        return math.nan, None
+    predicted = np.cumsum((positive + negative)[::-1])[::-1]
+    precision = np.cumsum(positive[::-1])[::-1] / predicted
+    area = float(positive @ precision / ones)
+    gain, loss = np.cumsum(positive / predicted), np.cumsum(positive * precision / predicted)
+    squares = positive @ (precision - area + gain - loss) ** 2 + negative @ loss**2
+    variance = smoothed_variance(area, squares, ones, 4, 8)
+    return area, share_interval(area, variance) if min(ones, zeros) >= FEWEST_OF_CLASS else None
+
+
+def share_spread(share: float) -> float:
+    """The largest variance of values in 0 to 1 with this mean; above 0, so that what is divided by it has a limit."""
+    return max(share * (1 - share), 1e-12)
+
+
+def smoothed_variance(share: float, squares: float, rows: float, added: int, lost: int) -> float:
+    """The variance of a share over so many rows from the sum of squares of their parts in it, and some more rows.
+
+    Few rows do not show how far the rare ones spread, and those of a perfect score do not differ at all, so some rows
+    of the largest variance are added. How many, and how many degrees of freedom are lost, comes from the simulation in
+    benchmarks/coverage.py.
+    """
+    return float((squares + added * share_spread(share)) / max(1, rows + added - lost) / rows)
+
+
+def share_interval(share: float, variance: float) -> list[float]:
+    """95 % interval of a share in 0 to 1: that of a proportion of as many rows as give it this variance."""
+    trials = share_spread(share) / variance
+    return wilson(share * trials, trials)
+
+
+def paired_difference(gained: int, lost: int, rows: int) -> tuple[list[float], float]:
+    """95 % interval and p-value of the difference (gained - lost) / rows of two proportions of the same rows.
+
+    The p-value is that of McNemar's test (1947); the interval holds the differences that the same score test does not
+    reject (Tango, 1998), so it leaves 0 out exactly when p < 0.05.
+    """
+
+    def score(difference: float) -> float:
+        linear = (2 * rows - gained + lost) * difference - gained - lost
+        root = math.sqrt(linear**2 + 8 * rows * lost * difference * (1 - difference))
+        variance = rows * ((root - linear) / (2 * rows) + difference * (1 - difference))
+        return (gained - lost - rows * difference) / math.sqrt(max(variance, 1e-12))
+
+    def end(z: float, low: float, high: float) -> float:
+        for _ in range(60):  # the score falls as the difference rises
+            middle = (low + high) / 2
+            low, high = (middle, high) if score(middle) > z else (low, middle)
+        return middle
+
+    estimate = (gained - lost) / rows
+    ends = [end(Z_95, -1.0, estimate), end(-Z_95, estimate, 1.0)]
+    return ends, math.erfc(abs(score(0.0)) / math.sqrt(2))
 
 
 def log_losses(y_true: np.ndarray, y_prob: np.ndarray) -> np.ndarray:
@@ -87,60 +150,51 @@ def wilson(successes: float, trials: float) -> list[float]:
     return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
-@functools.lru_cache(1)  # all models that are tested on the same rows are compared on the same samples
-def resamples(rows: int, seed: int, stream: int = 2, most: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray]:
-    """Which of many rows are resampled, and how often each counts in each of R samples [R, rows] (Efron, 1979)."""
-    generator = np.random.default_rng([seed, stream])
-    chosen = np.arange(rows) if rows <= BOOTSTRAP_ROWS else generator.choice(rows, BOOTSTRAP_ROWS, replace=False)
-    count = len(chosen)
-    weights = generator.multinomial(count, np.full(count, 1 / count), min(most, 1_000_000 // count))
-    return chosen, weights.astype(np.float32)
+def mean_interval(values: np.ndarray) -> list[float]:
+    """95 % interval of the mean of skewed values [N], by the transformation of Hall (1992)."""
+    mean, deviation, root = values.mean(), values.std(), math.sqrt(len(values))
+    if not deviation:
+        return [float(mean)] * 2
+    skew = float(((values - mean) ** 3).mean()) / deviation**3 / root
+    if abs(skew) < 1e-6:
+        return [float(mean + z * deviation / root) for z in (-Z_95, Z_95)]
+    return [float(mean - deviation / root * 3 / skew * (np.cbrt(1 + skew * (z - skew / 6)) - 1)) for z in (Z_95, -Z_95)]
 
 
-def narrower(rows: int) -> float:
-    """What the distance of an interval's end is multiplied with when not all of its rows are resampled."""
-    return math.sqrt(min(1, BOOTSTRAP_ROWS / rows))
+def measure(y_true: np.ndarray, y_prob: np.ndarray, threshold: float | np.ndarray) -> dict[str, Any]:
+    """All that metrics.json says of a test: each score and its 95 % interval; None for what the rows do not define.
 
-
-def interval_ends(resampled: np.ndarray, score: float, rows: int) -> list[float]:
-    """How far the ends of the 95 % interval are from a score; resampled [R] are its values in samples, NaN for none."""
-    values = resampled[np.isfinite(resampled)]
-    percentiles = np.percentile(values, [2.5, 97.5]) if len(values) else []
-    return [float(end - score) * narrower(rows) for end in percentiles]
-
-
-def score_probabilities(
-    y_true: np.ndarray, y_prob: np.ndarray, sample_weight: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
-    """The scores that need no threshold."""
-    losses = log_losses(y_true, y_prob)
-    return {
-        "roc_auc": roc_auc_score(y_true, y_prob, sample_weight=sample_weight),
-        "pr_auc": average_precision_score(y_true, y_prob, sample_weight=sample_weight),
-        "log_loss": losses.mean() if sample_weight is None else sample_weight @ losses / len(losses),
-    }
-
-
-def measure(y_true: np.ndarray, y_prob: np.ndarray, threshold: float, seed: int) -> dict[str, Any]:
-    """All that metrics.json says of a test: each score and its 95 % interval; None for what the rows do not define."""
+    The threshold may differ from row to row, [N].
+    """
     (tn, fp), (fn, tp) = confusion = confusion_matrix(y_true, y_prob >= threshold).tolist()
     proportions = {"accuracy": (tp + tn, len(y_true)), "precision": (tp, tp + fp), "recall": (tp, tp + fn)}
     result: dict[str, Any] = {}
     for name, (successes, trials) in proportions.items():
         result |= {name: successes / max(1, trials), f"{name}_ci95": wilson(successes, trials)}
     result["f1"] = 2 * tp / max(1, 2 * tp + fp + fn)
-    result |= {name: float(score) for name, score in score_probabilities(y_true, y_prob).items()}
+    counts, losses = count_by_score(y_true, y_prob), log_losses(y_true, y_prob)
+    (roc, roc_ends), (precision_recall, precision_recall_ends) = roc_auc(*counts), average_precision(*counts)
+    result |= {"roc_auc": roc, "pr_auc": precision_recall, "log_loss": float(losses.mean())}
     result["brier"] = float(np.mean(np.square(y_prob - y_true)))
     # Expected calibration error: the distance of probability and frequency in a bin (Naeini, Cooper, Hauskrecht, 2015).
     distances = np.bincount(calibration_bins(y_prob), y_prob - y_true, minlength=CALIBRATION_BINS)
     result |= {"ece": float(np.abs(distances).sum() / len(y_true)), "confusion": confusion}
-    chosen, weights = resamples(len(y_true), seed)
-    resampled = score_probabilities(y_true[chosen], y_prob[chosen], weights)
-    rankable = np.bincount(y_true[chosen] > 0.5, minlength=2).min() > 1  # every sample ranks an only row alike
-    for name, score in score_probabilities(y_true[chosen], y_prob[chosen]).items():
-        ends = interval_ends(resampled[name], float(score), len(y_true)) if rankable or name == "log_loss" else []
-        result[f"{name}_ci95"] = [result[name] + end for end in ends] or None
+    result |= {"roc_auc_ci95": roc_ends, "pr_auc_ci95": precision_recall_ends}
+    result["log_loss_ci95"] = None if too_few(confusion) else mean_interval(losses)
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in result.items()}
+
+
+def too_few(confusion: list[list[int]]) -> list[int]:
+    """The classes, 0 or 1, with too few rows for an interval of scores that hang on each of them."""
+    return [label for label, counts in enumerate(confusion) if sum(counts) < FEWEST_OF_CLASS]
+
+
+def missing_intervals(label: str, test: dict[str, Any]) -> str:
+    """Why scores of a test, as measure() gives it, have no interval; "" where all have one."""
+    if test["log_loss_ci95"]:
+        return ""
+    few = " and ".join(f"{label} = {value}" for value in too_few(test["confusion"]))
+    return f"ROC AUC and log-loss have no interval: too few rows of {few}."
 
 
 def threshold_rule(text: str) -> tuple[str, float | None]:
@@ -167,12 +221,14 @@ def choose_threshold(rule: tuple[str, float | None], y_true: np.ndarray, y_prob:
     name, number = rule
     if name == "fixed":
         return Decision(number, "as requested" if number != 0.5 else "the more likely class")
+    if name == "classes":
+        return Decision(number, "the share of 1 in training: with balanced class weights, both classes count the same")
     if name == "cost":
         return Decision(number, "the expected cost of both mistakes is equal there")
     order = np.argsort(-y_prob, kind="stable")
     y_prob, tp = y_prob[order], np.cumsum(y_true[order])
     predicted, positives = np.arange(1, len(y_true) + 1), y_true.sum()
-    precision, recall = tp / predicted, tp / positives
+    precision, recall = tp / predicted, tp / max(1, positives)
     least = number or 0.0
     score = {
         "f1": 2 * tp / (predicted + positives),
@@ -195,6 +251,10 @@ def fit_temperature(y_true: np.ndarray, logits: np.ndarray) -> tuple[float, floa
     """
     step = max(1, len(y_true) // CALIBRATION_ROWS)
     y_true, logits = y_true[::step], logits[::step]
-    logarithms = np.linspace(-0.7, 1.1, 91)
-    losses = [log_losses(y_true, sigmoid(logits / math.exp(value))).sum() + 10 * value**2 for value in logarithms]
-    return math.exp(logarithms[int(np.argmin(losses))]), min(losses)
+
+    def penalised(logarithm: float) -> tuple[float, float]:
+        return float(log_losses(y_true, sigmoid(logits / math.exp(logarithm))).sum() + 10 * logarithm**2), logarithm
+
+    _, nearest = min(map(penalised, np.linspace(-3, 3, 31)))
+    loss, logarithm = min(map(penalised, nearest + np.linspace(-0.2, 0.2, 21)))
+    return math.exp(logarithm), loss

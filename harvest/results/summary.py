@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +14,11 @@ from harvest import VERSION
 from harvest.data.encoding import row_pieces
 from harvest.data.splits import Split
 from harvest.data.table import Table, short_names
-from harvest.data.training_rows import labels_digest
+from harvest.data.training_rows import rows_digest
 from harvest.decision import Decision
 from harvest.model.export import example_row
 from harvest.results.evaluation import Evaluation
-from harvest.results.metrics import CALIBRATION_BINS, calibration_bins, sigmoid
+from harvest.results.metrics import CALIBRATION_BINS, calibration_bins, missing_intervals, sigmoid
 from harvest.run_directory import CARD_FILE, EXPORT_FILES, METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE, REPORT_FILE
 from harvest.text import count_range, interval, percent, rows_of, wrap
 
@@ -63,6 +64,7 @@ def result_lines(label: str, evaluation: Evaluation, folds: int) -> list[str]:
             score = "-" if value is None else f"{scale * value:.{digits}f}{unit}"
             line += f"{score} {interval(ends, scale, digits) if ends else '':>14}".rjust(23)
         lines.append(line.rstrip())
+    lines += wrap(missing_intervals(label, test), "  ", "  ")
     found = f"Found {tp:,} of {tp + fn:,} {rows_of(label, 1)}; {fp:,} of {tn + fp:,}"
     taken = "productive" if label == "productive" else f"{label} = 1"
     lines += wrap(f"{found} {rows_of(label, 0)} were taken for {taken}.", "  ", "  ")
@@ -97,7 +99,7 @@ def file_lines(
         if file in stale:
             lines.append(f"Export     {folder / file} of an earlier run is deleted; --export {name} writes it again")
     if logs:
-        lines.append(f"Logs       tensorboard --logdir {folder / 'logs'}")
+        lines.append(f"Logs       tensorboard --logdir {shlex.quote(str(folder / 'logs'))}")
     speed = f"{timing['train_s']:.2f} s for training ({timing['rows_per_s']:,.0f} rows/s)"
     return [*lines, f"Time       {timing['total_s']:.1f} s in total, {speed}"]
 
@@ -147,6 +149,7 @@ def example(cells: dict[str, np.ndarray], logits: Sequence[float], temperature: 
 
 def assemble_metrics(
     table: Table,
+    splits: Sequence[Split],
     counts: Mapping[str, int],
     evaluation: Evaluation,
     epochs: tuple[int, int],
@@ -170,7 +173,7 @@ def assemble_metrics(
         "settings": settings,
         "timing": timing,
         "date": time.strftime("%Y-%m-%d"),
-        "rows_digest": labels_digest(table),
+        "rows_digest": rows_digest(table, splits),
         "versions": {"python": platform.python_version(), "script": VERSION, **packages},
         **{name: facts[name] for name in FACTS},
     }

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harvest.cli import UserError
-from harvest.data.encoding import MAXIMUM_CATEGORIES, MOST_BINS
+from harvest.data.encoding import expected_width
+from harvest.data.repeats import most_folds
 from harvest.data.splits import Split
 from harvest.data.table import Table
 from harvest.decision import Decision
@@ -20,8 +21,11 @@ from harvest.training.tensorflow_setup import Device, find_devices, hide_gpus, i
 
 WEIGHT_DECAY = 0.1
 XLA_COMPILE_SECONDS = 0.9  # beyond tracing; measured by benchmarks/speed.py, as are the times of a step
-STEP_SECONDS = {True: (6e-6, 1.2e-7), False: (1.5e-4, 5.7e-7)}  # with XLA or not: a step, and each row in it
-USUAL_INPUTS = 64  # of the network, for which these times hold
+# With XLA or not: a step, each input of the network in it (AdamW), each input of a row (encoding, products).
+STEP_SECONDS = {True: (6e-6, 3e-8, 3e-9), False: (1.5e-4, 2e-7, 9e-9)}
+EPOCH_SECONDS = 1e-3  # of a fold: its validation, and what callbacks do
+START_SECONDS = 4e-7  # a number of a row: a fold's encoding, and the logistic regression that its net starts from
+USUAL_INPUTS = 64  # of the network
 USUAL_EPOCHS = 50  # until early stopping
 ENSEMBLE = 10
 ENSEMBLE_ROWS = 30_000  # an ensemble gains ever less: 0.012 in log-loss at 500 rows, 0.001 at 20 000
@@ -60,6 +64,16 @@ class Config:
         """The precision as a dtype policy of Keras."""
         return "float32" if self.precision == "float32" else f"mixed_{self.precision}"
 
+    @property
+    def offset(self) -> float:
+        """What class weights add to the logits of a network: the log of their ratio."""
+        return math.log(self.class_weights[1] / self.class_weights[0])
+
+    @property
+    def even_threshold(self) -> float:
+        """The probability of 1 from which 1 is the likelier class, as classes were weighted; 0.5 without weights."""
+        return self.class_weights[0] / sum(self.class_weights)
+
     def settings(self) -> dict[str, Any]:
         """The decided values by the names of metrics.json."""
         names = ("folds", "batch_size", "learning_rate", "momentum", "xla", "precision")
@@ -80,25 +94,29 @@ class Config:
             f"Precision  {self.precision} ({reasons['precision']})",
         ]
         if balanced:
-            what = "the probabilities are those of a population in which both are equally frequent"
+            what = "both count the same in training; the probabilities are put right for it afterwards"
             lines.append(f"Weights    classes are balanced: {what}")
         return lines
 
 
-def choose_folds(args: argparse.Namespace, label: np.ndarray) -> Decision:
+def choose_folds(args: argparse.Namespace, table: Table) -> Decision:
     """The number of nets, each trained on all folds but two; 1: one net."""
-    rows, rarer = len(label), int(min(label.sum(), len(label) - label.sum()))
+    rows, rarer = len(table.label), most_folds(table.label, table.repeats)
     if args.folds == 1:
         return Decision(1, "as requested")
     if args.split == "time" and args.folds == "auto":
         return Decision(1, "the split is by time; --folds 5 slides five windows over it")
     asked = ENSEMBLE if args.folds == "auto" else args.folds
     folds = asked if args.split == "time" else min(asked, rarer)
-    batch_size = choose_batch_size(args.batch_size, rows).value
-    steps = folds * min(args.epochs, USUAL_EPOCHS) * 0.8 * rows / batch_size
-    seconds = steps * usual_step_seconds(args.xla is not False, batch_size)
+    batch_size, trained = choose_batch_size(args.batch_size, rows).value, int(0.8 * rows)
+    epochs = folds * min(args.epochs, USUAL_EPOCHS)
+    step = usual_step_seconds(args.xla is not False, batch_size, expected_width(table, trained))
+    seconds = epochs * (trained / batch_size * step + EPOCH_SECONDS)
+    seconds += folds * trained * len(table.of_kind("number")) * START_SECONDS
     cost = f"training {folds:,} nets takes about {max(0.1, seconds):.1f} s on one core"
-    lowered = f"lowered from {asked:,}: the rarer class has {rarer} rows, and every fold needs one"
+    of_what = "groups of equal rows, which stay together," if table.repeats else "rows,"
+    fewest = f"the rarer class has {rarer} {of_what} and every fold needs one"
+    lowered = f"lowered from {asked:,}: {fewest}"
     if args.folds != "auto":
         return Decision(folds, f"as requested; {cost}" if folds == asked else lowered)
     if rows > ENSEMBLE_ROWS:
@@ -135,8 +153,8 @@ def choose_momentum(steps: int) -> Decision:
 
 def usual_step_seconds(xla: bool, batch_size: int, inputs: int = USUAL_INPUTS) -> float:
     """About how long a step of the standard network takes on one core."""
-    step, row = STEP_SECONDS[xla]
-    return step + row * batch_size * inputs / USUAL_INPUTS
+    step, by_input, by_cell = STEP_SECONDS[xla]
+    return step + (by_input + by_cell * batch_size) * inputs
 
 
 def choose_xla(asked: bool | None, profile: bool, steps: int, batch_size: int) -> Decision:
@@ -157,7 +175,7 @@ def decide(args: argparse.Namespace, splits: list[Split], label: np.ndarray, fol
     xla = choose_xla(args.xla, args.profile, steps * len(splits), batch_size.value)
     patience, momentum = choose_patience(steps // args.epochs), choose_momentum(steps)
     learning_rate = choose_learning_rate(args.learning_rate)
-    share = float(label.mean())
+    share = float(label[splits[0].train].mean())
     decisions = {"folds": folds, "batch_size": batch_size, "learning_rate": learning_rate, "patience": patience}
     decisions |= {"momentum": momentum, "xla": xla}
     return Config(
@@ -202,8 +220,7 @@ def setup_tensorflow(
 def training_seconds(config: Config, table: Table) -> float:
     """About how long training takes on one core."""
     steps = config.steps * min(config.epochs, USUAL_EPOCHS) / config.epochs
-    categories = sum(min(column.distinct or 0, MAXIMUM_CATEGORIES) for column in table.of_kind("category"))
-    width = (1 + MOST_BINS) * len(table.of_kind("number")) + categories
+    width = expected_width(table, int(0.8 * len(table.label)))
     return steps * usual_step_seconds(config.xla, config.batch_size, width)
 
 

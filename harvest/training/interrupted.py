@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
+import os
 import re
+import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,15 +16,22 @@ from typing import Any
 
 import numpy as np
 
+from harvest import VERSION
 from harvest.cli import UserError
+from harvest.data.csv_file import find_files
 from harvest.run_directory import MODEL_FILE, RESUME_FILE, earlier_model
 
 # Flags that may differ from those of the interrupted run.
 NOT_COMPARED = {"resume", "quiet", "model_dir", "csv", "given"}
+START_ANEW = "leave --resume out to train on it"
 CHECKPOINT_NAME = re.compile(r"model_\d{2,9}_[01]\.\d{4}\.keras")
 RUN_NAME = re.compile(r"\d{8}-\d{6}(_[a-z0-9.-]+)+")  # a run's folder in logs/
 
-Description = dict[str, Any]  # arguments, fingerprint (of the data), device, logs (a folder's name), checkpoints, folds
+MARKED_BYTES = 1 << 16  # at the start and at the end of a file
+
+# arguments, version, network (a digest), fingerprint (of the data), files, rows, device, logs (a folder's name),
+# checkpoints, folds
+Description = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
 
@@ -37,19 +47,31 @@ def read_state(path: Path) -> tuple[Description, Arrays]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         description = json.loads(arrays.pop("description").tobytes())
+        check_version(description.get("version", "1.7.0 or earlier"))
         if not is_sound(description, arrays):
             raise ValueError
+    except UserError:
+        raise
     except Exception:  # each way of compressing raises kinds of its own
         raise damaged(path) from None
     return description, arrays
 
 
+def check_version(version: str) -> None:
+    if version != VERSION:
+        cure = "continue with that version, or leave --resume out to start again"
+        raise UserError(f"--resume: the interrupted run is of version {version}, this is {VERSION}; {cure}")
+
+
 def is_sound(description: Description, arrays: Arrays) -> bool:
     """Whether a description is as pack_state() writes it; what is not like one at all raises other errors."""
     arguments, folds, logs, names = (description[name] for name in ("arguments", "folds", "logs", "checkpoints"))
-    texts = [*arguments, description["fingerprint"], logs, *(fold["reason"] for fold in folds)]
+    texts = [*arguments, *(description[name] for name in ("fingerprint", "network", "logs"))]
+    texts += [text for fold in folds for text in [fold["reason"]]]
+    sizes = [description["rows"], *(size for size, _ in description["files"])]
     sound = all(isinstance(part, list) for part in (arguments, folds, names))
-    sound = sound and all(isinstance(text, str) for text in texts) and description["device"] in ("cpu", "gpu")
+    sound = sound and all(isinstance(text, str) for text in texts) and all(type(size) is int for size in sizes)
+    sound = sound and description["device"] in ("cpu", "gpu")
     for number, fold in enumerate(folds):
         best, epochs = fold["best_epoch"], len(arrays[f"{number}/history"])
         sound = sound and type(best) is int and 0 <= best <= epochs and type(fold["best_loss"]) in (int, float)
@@ -77,6 +99,37 @@ def resumed_options(
     options.resume, options.model_dir = True, folder
     options.quiet, options.csv = given.get("quiet", options.quiet), given.get("csv") or options.csv
     return options, description, arrays
+
+
+def mark_files(paths: list[str], sizes: list[int] | None = None) -> list[list]:
+    """The size of each file and a digest of its start and its end; given sizes, as if it had no more bytes than these.
+
+    Empty when there is no such file, as for generated rows, or those of other workers.
+    """
+    marks: list[list] = []
+    found = find_files(paths)
+    for number, path in enumerate(found if all(map(os.path.isfile, found)) else []):
+        size = min([os.path.getsize(path), *(sizes or [])[number : number + 1]])
+        with open(path, "rb") as file:
+            start = file.read(min(size, MARKED_BYTES))
+            file.seek(max(0, size - MARKED_BYTES))
+            digest = hashlib.blake2b(start + file.read(min(size, MARKED_BYTES)), digest_size=16).hexdigest()
+        marks.append([size, digest])
+    return marks
+
+
+def explain_change(description: Description, paths: list[str], rows: int, name: str) -> UserError:
+    """Why data of so many rows are not those of an interrupted run: they have grown, or are others."""
+    before = description["files"]
+    now = mark_files(paths, [size for size, _ in before])
+    if not before or now[: len(before)] != before:
+        return UserError(f"--resume: {name} is not, or no longer, the data of the interrupted run; {START_ANEW}")
+    grown = rows - description["rows"]
+    text = f"{name} has grown by {grown:,} row{'s' * (grown != 1)} since the interrupted run began"
+    if len(now) == 1:
+        (path,) = find_files(paths)
+        text += f"; give --resume the data it began with (head -c {before[0][0]} {shlex.quote(path)} > earlier.csv)"
+    return UserError(f"--resume: {text}, or leave --resume out to train on all rows")
 
 
 def what_is_left(model_dir: Path, checkpoints: list[str]) -> list[str]:

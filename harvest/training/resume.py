@@ -1,8 +1,10 @@
 """Interrupted runs: the state file that is written while a run trains, and how --resume goes on with it."""
 
+import hashlib
 import io
 import json
 import math
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from harvest.cli import UserError
 from harvest.run_directory import RESUME_FILE, write_atomically
 from harvest.training.folds import Fold, epoch_logs
 from harvest.training.interrupted import Arrays, Description, damaged, what_is_left
@@ -54,7 +57,7 @@ class ResumeState(keras.callbacks.Callback):
             self.path.unlink(missing_ok=True)
             message = f"error: {failed}; try a smaller --learning-rate"
         elif not self.failure:
-            folder = "" if str(self.model_dir) == "model" else f" --model-dir {self.model_dir}"
+            folder = "" if str(self.model_dir) == "model" else f" --model-dir {shlex.quote(str(self.model_dir))}"
             message += f"; continue with --resume{folder}"
         return "; ".join([message, *what_is_left(self.model_dir, self.description["checkpoints"])])
 
@@ -73,6 +76,22 @@ def pack_state(folds: list[Fold], description: Description) -> bytes:
     content = io.BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]  # it takes any names
     return content.getvalue()
+
+
+def network_digest(network: keras.Model) -> str:
+    """A digest of how a network is built, whatever its layers are called: Keras counts those without names."""
+    text = network.to_json()
+    for number, layer in enumerate([network, *network.layers]):
+        text = text.replace(json.dumps(layer.name), f'"layer {number}"')
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def check_network(network: keras.Model, description: Description) -> None:
+    """Keep the digest of a run's network in its description. UserError if an interrupted run had another network."""
+    digest = network_digest(network)
+    if description.setdefault("network", digest) != digest:
+        changed = "build_network gives another network than in the interrupted run"
+        raise UserError(f"--resume: {changed}; undo the change, or leave --resume out to start again")
 
 
 def restore(folds: list[Fold], epochs: int, path: Path, description: Description, arrays: Arrays) -> None:

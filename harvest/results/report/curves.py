@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harvest.results.metrics import count_by_score, narrower, resamples
+from harvest.results.metrics import FEWEST_OF_CLASS, count_by_score
 
 RESAMPLES = 200
+RESAMPLED_SCORES = 1_000  # of either class; scores between them are resampled together
 BAND_POINTS = 61
 CURVE_POINTS = 200
 
@@ -20,9 +21,20 @@ class Curve(NamedTuple):
     band: np.ndarray | None  # its two ends; None where one class is too rare to be resampled
 
 
-def count_positives(y_true: np.ndarray, y_prob: np.ndarray, weights: np.ndarray | None = None) -> list[np.ndarray]:
-    """True and false positives at each threshold, the highest first: [..., T], [..., T]."""
-    return [np.cumsum(counts[..., ::-1], axis=-1) for counts in count_by_score(y_true, y_prob, weights)]
+def cumulate(counts: np.ndarray) -> np.ndarray:
+    """True and false positives [2, T] at each threshold, the highest first, from counts of both classes by score."""
+    return np.cumsum(counts[:, ::-1], axis=1)
+
+
+def resample(counts: np.ndarray, seed: int) -> np.ndarray:
+    """Counts of both classes by score [2, S] as other samples of as many rows might have them: [R, 2, S or fewer].
+
+    Each count is drawn from a Poisson distribution, so that all rows are resampled, however rare their class.
+    """
+    places = np.cumsum(counts, axis=1) * RESAMPLED_SCORES // counts.sum(axis=1, keepdims=True)
+    kept = np.flatnonzero(np.append(True, np.diff(places.sum(axis=0)) > 0))
+    grouped = np.add.reduceat(counts, kept, axis=1)
+    return np.random.default_rng([seed, 5]).poisson(grouped, (RESAMPLES, *grouped.shape))
 
 
 def roc_curve(tp: np.ndarray, fp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,19 +60,16 @@ def evenly_spaced(count: int) -> np.ndarray:
 
 
 def roc_and_precision_recall(y_true: np.ndarray, y_prob: np.ndarray, seed: int) -> list[Curve]:
-    """Both curves. Of many rows some are resampled, and the bands narrowed accordingly."""
-    tested = count_positives(y_true, y_prob)
-    chosen, weights = resamples(len(y_true), seed, 5, RESAMPLES)
-    samples = zip(*count_positives(y_true[chosen], y_prob[chosen], weights), strict=True)
-    resampled = [counts for counts in samples if counts[0][-1] and counts[1][-1]]  # those that have both classes
+    """Both curves, with bands where each class has rows enough."""
+    counts = np.stack(count_by_score(y_true, y_prob))
+    rankable = counts.sum(axis=1).min() >= FEWEST_OF_CLASS
+    samples = [*map(cumulate, resample(counts, seed))] if rankable else []
     band_x, curves = np.linspace(0, 1, BAND_POINTS), []
     for curve, highest in ((roc_curve, True), (precision_recall_curve, False)):
-        (x, y), band = curve(*tested), None
-        if len(resampled) > RESAMPLES / 2:
-            values = [heights(*curve(*counts), band_x, highest) for counts in resampled]
-            middle = heights(*curve(*count_positives(y_true[chosen], y_prob[chosen])), band_x, highest)
-            shift = (np.percentile(values, [2.5, 97.5], axis=0) - middle) * narrower(len(y_true))
-            band = np.clip(heights(x, y, band_x, highest) + shift, 0, 1)
+        (x, y), band = curve(*cumulate(counts)), None
+        if rankable:
+            values = [heights(*curve(*sample), band_x, highest) for sample in samples]
+            band = np.percentile(values, [2.5, 97.5], axis=0)
         kept = evenly_spaced(len(x))
         curves.append(Curve(x[kept], y[kept], band_x, band))
     return curves

@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from harvest import VERSION
-from harvest.results.metrics import calibration_bins, wilson
+from harvest.results.metrics import calibration_bins, missing_intervals, wilson
 from harvest.results.report.charts import Axis, Chart, cell_axis, linear_axis, share_axis, short_number
 from harvest.results.report.curves import RESAMPLES, evenly_spaced, roc_and_precision_recall
 from harvest.run_directory import METRICS_FILE, MODEL_FILE, REPORT_FILE
@@ -78,6 +78,7 @@ def render_report(metrics: dict[str, Any], predictions: bytes) -> bytes:
             counts=threshold_counts(y_true, y_prob),
             partial_dependence=partial_dependence(metrics),
             listed_columns=listed_columns(metrics),
+            few=missing_intervals(metrics["settings"]["label"], metrics["test"]),
             version=VERSION,
             resamples=RESAMPLES,
             style=Markup(style),
@@ -184,18 +185,19 @@ def partial_dependence(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     effects, found = metrics.get("effects") or [], []
     shares = [share for effect in effects for share in effect["probability"]]
     for effect in effects:
+        usual = effect.get("mean", metrics["table"]["positive"])  # version 1.7.0 and earlier wrote no mean
         is_number = effect["kind"] == "number"
         cells = [*zip(effect["values"], effect["rows"], effect["probability"], strict=True)]
         ends = math.floor(10 * min(shares)) / 10, math.ceil(10 * max(shares)) / 10
         axis = linear_axis("mean probability", ends, 5 if is_number else 4)
         axis = axis._replace(ticks=[(tick, f"{100 * tick:.0f} %") for tick, _ in axis.ticks])
-        chart = number_effect(effect["column"], cells, axis, metrics["table"]["positive"]) if is_number else None
-        found.append({"column": effect["column"], "cells": cells, "axis": axis, "chart": chart})
+        chart = number_effect(effect["column"], cells, axis, usual) if is_number else None
+        found.append({"column": effect["column"], "cells": cells, "axis": axis, "chart": chart, "usual": usual})
     return found
 
 
 def number_effect(name: str, cells: list[tuple[float | None, int, float]], up: Axis, usual: float) -> Chart:
-    """How the mean probability moves with a number; usual is that of all rows."""
+    """How the mean probability moves with a number; usual is that of the same rows as they are."""
     known = [(value, rows, share) for value, rows, share in cells if value is not None]
     across = cell_axis(name, np.array([value for value, _, _ in known] or [0], float))
     chart = Chart(across, up, f"mean probability by {name}")

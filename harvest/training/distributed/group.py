@@ -43,20 +43,27 @@ class Group:
     """This worker of a group: what it exchanges with the others, and the watch over them."""
 
     def __init__(self, cluster: Cluster, args: argparse.Namespace, script: Path) -> None:
-        """Wait for all workers. The chief checks its model directory; the others get a temporary one."""
+        """Wait for all workers. The chief checks its model directory; the others get a temporary one.
+
+        After a failure nothing temporary is left.
+        """
         self.cluster, self.rank, self.workers = cluster, cluster.rank, len(cluster.addresses)
         self.chief, self.others = self.rank == 0, [rank for rank in range(self.workers) if rank != self.rank]
         self.over, self.leaving = threading.Event(), threading.Lock()
-        self.folder: Path | None = None  # temporary, of a worker that does not write
+        self.folder: Path | None = None  # for all that is temporary: it goes even if the process ends at once
         self.model_dir: Path = args.model_dir
         self.agreed, self.asked = StopRequest(), StopRequest()  # what all follow at the same time; of this worker
         self.stopped_by: int | None = None  # the worker that was asked to stop
         self.rest: shares.Rest | None = None  # this one's rows, when all hold a sample only
         find_devices(args.cpu_only)  # before anything is set up, when they can still be told how much memory to take
         self.engine = Engine(cluster, self.leave_broken)
-        self.wait_for_others()
-        self.compare_programs(args, script)
-        self.share_state(args)
+        try:
+            self.wait_for_others()
+            self.compare_programs(args, script)
+            self.share_state(args)
+        except BaseException:
+            self.close()
+            raise
 
     def wait_for_others(self) -> None:
         """Wait until all workers have started, and watch them from then on."""
@@ -96,7 +103,8 @@ class Group:
         """Watch the others no longer, and remove the temporary directory."""
         self.over.set()
         if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            for _ in range(3):  # another thread may be writing there
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def together(self, function: Callable, *arguments: Any) -> Any:
         """What a function gives, when it raises UserError on no worker."""
@@ -137,11 +145,12 @@ class Group:
             return (args.model_dir / RESUME_FILE).read_bytes()
 
         state = self.engine.exchange_bytes(self.together(read))[0]
+        self.folder = Path(tempfile.mkdtemp(prefix="train_model_modern-"))
         if not self.chief:
-            self.folder = args.model_dir = Path(tempfile.mkdtemp(prefix="train_model_modern-"))
-            args.resume = bool(state)
+            args.model_dir, args.resume = self.folder / "model", bool(state)
+            args.model_dir.mkdir()
             if state:
-                (self.folder / RESUME_FILE).write_bytes(state)
+                (args.model_dir / RESUME_FILE).write_bytes(state)
 
     def settle(self, args: argparse.Namespace) -> None:
         """Let a worker that is not the chief write nothing but into its temporary directory."""

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from harvest.cli import Console
 from harvest.data.encoding import SCALE_ROWS, Encoding, Features, FoldEncoding, make_features
+from harvest.data.hashes import hash_rows
 from harvest.data.splits import Split
 from harvest.data.table import Table
 from harvest.decision import Decision
@@ -77,6 +78,11 @@ class SharedTraining:
         read, skipped = np.sum(group.engine.exchange([rest.read, rest.skipped]), axis=0).tolist()
         table.read, table.skipped = table.read + read, table.skipped + skipped
         more = make_features(rest, self.encoding)
+        split = self.folds[0].split
+        hashes, held = (hash_rows([*own.numbers.astype(np.float64), *own.categories]) for own in (more, features))
+        # Rows that equal a validation or test row do not train.
+        new = ~np.isin(hashes, held[np.concatenate([split.val, split.test])])
+        more = Features(more.numbers[:, new], more.categories[:, new], more.labels[new])
         return Features(*(np.concatenate(pair, axis=-1) for pair in zip(features, more, strict=True)))
 
     def plan_calls(self, rows: int, asked: int | None) -> Plan:

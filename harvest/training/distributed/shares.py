@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import math
 import os
@@ -14,8 +15,9 @@ import pandas as pd
 
 from harvest.cli import UserError
 from harvest.data.cells import parse_id, parse_label, parse_number, parse_text, placeholder
+from harvest.data.columns import parse_cells
 from harvest.data.csv_file import BLOCK_BYTES, LONGEST_LINE, ByteRange, CsvFile, check_file, open_bytes
-from harvest.data.table import Table, parse_cells
+from harvest.data.table import Table
 from harvest.text import name_some
 
 GATHERED_CELLS = 25_000_000  # up to here all workers hold the whole table; twice as many take 6 s more to read
@@ -97,12 +99,13 @@ def line_start(file: BinaryIO, place: int, size: int) -> int:
 
 
 def count_lines(path: str, byte_range: ByteRange) -> tuple[int, bool]:
-    """How many lines a part of a file has, and whether there are quotes in it."""
+    """How many lines a part of a file has, and whether there are quotes in it, or byte-order marks but the first."""
     lines, quotes = 0, False
     with open_bytes(path, byte_range) as file:
         while block := file.read(BLOCK_BYTES):
             lines += block.count(b"\n")
-            quotes = quotes or b'"' in block
+            marked = not block.isascii() and block.find(codecs.BOM_UTF8, byte_range.start == 0) >= 0
+            quotes = quotes or marked or b'"' in block
     return lines, quotes
 
 
@@ -158,7 +161,7 @@ def code_rest(rest: Rest, table: Table, label: str, skip_bad_rows: bool) -> Tabl
     if bad.any() and not skip_bad_rows:
         refuse_rest(rest, bad)
     rows, nothing = pd.DataFrame(frame)[~bad].reset_index(drop=True), np.empty(0, np.int32)
-    return Table(rows, columns, labels[~bad], nothing, nothing, [], [], len(bad), int(bad.sum()))
+    return Table(rows, columns, labels[~bad], nothing, nothing, [], [], len(bad), int(bad.sum()), nothing)
 
 
 def refuse_rest(rest: Rest, bad: np.ndarray) -> None:

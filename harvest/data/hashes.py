@@ -1,0 +1,67 @@
+"""Rows told apart by hashes of what they hold."""
+
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harvest.data.cells import parse_number
+
+CACHED_ROWS = 1 << 15  # hashed at a time, so that they stay in the cache of a core
+
+
+def cell_bits(values: np.ndarray) -> np.ndarray:
+    """Numbers or codes as uint64 that are equal where the cells mean the same, as NaNs and zeros do."""
+    if values.dtype != np.float64:
+        return values.astype(np.uint64)
+    return np.where(np.isnan(values), np.inf, values + 0.0).view(np.uint64)
+
+
+def hash_rows(columns: Iterable[np.ndarray]) -> np.ndarray:
+    """A hash of what each row of columns [N] holds, uint64: 64-bit numbers by their bits, others by their values."""
+    hashes: Any = np.uint64(0)
+    for column in columns:
+        bits = cell_bits(column)  # in place, as there may be many rows
+        bits ^= hashes
+        bits *= np.uint64(0x9E3779B97F4A7C15)
+        bits ^= bits >> np.uint64(29)
+        hashes = bits
+    return hashes
+
+
+def coarse_numbers(values: np.ndarray) -> np.ndarray:
+    """Numbers in 64 bits, of which pandas' parser may miss the last, without the last 20."""
+    unit = np.uint64(20)
+    return ((values + 0.0).view(np.uint64) + np.uint64(1 << 19) >> unit << unit).view(np.float64)  # 0.0: -0 is 0
+
+
+def hash_column(name: str, cells: pd.Series) -> np.ndarray:
+    """A hash of each cell of a column [N], uint64; the sum over columns is that of a row, whatever their order.
+
+    Cells are float64, or category of texts; NaN is an empty cell. Texts that are numbers count as such, to 44 bits, on
+    which pandas' parser and Python's agree, so that it does not matter how a column was read.
+    """
+    if cells.dtype == np.float64:
+        bits = (cells.to_numpy() + 0.0).view(np.uint64)  # -0 is 0; every NaN is the same that is below
+    else:
+        texts = cells.cat.categories.to_numpy(object)
+        numbers = np.array([value for text in texts if abs(value := parse_number(text)) < 2**53], float)
+        values = cell_bits(numbers) if len(numbers) == len(texts) else pd.util.hash_array(texts, categorize=False)
+        bits = np.append(values, np.array([np.nan]).view(np.uint64))[cells.cat.codes.to_numpy()]  # -1 is an empty cell
+    seed = np.uint64(zlib.crc32(name.encode()) << 24)
+    for piece in np.array_split(bits, len(bits) // CACHED_ROWS + 1):  # views
+        piece += np.uint64(128)
+        piece >>= np.uint64(8)
+        piece += seed
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64 (Steele et al., 2014)
+            piece ^= piece >> np.uint64(shift)
+            piece *= np.uint64(factor)
+        piece ^= piece >> np.uint64(31)
+    return bits
+
+
+def order_rows(content: np.ndarray, times: np.ndarray | None) -> np.ndarray:
+    """The order of rows [N] by time, if there is any, then by what they hold, not by where they are in the files."""
+    return np.argsort(content) if times is None else np.lexsort([content, times])

@@ -1,0 +1,161 @@
+"""What a column is, by its name and all its cells."""
+
+import numpy as np
+import pytest
+from table_files import kinds, read, write
+
+from harvest.data.columns import is_id_name, name_words
+from harvest.data.times import CLOCKS
+
+GENERATOR = np.random.default_rng(4)
+ROW_NUMBER = ("dropped", "a row number")
+ANSWER = ("dropped", "added by predict.py")
+
+
+def kind_of(path, name, values, header=None, **flags):
+    """The kind of a column of these cells, the first of a file."""
+    quote = '"' if flags.pop("quoted", False) else ""
+    lines = [f"{quote}{cell}{quote},{index * 37 % 101},{index // 3 % 2}" for index, cell in enumerate(values)]
+    file = write(path, lines, header=f"{name},idle,productive")
+    return kinds(read(file, **{"split": "random"} | flags))[name or "unnamed_1"]
+
+
+def test_words_of_a_name():
+    assert name_words("App_Name-300s") == {"app", "name", "300s"}
+    words = {"appId": "app id", "ProcessID": "process id", "HTTPAppID": "http app id", "appIDs": "app ids"}
+    words |= {"startTime": "start time", "beganMs": "began ms", "isProductive": "is productive", "größe": "größe"}
+    assert {name: name_words(name) for name in words} == {name: set(text.split()) for name, text in words.items()}
+
+
+def test_ids_by_name():
+    ids = ["appId", "ProcessID", "HTTPAppID", "app_id", "focusedDomain", "domainHash", "windowIds", "app_at_front"]
+    others = ["idle", "rapid", "paid", "appCount", "app_size", "appAgeMs", "distinctApps300s", "hashRate", "date_id"]
+    assert [name for name in ids if not is_id_name(name)] == [] == [name for name in others if is_id_name(name)]
+
+
+GAPS = np.sort(GENERATOR.choice(200, 60, replace=False))
+INDEX_NAMES = ["", "Unnamed: 0", "Unnamed: 0.1", "index", "idx", "rownames", "row_names", "rowNumber", "row number"]
+INDEX_NAMES += ["nr", "No", "X", "X.1", "V1", "level_0", "...1", "RowIndex", "row.names", "line_number"]
+
+
+@pytest.mark.parametrize("name", INDEX_NAMES)
+def test_an_index_with_gaps_is_a_row_number(tmp_path, name):
+    path = tmp_path / "a.csv"
+    assert kind_of(path, name, GAPS) == ROW_NUMBER == kind_of(path, name, GAPS, quoted=True)
+    assert kind_of(path, name, [f"{row}.0" for row in GAPS]) == ROW_NUMBER
+    assert kind_of(path, name, GAPS, numeric=[name or "unnamed_1"]) == ("number", "--numeric")
+    for values in (GENERATOR.permutation(GAPS) * 5, GAPS + 0.5, np.sort(GAPS // 4 * 4)):
+        assert kind_of(path, name, values) == ("number", "")
+
+
+@pytest.mark.parametrize("name", ["uptime", "idle_total", "snapshot", "tabIndex", "steps", "продукты"])
+def test_what_rises_under_another_name_is_a_number(tmp_path, name):
+    assert kind_of(tmp_path / "a.csv", name, GAPS) == ("number", "")
+    assert kind_of(tmp_path / "a.csv", name, range(60)) == ROW_NUMBER  # without a gap
+
+
+def test_an_index_that_starts_again(tmp_path):
+    """In each file, or where tables were put together; a file without it changes nothing."""
+    paths = [
+        write(
+            tmp_path / f"{step}.csv", [f"{row},{row * step % 23},{row % 2}" for row in GAPS], header=",idle,productive"
+        )
+        for step in (7, 9)
+    ]
+    none = write(tmp_path / "c.csv", [f"{row % 17},{row % 2}" for row in range(30)], header="idle,productive")
+    assert kinds(read(*paths, none))["unnamed_1"] == ROW_NUMBER
+    assert kind_of(tmp_path / "d.csv", "", [*GAPS, *GAPS, *GAPS]) == ROW_NUMBER
+    assert kind_of(tmp_path / "d.csv", "nr", [row % 6 for row in range(120)]) == ("number", "")
+
+
+@pytest.mark.parametrize("name", ["time", "time_s", "Time (s)", "timestamp", "ts_ms"])
+def test_an_axis_of_time_is_left_out_and_other_durations_are_not(tmp_path, name):
+    path, seconds = tmp_path / "a.csv", np.round(np.arange(60) * 0.75 + 3, 2)
+    assert kind_of(path, name, seconds) == ("dropped", "a time, as it rises from row to row")
+    assert kind_of(path, name, seconds[::-1]) == kind_of(path, name, seconds // 10 + 0.5) == ("number", "")
+    assert kind_of(path, "idle_time", seconds) == kind_of(path, "uptime", seconds) == ("number", "")
+
+
+TIMES = {
+    "start": 1_588_032_811_170 + np.arange(60) * 86_400_017,
+    "beganMs": 1_588_032_811_170 + np.arange(60) * 86_400_017,
+    "seen": 1_588_032_811 + np.arange(60) * 86_017,
+    "day": [20_260_101 + index % 28 for index in range(60)],
+    "when": [f"{index % 28 + 1:02d}.01.2026" for index in range(60)],
+    "date": [f"2026-01-{index % 28 + 1:02d}" for index in range(60)],
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_times_are_left_out_whatever_their_name(tmp_path, name):
+    for values in (TIMES[name], GENERATOR.permutation(TIMES[name])):
+        assert kind_of(tmp_path / "a.csv", name, values) == ("dropped", "a timestamp")
+    if name not in ("when", "date"):
+        assert kind_of(tmp_path / "a.csv", name, TIMES[name], numeric=[name]) == ("number", "--numeric")
+
+
+def test_hashes_of_applications_are_no_times(tmp_path):
+    hashes = GENERATOR.choice([1_700_000_001, 1_700_050_003, 1_710_000_007], 60)
+    assert kind_of(tmp_path / "a.csv", "foreground_app", hashes) == ("category", "an id by its name")
+    assert kind_of(tmp_path / "a.csv", "keyboard_activity", hashes) == ("number", "")
+
+
+@pytest.mark.parametrize("name", ["time", "Date", "timestamp", "datetime", "created_at", "updated_at"])
+def test_cells_decide_whether_a_column_is_of_times(tmp_path, name):
+    path = tmp_path / "a.csv"
+    assert kind_of(path, name, GENERATOR.integers(0, 101, 60)) == ("number", "")
+    assert kind_of(path, name, GENERATOR.choice(["Mon", "Tue"], 60)) == ("category", "text")
+    assert kind_of(path, name, [f"{index % 24:02d}:30" for index in range(60)]) == ("dropped", CLOCKS)
+    assert kind_of(path, name, [""] * 60) == ("dropped", "empty")
+    assert kind_of(path, name, TIMES["seen"]) == ("dropped", "a timestamp")
+
+
+def write_answers(path, answers, names="probability,predicted", start=0):
+    lines = [f"{start + index * 37 % 101},{index // 3 % 2},{answer}" for index, answer in enumerate(answers)]
+    return write(path, lines, header=f"x,productive,{names}")
+
+
+def answers_of(y_prob, threshold=0.5):
+    return [f"{value:.6f},{int(value >= threshold)}" for value in y_prob]
+
+
+def test_what_predict_added_is_left_out(tmp_path):
+    y_prob, path = GENERATOR.random(60), tmp_path / "a.csv"
+    for names in ("probability,predicted", "model_probability,model_predicted_", "probability,model_predicted"):
+        table = read(write_answers(path, answers_of(y_prob, 0.3), names), split="random")
+        assert {kinds(table)[name] for name in names.split(",")} == {ANSWER}
+    twice = [f"{one},{other}" for one, other in zip(answers_of(y_prob), answers_of(y_prob[::-1], 0.7), strict=True)]
+    write_answers(path, twice, "probability,predicted,model_probability,model_predicted")
+    assert list(kinds(read(path, split="random")).values()).count(ANSWER) == 4
+    write_answers(path, answers_of(y_prob))
+    assert kinds(read(path, numeric=["probability"]))["probability"] == ("number", "--numeric")
+    assert kinds(read(path, drop=["probability"]))["predicted"] == ANSWER
+    some = [",", *answers_of(y_prob)[1:]]
+    assert kinds(read(write_answers(path, some)))["predicted"] == ANSWER
+
+
+def test_what_predict_added_to_some_files(tmp_path):
+    """Each by a model with a threshold of its own."""
+    paths = [
+        write_answers(tmp_path / "a.csv", answers_of(GENERATOR.random(40), 0.3)),
+        write_answers(tmp_path / "b.csv", answers_of(GENERATOR.random(40), 0.7), start=1),
+        write(tmp_path / "c.csv", [f"{index % 23},{index % 2}" for index in range(40)], header="x,productive"),
+    ]
+    assert kinds(read(*paths))["probability"] == ANSWER == kinds(read(*paths))["predicted"]
+
+
+OTHERS = {
+    "no threshold": ("probability,predicted", [f"{GENERATOR.random():.6f},{index % 2}" for index in range(60)]),
+    "more decimals": ("probability,predicted", [f"{value},{int(value > 0.5)}" for value in GENERATOR.random(60)]),
+    "few decimals": ("probability,predicted", [f"0.{index % 10},{int(index % 10 > 4)}" for index in range(60)]),
+    "beyond 1": ("probability,predicted", [f"{1.234567 + index},{int(index > 30)}" for index in range(60)]),
+    "other decisions": ("probability,predicted", [f"0.{index + 123456},{index // 30 + 1}" for index in range(60)]),
+    "another name": ("chance,predicted", answers_of(GENERATOR.random(60))),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_probabilities_are_numbers(tmp_path, case):
+    names, answers = OTHERS[case]
+    found = kinds(read(write_answers(tmp_path / "a.csv", answers, names), split="random"))
+    assert {found[name] for name in names.split(",")} == {("number", "")}
