@@ -145,7 +145,7 @@ def test_a_directory_of_files_and_a_file_with_fewer_columns(train, predict, samp
 def test_a_file_name_that_is_no_text(train, sample, tmp_path):
     path = tmp_path / os.fsdecode(b"donn\xe9es.csv")
     sample(60).rename(path)
-    folder = train(csv=[path, sample(60, name="b.csv")])
+    folder = train(csv=[path, sample(61, name="b.csv")])
     assert b"donn\xef\xbf\xbdes.csv" in (folder / PREDICTIONS_FILE).read_bytes()
 
 

@@ -370,6 +370,7 @@ def spread(low, high):
     return lambda chance: repr(10 ** chance.uniform(low, high))
 
 
+NUMERIC = ["--numeric", "x"]  # or it is left out, as a time
 FINDINGS = {  # how cells are drawn, what makes a row productive, flags
     "booleans in capitals": (lambda chance: chance.choice(["TRUE", "FALSE"]), lambda cell: cell == "TRUE", []),
     "booleans": (lambda chance: chance.choice(["true", "false"]), lambda cell: cell == "true", []),
@@ -406,8 +407,12 @@ FINDINGS = {  # how cells are drawn, what makes a row productive, flags
     "a line feed": (lambda chance: chance.choice(["a\nb", "a b", "a\r\nb"]), lambda cell: cell == "a\nb", []),
     "beyond 32 bits": (spread(30, 38.5), lambda cell: float(cell) > 1e35, []),
     "control signs": (lambda chance: chance.choice(["\x01", "\x02", "[UNK]"]), lambda cell: cell == "\x01", []),
-    "a stamp": (lambda chance: str(1_700_000_000 + chance.randrange(91)), lambda cell: int(cell) % 1000 > 45, []),
-    "a stamp with fractions": (lambda chance: f"{1.7e9 + chance.random():.3f}", lambda cell: float(cell) % 1 > 0.5, []),
+    "a stamp": (lambda chance: str(1_700_000_000 + chance.randrange(91)), lambda cell: int(cell) % 1000 > 45, NUMERIC),
+    "a stamp with fractions": (
+        lambda chance: f"{1.7e9 + chance.random():.3f}",
+        lambda cell: float(cell) % 1 > 0.5,
+        NUMERIC,
+    ),
     "tiny": (lambda chance: repr(chance.uniform(0, 2e-8)), lambda cell: float(cell) > 1e-8, []),
     "tiny decades": (spread(-12, -4), lambda cell: float(cell) > 1e-8, []),
     "negative decades": (lambda chance: "-" + spread(-3, 9)(chance), lambda cell: float(cell) > -1e3, []),

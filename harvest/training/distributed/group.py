@@ -145,8 +145,9 @@ class Group:
             return (args.model_dir / RESUME_FILE).read_bytes()
 
         state = self.engine.exchange_bytes(self.together(read))[0]
-        self.folder = Path(tempfile.mkdtemp(prefix="train_model_modern-"))
-        if not self.chief:
+        if not self.chief or args.sample:
+            self.folder = Path(tempfile.mkdtemp(prefix="train_model_modern-"))
+        if self.folder and not self.chief:
             args.model_dir, args.resume = self.folder / "model", bool(state)
             args.model_dir.mkdir()
             if state:
