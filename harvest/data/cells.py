@@ -64,6 +64,11 @@ PARSERS: dict[str, Callable] = {  # by the dtype of a model's input
 }
 
 
+def is_missing(numbers: np.ndarray) -> np.ndarray:
+    """Which numbers [N], as a model takes them, are of empty cells: whole ones are int64, others floating point."""
+    return numbers == MISSING if numbers.dtype == np.int64 else np.isnan(numbers)
+
+
 def placeholder(integers: bool) -> int | str:
     """A value no cell means, for a vocabulary that must not be empty: text with white space at its ends, or no id."""
     return UNSEEN + 1 if integers else " nothing "

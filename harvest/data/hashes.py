@@ -31,12 +31,6 @@ def hash_rows(columns: Iterable[np.ndarray]) -> np.ndarray:
     return hashes
 
 
-def coarse_numbers(values: np.ndarray) -> np.ndarray:
-    """Numbers in 64 bits, of which pandas' parser may miss the last, without the last 20."""
-    unit = np.uint64(20)
-    return ((values + 0.0).view(np.uint64) + np.uint64(1 << 19) >> unit << unit).view(np.float64)  # 0.0: -0 is 0
-
-
 def hash_column(name: str, cells: pd.Series) -> np.ndarray:
     """A hash of each cell of a column [N], uint64; the sum over columns is that of a row, whatever their order.
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from harvest.cli import UserError
-from harvest.data.cells import MISSING
+from harvest.data.cells import is_missing
 from harvest.data.encoding import row_pieces
-from harvest.data.hashes import coarse_numbers, hash_rows
+from harvest.data.hashes import hash_rows
 from harvest.data.splits import Split
 from harvest.data.table import Table
 
@@ -101,6 +101,12 @@ def copied_rows(table: Table) -> np.ndarray:
     return np.isin(table.repeats.groups, table.repeats.groups[table.repeats.copies])
 
 
+def coarse_numbers(values: np.ndarray) -> np.ndarray:
+    """Numbers in 64 bits, of which pandas' parser may miss the last, without the last 20."""
+    unit = np.uint64(20)
+    return ((values + 0.0).view(np.uint64) + np.uint64(1 << 19) >> unit << unit).view(np.float64)  # 0.0: -0 is 0
+
+
 def round_numbers(values: np.ndarray) -> np.ndarray:
     """Numbers that stand for values [N] of two significant digits: 0.1249 and 0.12 have the same, 120 another."""
     size = np.where((values == 0) | ~np.isfinite(values), 1.0, np.abs(values))
@@ -156,8 +162,7 @@ def row_hashes(kinds: dict[str, str], inputs: dict[str, np.ndarray]) -> tuple[np
     for name, kind in kinds.items():
         cells = inputs[name]
         if kind == "number":
-            missing = cells == MISSING if cells.dtype == np.int64 else np.isnan(cells)
-            numbers.append(np.where(missing, np.nan, cells.astype(np.float64)))
+            numbers.append(np.where(is_missing(cells), np.nan, cells.astype(np.float64)))
         elif cells.dtype == object:
             codes, texts = pd.factorize(cells)
             categories.append(hash_values([text.decode() for text in texts])[codes])

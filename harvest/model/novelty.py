@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from harvest.data.cells import MISSING
+from harvest.data.cells import MISSING, is_missing
 from harvest.data.encoding import MAXIMUM_CATEGORIES
 from harvest.model.archive import Details
 from harvest.model.input_rows import note
@@ -41,7 +41,7 @@ class Novelty:
         for name, column in inputs.items():
             cells = column[:, 0]
             if self.details.kinds[name] == "number":
-                missing = cells == MISSING if cells.dtype == np.int64 else np.isnan(cells)
+                missing = is_missing(cells)
                 self.empty[name] += int(np.count_nonzero(missing))
                 if limits := self.details.ranges.get(name):
                     beyond = ((cells < limits[0]) | (cells > limits[1])) & ~missing
