@@ -9,14 +9,15 @@
 #   "jinja2>=3.1,<4",
 # ]
 # ///
-"""Write a trained model in formats of other runtimes: TensorFlow's SavedModel, LiteRT (formerly TensorFlow Lite), ONNX.
+"""Export a trained model to other runtimes: TensorFlow's SavedModel, LiteRT (formerly TensorFlow Lite), ONNX.
 
     python export_model.py saved_model litert onnx
     python export_model.py --model model/checkpoints/model_42_0.8812.keras onnx
 
-Each takes raw columns [rows, 1] and gives the probability [rows, 1], as the Keras model does. What is written is run by
-its own runtime on 1,000 generated rows; what does not agree with Keras within 1e-5 is not kept. The files go beside the
-model, and what a program must know to call them into the model card, README.md.
+Each export takes raw columns [rows, 1] and returns the probability [rows, 1], like the Keras model. The command runs
+each export in its own runtime on 1,000 generated rows, and deletes it unless it agrees with Keras within 1e-5. Exports
+are written next to the model and named after it: NAME_saved_model, NAME.tflite, NAME.onnx for NAME.keras. The model
+card, README.md, shows how to call them.
 """
 
 import signal
@@ -34,13 +35,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     from harvest.model.export import require
     from harvest.run_directory import EXPORT_FILES, MODEL_FILE
 
-    text = "Write a trained model in formats of other runtimes, beside the model."
+    text = "Export a trained model to the formats of other runtimes."
     parser = cli.Parser(prog="export_model.py", description=text, allow_abbrev=False)
     add = parser.add_argument
     add("formats", nargs="+", choices=EXPORT_FILES, metavar="FORMAT", help="saved_model, litert, onnx")
-    text = "where the model is (default: model)"
+    text = "the directory of the model (default: model)"
     add("--model-dir", type=Path, default=Path("model"), metavar="DIR", help=text)
-    text = "a model file or checkpoint, in place of the one in --model-dir; the formats are written beside it"
+    text = "a model file or checkpoint instead of the model in --model-dir; exports are written next to it"
     add("--model", type=Path, metavar="FILE", help=text)
     add("--version", action="version", version=VERSION)
     args = parser.parse_args(argv)
@@ -55,22 +56,23 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     from harvest.model.archive import open_model, read_details
     from harvest.model.export import ExportSummary
-    from harvest.run_directory import CARD_FILE, EXPORT_FILES, RunDirectory
+    from harvest.run_directory import CARD_FILE, EXPORT_FILES, MODEL_FILE, RunDirectory, export_file
     from harvest.training.tensorflow_setup import import_tensorflow, prepare_environment
 
     def update_card(run: RunDirectory, summary: ExportSummary) -> bool:
-        """Stage the model card with another section on exported files, if there is one of the trainer's."""
+        """If the model has a card, stage it with a new section on exported files."""
         from harvest.results.report import card
 
         path, has_onnx = run.path / CARD_FILE, (run.path / EXPORT_FILES["onnx"]).exists()
-        if not path.exists() or not run.is_ours(CARD_FILE):
+        if args.model.name != MODEL_FILE or not path.exists() or not run.is_ours(CARD_FILE):
             return False
         run.stage(CARD_FILE, card.update_card(path.read_bytes(), summary, has_onnx))
         return True
 
     console = cli.Console(quiet=False)
-    read_details(args.model)  # refused before anything is written
-    directory = RunDirectory(args.model.parent, args.formats, training=False)
+    read_details(args.model)  # an error is reported before anything is written
+    files = [export_file(name, args.model.name) for name in args.formats]
+    directory = RunDirectory(args.model.parent, training=False, files=files)
     with cli.stop_on_signals(at_once=True) as stop, directory as run:
         open_model(args.model)
         prepare_environment(cpu_only=True, xla=False)
@@ -81,15 +83,15 @@ def main(argv: list[str] | None = None) -> int:
         example = read_example(run.path, model)
         summary = export(model, details, run, args.formats, console.print, example=example, source=args.model.name)
         carded = bool(summary.formats) and update_card(run, summary)
-        stop.committing = True
+        stop.begin_commit()
         run.commit()
     if carded:
         console.print(f"Card       {run.path / CARD_FILE}")
-    elif summary.formats:  # there is no card to say it in
-        files = ", ".join(EXPORT_FILES[name] for name in summary.formats)
-        console.print(f"Written    from {args.model.name} into {run.path}: {files}")
+    elif summary.formats:  # no card lists them
+        written = ", ".join(export_file(name, args.model.name) for name in summary.formats)
+        console.print(f"Written    from {args.model.name} into {run.path}: {written}")
         for name, signature, graph in summary.renamed:
-            console.print(f"Input      {name} is called {signature} in SavedModel and LiteRT, {graph} in ONNX")
+            console.print(f"Input      {name} is named {signature} in SavedModel and LiteRT, {graph} in ONNX")
     for text in summary.failures:
         cli.print_error(f"error: {text}")
     return 1 if summary.failures else console.exit_code()

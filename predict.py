@@ -8,16 +8,16 @@
 #   "pandas>=2.2,<4",
 # ]
 # ///
-"""Add the probability of being productive to the rows of a HARVEST.CSV, with a model that was trained on such rows.
+"""Predict the probability of being productive for the rows of a HARVEST.CSV with a trained model.
 
     python predict.py /tmp/HARVEST.CSV --output predicted.csv
     python predict.py new.csv --model model/checkpoints/model_42_0.8812.keras
     tail -n +1 -f /tmp/HARVEST.CSV | python predict.py -
 
-The label may be absent, columns may come in any order, and other columns are passed through. Every input row gives one
-output row, in the same order, with the columns probability and predicted added. From standard input (-) each line is
-answered as it arrives; lines that cannot be read, and repeated headers, are left out with a note. A cell in quotes may
-go on over 1,000 lines, and is waited for two seconds.
+The label may be absent, columns may be in any order, and other columns are copied. The output has one row for each
+input row, in the same order, with the columns probability and predicted added. Rows from standard input (-) are
+predicted as they arrive; lines that cannot be parsed, and repeated headers, are skipped with a note. A quoted cell may
+span up to 1,000 lines; the command waits up to two seconds for each of them.
 
 From Python, for rows in a DataFrame:
 
@@ -27,7 +27,7 @@ From Python, for rows in a DataFrame:
 
 import signal
 
-if __name__ == "__main__":  # Ctrl-C during the imports ends the command without a traceback, as cli.run() does later
+if __name__ == "__main__":  # Ctrl-C during the imports ends the command without a traceback, as in cli.run()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
@@ -46,11 +46,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
     parser = cli.Parser(prog="predict.py", description="Predict with a trained model.", allow_abbrev=False)
     add = parser.add_argument
-    add("csv", metavar="CSV", help="the rows to predict; -: standard input, answered line by line")
-    add("--model-dir", type=Path, default="model", metavar="DIR", help="where the model is (default: model)")
-    add("--model", type=Path, metavar="FILE", help="a model file or checkpoint, in place of the one in --model-dir")
-    add("--output", type=Path, metavar="FILE", help="where the rows go (default: standard output)")
-    text = "when the rows hold the label: print how good the predictions are, to standard error"
+    add("csv", metavar="CSV", help="the rows to predict; - reads standard input and predicts each line as it arrives")
+    add("--model-dir", type=Path, default="model", metavar="DIR", help="directory of the model (default: model)")
+    add("--model", type=Path, metavar="FILE", help="a model file or checkpoint, instead of --model-dir")
+    add("--output", type=Path, metavar="FILE", help="the file to write (default: standard output)")
+    text = "print metrics of the predictions to standard error; the rows must include the label"
     add("--evaluate", action="store_true", help=text)
     add("--version", action="version", version=VERSION)
     args = parser.parse_args(argv)
@@ -71,16 +71,16 @@ def predict(args: argparse.Namespace) -> int:
     if args.output:
         check_output(args.output, [0 if args.stream else Path(args.csv), args.model])
     if not args.stream:
-        check_file(args.csv, unlabelled=True)  # a missing model is of no interest before
+        check_file(args.csv, unlabelled=True)  # before the model is opened
     details = open_model(args.model)
     known = read_training_rows(args.model) if args.evaluate else None
     chunks = read_stream(details) if args.stream else read_rows(args.csv, details)
-    first = next(chunks)  # before TensorFlow is imported, so that bad input shows at once
+    first = next(chunks)  # before TensorFlow is imported, so that bad input is reported at once
     source = STREAM if args.stream else args.csv
     if args.evaluate and details.label not in first:
         raise UserError(f"{source}: line 1 has no column {details.label}, which --evaluate needs")
     if args.evaluate and not len(first) and not args.stream:
-        raise UserError(f"{source}: holds no rows to evaluate")
+        raise UserError(f"{source}: has no rows to evaluate")
     inference, labelled = import_inference(cpu_only=True), []
     model, names = inference.load_model(args.model, details), answer_names(list(first))
     novelty, strange = Novelty(model, details), [name for name in details.kinds if name not in first]
@@ -96,7 +96,7 @@ def predict(args: argparse.Namespace) -> int:
             novelty.add(inputs)
             if args.stream and novelty.rows >= STREAM_ROWS:
                 strange += novelty.note()
-    strange += novelty.note()
+    strange += novelty.note() + novelty.uniform()
     if args.evaluate:
         cli.print_error("\n".join(evaluate_rows(source, labelled, known, details.threshold, strange)))
     return 0
@@ -114,11 +114,11 @@ def import_inference(cpu_only: bool) -> ModuleType:
 
 
 def load(path: str | Path = "model") -> Any:
-    """The Classifier of a model directory, or of a file."""
+    """A Classifier for the model in a model directory or in a file."""
     return import_inference(cpu_only=False).load(path)
 
 
-def __getattr__(name: str) -> Any:  # Classifier, without TensorFlow at the import of this file
+def __getattr__(name: str) -> Any:  # for Classifier, so importing this file does not import TensorFlow
     if name == "Classifier":
         return import_inference(cpu_only=False).Classifier
     raise AttributeError(name)
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
         return 128 + (error.args[0] if error.args else signal.SIGINT)
     except ModuleNotFoundError as error:
         cli.print_error(cli.missing_package(error))
-    except BrokenPipeError:  # whoever reads the rows has enough of them
+    except BrokenPipeError:  # the reader of the rows has stopped reading
         cli.drop_output()
     except OSError as error:
         cli.drop_output()

@@ -5,13 +5,13 @@
 #   "jinja2>=3.1,<4",
 # ]
 # ///
-"""Draw what a run has found as one page, report.html, that needs neither a network nor another program.
+"""Write the report of a run: report.html, one self-contained page.
 
     python report.py
     python report.py other/model
 
-It is drawn from metrics.json and predictions.csv in the model directory alone, so that a run gives one page however
-often it is drawn. The trainer draws it at the end of every run.
+The trainer writes it at the end of every run. Both commands render it from metrics.json and predictions.csv in the
+model directory alone, so they write the same page.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import signal
 if __name__ == "__main__":  # Ctrl-C during the imports ends the command without a traceback, as cli.run() does later
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from harvest import VERSION, cli  # isort: skip  (first: it says which Python is needed)
+from harvest import VERSION, cli  # isort: skip  (first: it reports which Python is needed)
 
 import argparse
 import json
@@ -34,7 +34,7 @@ from harvest.run_directory import METRICS_FILE, MOVE_AWAY, PREDICTIONS_FILE, REP
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(prog="report.py", description="Write a one-page HTML report of a run.", allow_abbrev=False)
-    text = "the model directory, into which report.html is written (default: model)"
+    text = "the model directory, to which report.html is written (default: model)"
     parser.add_argument("folder", nargs="?", type=Path, default=Path("model"), metavar="DIR", help=text)
     parser.add_argument("--version", action="version", version=VERSION)
     return parser.parse_args(argv)
@@ -42,13 +42,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def read(path: Path) -> bytes:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; name the model directory of a run that is over")
+        raise UserError(f"{path}: no such file; name the model directory of a finished run")
     return path.read_bytes()
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
     try:
-        metrics = json.loads(read(path), parse_constant=int)  # which refuses NaN and infinity
+        metrics = json.loads(read(path), parse_constant=int)  # which rejects NaN and infinity
         if not isinstance(metrics, dict):
             raise ValueError
     except (ValueError, RecursionError):
@@ -59,10 +59,10 @@ def read_metrics(path: Path) -> dict[str, Any]:
 @cli.command
 def main(argv: list[str] | None = None) -> int:
     folder, console = parse_args(argv).folder, cli.Console(quiet=False)
-    read_metrics(folder / METRICS_FILE)  # refused before anything is written
+    read_metrics(folder / METRICS_FILE)  # an error comes before anything is written
     from harvest.results.report.page import render_report
 
-    with RunDirectory(folder, training=False) as run, cli.stop_on_signals(at_once=True):
+    with RunDirectory(folder, training=False) as run, cli.stop_on_signals(at_once=True) as stop:
         metrics = read_metrics(folder / METRICS_FILE)  # again: entering may have finished the commit of a killed run
         predictions = read(folder / PREDICTIONS_FILE)
         if not run.free(REPORT_FILE):
@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             what = f"{type(error).__name__}: {error}"
             raise UserError(f"{folder}: metrics.json or predictions.csv is damaged ({what}); train again") from None
+        stop.begin_commit()
         run.commit()
     console.print(f"Report     {folder / REPORT_FILE}")
     return console.exit_code()

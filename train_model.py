@@ -8,17 +8,17 @@
 #   "pandas>=2.2,<4",
 # ]
 # ///
-"""The basic trainer: the simplest honest baseline for HARVEST.CSV, to compare train_model_modern.py with.
+"""The basic trainer: a plain network for HARVEST.CSV, as a baseline for train_model_modern.py.
 
     python train_model.py /tmp/HARVEST.CSV
 
-The rows and their split are those of train_model_modern.py. Every column is taken as a number, standardised, and given
-to a plain Sequential network that is trained with model.fit.
+It uses the same rows and the same split as train_model_modern.py --folds 1. It reads every column as a number,
+standardizes it, and trains a Sequential network with model.fit.
 """
 
 import signal
 
-if __name__ == "__main__":  # Ctrl-C during the imports ends the command without a traceback, as cli.run() does later
+if __name__ == "__main__":  # Ctrl-C during the imports ends the command without a traceback, as in cli.run()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
@@ -40,13 +40,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     help = "the CSV file to train on (default: HARVEST.CSV in the temporary directory)"
     add("csv", nargs="?", default=os.path.join(tempfile.gettempdir(), "HARVEST.CSV"), metavar="CSV", help=help)
-    add("--model-dir", type=Path, default="model", metavar="DIR", help="the directory for the model (default: model)")
-    add("--quick", action="store_true", help=f"at most {QUICK_EPOCHS} epochs")
-    add("--lightweight", action="store_true", help="one hidden layer of 8 units in place of two of 10")
-    add("--cpu-only", action="store_true", help="use no GPU")
-    help = "seed of the initial weights and the order of rows (default: 42)"
+    add("--model-dir", type=Path, default="model", metavar="DIR", help="directory for the model (default: model)")
+    add("--quick", action="store_true", help=f"train for at most {QUICK_EPOCHS} epochs (default: {EPOCHS})")
+    add("--lightweight", action="store_true", help="one hidden layer of 8 units instead of two of 10")
+    add("--cpu-only", action="store_true", help="do not use a GPU")
+    help = "seed of the initial weights and of shuffling (default: 42)"
     add("--seed", type=cli.seed_number, default=42, metavar="N", help=help)
-    # What train_model_modern.py has flags for, at its defaults: the rows and their split are the same.
+    # The defaults of the flags of train_model_modern.py, so that the rows and the split are the same.
     parser.set_defaults(sample=None, label="productive", categorical=[], numeric=[], drop=[], skip_bad_rows=False)
     parser.set_defaults(folds=1, split="random", split_seed=42, time_column=None)
     args = parser.parse_args(argv)
@@ -55,7 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def as_numbers(table: Any) -> tuple[list[str], Any]:
-    """The names of the D columns and their cells as numbers [N, D]: text by its alphabetical place, 0 if missing."""
+    """The names of the D columns and their cells as numbers [N, D]: text as alphabetical rank, missing cells as 0."""
     import numpy as np
 
     from harvest.data.cells import MISSING
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     run = RunDirectory(args.model_dir, training=False, files=(MODEL_FILE, METRICS_FILE))
     run.check()
 
-    # The scale is that of the training rows.
+    # Standardize with the mean and deviation of the training rows.
     names, inputs = as_numbers(table)
     mean, deviation = inputs[split.train].mean(axis=0), inputs[split.train].std(axis=0)
     inputs = ((inputs - mean) / (deviation + 1e-9)).astype("float32")

@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of scores hold the truth: python benchmarks/coverage.py [--runs 1000]
+"""How often the 95% intervals of scores hold the truth: python benchmarks/coverage.py [--runs 1000]
 
 Rows of two classes have normal scores; the model knows their true probabilities, the other one shrinks and shifts them.
 Each line is one number of rows and one share of 1: in what share of runs each interval holds the truth, which is taken
@@ -68,7 +68,7 @@ def coverage(rows: int, share: float, distance: float, runs: int, seed: int = 0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How often 95 % intervals hold the truth.")
+    parser = argparse.ArgumentParser(description="How often 95% intervals hold the truth.")
     parser.add_argument("--runs", type=int, default=1_000, metavar="N", help="simulated tests a line (default: 1000)")
     runs, started = parser.parse_args().runs, time.perf_counter()
     print(f"{'rows':>8}{'share of 1':>12}{'true AUC':>10}" + "".join(f"{name:>16}" for name in NAMES))
@@ -77,7 +77,7 @@ def main() -> None:
             for distance in (1.0, 2.5):
                 found = coverage(rows, share, distance, runs if rows < ROWS[-1] else max(1, runs // 2))
                 area = truth(share, distance)[0]
-                cells = "".join(f"{'-' if math.isnan(value) else f'{100 * value:.1f} %':>16}" for value in found)
+                cells = "".join(f"{'-' if math.isnan(value) else f'{100 * value:.1f}%':>16}" for value in found)
                 print(f"{rows:>8,}{f'1 in {1 / share:,.0f}':>12}{area:>10.3f}{cells}", flush=True)
     print(f"{time.perf_counter() - started:.0f} s")
 

@@ -19,7 +19,7 @@ from harvest.data.splits import Split, make_splits
 from harvest.data.table import Table, read_table
 from harvest.results.linear import fit_linear, weighted_linear
 from harvest.training.config import Config, Plan, choose_folds, decide, make_plan, with_device
-from harvest.training.tensorflow_setup import find_devices, import_tensorflow, prepare_environment
+from harvest.training.tensorflow_setup import Device, find_devices, import_tensorflow, prepare_environment
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,8 +49,8 @@ class Run:
         return inputs.numpy(), self.features.labels[rows]
 
 
-def start_tensorflow() -> None:
-    prepare_environment(cpu_only=True, xla=True)
+def start_tensorflow(cpu_only: bool = True) -> None:
+    prepare_environment(cpu_only, xla=True)
     import_tensorflow()
 
 
@@ -59,8 +59,8 @@ def read(path: Path | str, *flags: object) -> tuple[argparse.Namespace, Table]:
     return args, read_table(args)[0]
 
 
-def make_run(args: argparse.Namespace, table: Table, precision: str = "float32") -> Run:
-    """All that the command makes of a table before the first epoch, on the CPU."""
+def make_run(args: argparse.Namespace, table: Table, precision: str = "float32", device: Device | None = None) -> Run:
+    """All that the command makes of a table before the first epoch, on a device (default: the CPU)."""
     from harvest.model.inference_model import Predictor, build_inference_model
     from harvest.training import folds as training
     from harvest.training import program as compiled
@@ -68,8 +68,8 @@ def make_run(args: argparse.Namespace, table: Table, precision: str = "float32")
 
     folds_decision = choose_folds(args, table)
     splits = make_splits(args, table.label, folds_decision.value, table.repeats)
-    config = decide(args, splits, table.label, folds_decision)
-    config = replace(with_device(config, find_devices(True)[0], "measured", None), precision=precision)
+    config = decide(args, splits, table, folds_decision)
+    config = replace(with_device(config, device or find_devices(True)[0], "measured", None), precision=precision)
     encoding, fold_encodings, features = fit_encoding(table, splits)
     plan, architecture = make_plan(config, splits, encoding.width), trainer.ARCHITECTURES[args.architecture]
     folds = []

@@ -20,7 +20,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +141,9 @@ def subset(table: Table, rows: np.ndarray) -> Table:
     return part
 
 
-def fit_ours(part: Table, folds: int, seed: int) -> tuple[Run, float]:
+def fit_ours(part: Table, folds: int | str, seed: int, *more: str) -> tuple[Run, float]:
     """A run of the modern trainer, trained exactly as its command does on this table, and its temperature."""
-    flags = ["--folds", folds, "--seed", seed, "--split-seed", seed, "--xla"]
+    flags = ["--folds", folds, "--seed", seed, "--split-seed", seed, "--xla", *more]
     args = trainer.parse_args(["unused", *map(str, flags)])
     run = make_run(args, part)
     train(run, args.epochs)
@@ -151,16 +151,16 @@ def fit_ours(part: Table, folds: int, seed: int) -> tuple[Run, float]:
     return run, temperature
 
 
-def train_ours(table: Table, rows: np.ndarray, test: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def train_ours(table: Table, rows: np.ndarray, test: np.ndarray, folds: int | str, seed: int, *more: str) -> np.ndarray:
     """Probabilities of the test rows by the modern trainer when it is trained on some rows."""
-    run, temperature = fit_ours(subset(table, rows), folds, seed)
+    run, temperature = fit_ours(subset(table, rows), folds, seed, *more)
     features = make_features(table, run.encoding)
     logits = [run.predictor.row_logits(fold.number, features, test) for fold in run.folds]
     return sigmoid(np.array(logits) / temperature).mean(axis=0)
 
 
 def find_flipped(size: int, seed: int, folder: Path) -> dict[str, float]:
-    """Of simulated rows with 5 % of labels flipped: the share of flipped ones among the 5 % that surprise most.
+    """Of simulated rows with 5% of labels flipped: the share of flipped ones among the 5% that surprise most.
 
     They surprise ten nets, each row the one that never saw it, or whoever knows the probability of each row.
     """
@@ -183,9 +183,9 @@ def find_flipped(size: int, seed: int, folder: Path) -> dict[str, float]:
 
 
 def measure_flipped(sizes: list[int], seeds: int, folder: Path) -> dict[str, list[dict[str, float]]]:
-    """Print, by size, what find_flipped() gives: a mean over data sets and half the width of its 95 % interval."""
+    """Print, by size, what find_flipped() gives: a mean over data sets and half the width of its 95% interval."""
     results: dict[str, list[dict[str, float]]] = {}
-    print("| flipped labels among the 5 % most surprising rows | ten nets | Bayes limit | at random |\n|-|-|-|-|")
+    print("| flipped labels among the 5% most surprising rows | ten nets | Bayes limit | at random |\n|-|-|-|-|")
     for size in sizes:
         runs = results[f"flipped labels, {size} rows"] = []
         for seed in range(seeds):
@@ -197,41 +197,91 @@ def measure_flipped(sizes: list[int], seeds: int, folder: Path) -> dict[str, lis
     return results
 
 
-@contextlib.contextmanager
-def changed(skip: str) -> Iterator[None]:
-    """The trainer without its linear skip, or with a skip that starts at random and not as the linear model."""
-    build, start = trainer.build_network, trainer.start_from_linear_model
+def without(*kinds: str) -> Callable[..., Any]:
+    """A build_network() whose layers of these kinds do nothing."""
+    build = trainer.build_network
 
-    def without_skip(*args: Any) -> Any:
+    def build_without(*args: Any) -> Any:
         import keras
 
-        network = build(*args)
-        return keras.Model(network.input, network.get_layer("from_hidden").output, name=network.name)
+        class Nothing(keras.layers.Layer):
+            def call(self, inputs: Any, mask: Any = None, training: bool | None = None) -> Any:
+                return inputs
 
-    def start_at_random(network: Any, weights: np.ndarray) -> None:
-        import keras
+        def clone(layer: Any) -> Any:
+            if type(layer).__name__ in kinds:
+                return Nothing(name=layer.name)
+            return layer.__class__.from_config(layer.get_config())
 
-        kernel = network.get_layer("from_hidden").kernel
-        kernel.assign(keras.initializers.GlorotUniform()(kernel.shape))
+        return keras.models.clone_model(build(*args), clone_function=clone)
 
-    trainer.start_from_linear_model = start_at_random
-    if skip == "absent":
-        trainer.build_network = without_skip
-    try:
-        yield
-    finally:
-        trainer.build_network, trainer.start_from_linear_model = build, start
+    return build_without
 
 
-def ablate(table: Table, rows: np.ndarray, test: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
-    """What the linear skip and its start contribute, for one net and for ten folds."""
+def without_skip(*args: Any) -> Any:
+    """The network of build_network() without its linear model of the inputs."""
+    import keras
+
+    network = BUILD(*args)
+    return keras.Model(network.input, network.get_layer("from_hidden").output, name=network.name)
+
+
+def start_at_random(network: Any, weights: np.ndarray) -> None:
+    """Initial weights of the linear model drawn at random, as those of all other layers are."""
+    import keras
+
+    kernel = network.get_layer("from_hidden").kernel
+    kernel.assign(keras.initializers.GlorotUniform()(kernel.shape))
+
+
+# 97.5% quantiles of Student's t for the mean of so many differences; 2.1 for more
+STUDENT = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26, 12: 2.2}
+
+BUILD, START = trainer.build_network, trainer.start_from_linear_model
+ABLATIONS: dict[str, tuple[list[str], Callable[..., Any], Callable[..., Any]]] = {  # flags, network, its start
+    "default": ([], BUILD, START),
+    "no batch normalization": ([], without("BatchNormalization"), START),
+    "no dropout": ([], without("Dropout"), START),
+    "neither": ([], without("BatchNormalization", "Dropout"), START),
+    "initial rate 0.001": (["--learning-rate", "0.001"], BUILD, START),
+    "Adam": (["--no-adamw"], BUILD, START),
+    "constant rate": (["--no-reduce-lr"], BUILD, START),
+    "no early stopping": (["--no-early-stopping"], BUILD, START),
+    "lightweight": (["--architecture", "lightweight"], BUILD, START),
+    "deep": (["--architecture", "deep"], BUILD, START),
+    "linear model started at random": ([], BUILD, start_at_random),
+    "no linear model": ([], without_skip, start_at_random),
+}
+
+
+def ablate(
+    table: Table, rows: np.ndarray, test: np.ndarray, seed: int, folds: int | str, chosen: list[str]
+) -> dict[str, dict[str, float]]:
+    """Scores with one part changed at a time; the seconds are those of compiling and training."""
     results = {}
-    for folds, name in ((1, "one net"), (10, "--folds 10")):
-        results[name] = score(table.label[test], train_ours(table, rows, test, folds, seed))
-        for skip, words in (("random", "skip drawn at random"), ("absent", "no linear skip")):
-            with changed(skip):
-                results[f"{name}, {words}"] = score(table.label[test], train_ours(table, rows, test, folds, seed))
+    for name in chosen:
+        flags, trainer.build_network, trainer.start_from_linear_model = ABLATIONS[name]
+        started = time.perf_counter()
+        probability = train_ours(table, rows, test, folds, seed, *flags)
+        results[name] = score(table.label[test], probability) | {"seconds": time.perf_counter() - started}
+    trainer.build_network, trainer.start_from_linear_model = BUILD, START
     return results
+
+
+def summarise_ablation(title: str, runs: list[dict[str, dict[str, float]]]) -> list[str]:
+    """A table of means over data sets; differences are paired, with half the width of their 95% interval."""
+    quantile = STUDENT.get(len(runs), 2.1)
+    lines = [f"### {title}", "", "| change | log-loss | difference | accuracy | difference | seconds (median) |"]
+    lines.append("|-|-|-|-|-|-|")
+    for name in runs[0]:
+        cells = []
+        for metric in ("log_loss", "accuracy"):
+            values = np.array([run[name][metric] for run in runs])
+            gaps = values - [run["default"][metric] for run in runs]
+            half = quantile * gaps.std(ddof=1) / math.sqrt(len(runs)) if len(runs) > 1 else math.nan
+            cells += [f"{values.mean():.4f}", "" if name == "default" else f"{gaps.mean():+.4f} +-{half:.4f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} | {np.median([run[name]['seconds'] for run in runs]):.2f} |")
+    return [*lines, ""]
 
 
 def train_basic(table: Table, rows: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
@@ -338,7 +388,7 @@ def compare(
 
 
 def summarise(title: str, runs: list[dict[str, dict[str, float]]]) -> list[str]:
-    """A table of means over data sets with half the width of their 95 % intervals, and mean ranks by log-loss."""
+    """A table of means over data sets with half the width of their 95% intervals, and mean ranks by log-loss."""
     names = list(runs[0])
     ranks: dict[str, list[int]] = {name: [] for name in names}
     for run in runs:
@@ -370,9 +420,9 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=2, help="of each real table")
     parser.add_argument("--tables", nargs="*", help="the real tables to run, one by one (default: all, as two groups)")
     parser.add_argument("--real", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument(
-        "--ablation", action="store_true", help="what the linear skip contributes, in place of the comparison"
-    )
+    words = "change one part of the trainer at a time (all of them, or those named) instead of comparing models"
+    parser.add_argument("--ablation", nargs="*", choices=ABLATIONS, metavar="CHANGE", help=words)
+    parser.add_argument("--folds", default="auto", help="of --ablation (default: what the command chooses)")
     words = "how many flipped labels are among the most surprising rows, in place of the comparison"
     parser.add_argument("--labels", action="store_true", help=words)
     parser.add_argument("--skip", nargs="*", default=[], help="models to leave out")
@@ -389,33 +439,55 @@ def main() -> None:
             runs = []
             for seed in range(options.seeds):
                 table, rows, test, probability = simulated(size, seed, folder)
-                compared = () if options.ablation else (probability, set(options.skip))
-                runs.append((ablate if options.ablation else compare)(table, rows, test, seed, *compared))
+                runs.append(measure(options, table, rows, test, seed, probability))
                 print(f"{size} rows, data set {seed + 1} of {options.seeds}", file=sys.stderr, flush=True)
-            results[f"{'ablation' if options.ablation else 'simulated'}, {size} rows"] = runs
-            print("\n".join(summarise(f"Simulated, {size:,} rows, {options.seeds} data sets", runs)), flush=True)
-            keep(results)
-        if options.real and not options.ablation:
-            groups: dict[str, list[Any]] = {"Real tables": [], "Tables with strong structure that is not linear": []}
-            for name, path in real_tables(folder).items():
-                if options.tables is not None and name not in options.tables:
-                    continue
-                _, table = read(path)
-                title = list(groups)[name in NONLINEAR] if options.tables is None else name
-                for seed in range(options.splits):
-                    order = np.random.default_rng(seed).permutation(len(table.label)).astype(np.int32)
-                    cut = min(2_000, round(0.7 * len(order)))
-                    runs = groups.setdefault(title, [])
-                    runs.append(compare(table, order[:cut], order[cut:], seed, None, set(options.skip)))
-                    line = "  ".join(f"{model} {result['log_loss']:.3f}" for model, result in runs[-1].items())
-                    print(f"{name} ({cut} rows): {line}", file=sys.stderr, flush=True)
-            for title, runs in groups.items():
-                if runs:
-                    results[title] = runs
-                    print("\n".join(summarise(f"{title}, {len(runs)} runs", runs)), flush=True)
-                    if options.tables is not None and len(runs) > 1 and {"--folds 10", "CatBoost"} <= set(runs[0]):
-                        print(difference(runs), flush=True)
-                    keep(results)
+            show(options, f"Simulated, {size:,} rows, {options.seeds} data sets", runs, results)
+        if options.real:
+            measure_real_tables(options, folder, results)
+
+
+def measure(
+    options: argparse.Namespace,
+    table: Table,
+    rows: np.ndarray,
+    test: np.ndarray,
+    seed: int,
+    probability: np.ndarray | None = None,
+) -> dict[str, dict[str, float]]:
+    """The scores of one data set: of all models, or with --ablation of the trainer's variants."""
+    if options.ablation is None:
+        return compare(table, rows, test, seed, probability, set(options.skip))
+    chosen = list(dict.fromkeys(["default", *(options.ablation or ABLATIONS)]))
+    return ablate(table, rows, test, seed, options.folds, chosen)
+
+
+def measure_real_tables(options: argparse.Namespace, folder: Path, results: dict[str, Any]) -> None:
+    groups: dict[str, list[Any]] = {"Real tables": [], "Tables with strong structure that is not linear": []}
+    for name, path in real_tables(folder).items():
+        if options.tables is not None and name not in options.tables:
+            continue
+        _, table = read(path)
+        title = list(groups)[name in NONLINEAR] if options.tables is None else name
+        for seed in range(options.splits):
+            order = np.random.default_rng(seed).permutation(len(table.label)).astype(np.int32)
+            cut = min(2_000, round(0.7 * len(order)))
+            runs = groups.setdefault(title, [])
+            runs.append(measure(options, table, order[:cut], order[cut:], seed))
+            line = "  ".join(f"{model} {result['log_loss']:.3f}" for model, result in runs[-1].items())
+            print(f"{name} ({cut} rows): {line}", file=sys.stderr, flush=True)
+    for title, runs in groups.items():
+        if runs:
+            show(options, f"{title}, {len(runs)} runs", runs, results)
+            if options.tables is not None and len(runs) > 1 and {"--folds 10", "CatBoost"} <= set(runs[0]):
+                print(difference(runs), flush=True)
+
+
+def show(options: argparse.Namespace, title: str, runs: list[Any], results: dict[str, Any]) -> None:
+    """Print a table of the runs, and keep their scores in quality.json."""
+    ablated = options.ablation is not None
+    results[f"{title}, ablation, folds {options.folds}" if ablated else title] = runs
+    print("\n".join((summarise_ablation if ablated else summarise)(title, runs)), flush=True)
+    keep(results)
 
 
 def keep(results: dict[str, Any]) -> None:

@@ -2,9 +2,9 @@
 
     python docs/ray_train.py --workers 4 --model-dir /model -- /data --trust-network
 
-Ray Train picks the machines, sets TF_CONFIG on each and starts again when a worker is gone; from then on the run is
-that of any group, and what stands behind -- goes to train_model_modern.py. The files it reads, and this repository,
-must be at the same paths on every machine, and so must the model directory of a run that Ray may start again.
+Ray Train chooses the machines, sets TF_CONFIG on each, and restarts the run if a worker is lost. Arguments after -- are
+passed to train_model_modern.py. The data files and this repository must be at the same paths on every machine, and so
+must the model directory of a run that Ray may restart.
 """
 
 import argparse
@@ -17,9 +17,9 @@ TRAINER = Path(__file__).resolve().parent.parent / "train_model_modern.py"
 
 
 def train_worker(settings: dict) -> None:
-    """What Ray runs on each machine, with TF_CONFIG in its environment."""
+    """Run the trainer on one machine; Ray has set TF_CONFIG in the environment."""
     arguments, folder = settings["arguments"], Path(settings["model_dir"])
-    if (folder / "resume.npz").exists():  # of a run that a lost worker ended
+    if (folder / "resume.npz").exists():  # a lost worker ended this run
         arguments = [*arguments, "--resume"]
     command = [sys.executable, str(TRAINER), *arguments, "--model-dir", str(folder)]
     subprocess.run(command, check=True, env=os.environ.copy())
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--model-dir", default="model")
-    parser.add_argument("arguments", nargs="*", help="of train_model_modern.py, behind --")
+    parser.add_argument("arguments", nargs="*", help="arguments of train_model_modern.py, after --")
     options = parser.parse_args()
     TensorflowTrainer(
         train_worker,

@@ -1,7 +1,7 @@
-"""What the commands share: errors as one line and an exit code, flags, signals, and printing.
+"""Code shared by the commands: errors in one line with an exit code, flags, signals, and printing.
 
-A script imports at its top only the standard library and this module; all else is imported inside its main function, so
-that a package that is missing, or Ctrl-C during the imports, ends it with one line like any other error.
+A script imports only the standard library and this module at its top. It imports everything else in its main function,
+so that a missing package, or Ctrl-C during the imports, ends it with one line like any other error.
 """
 
 import argparse
@@ -10,8 +10,10 @@ import functools
 import math
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,10 +22,10 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """The command line or the data is wrong: reported in one line, exit code 2."""
+    """An invalid command line or invalid data: printed as one line, with exit code 2."""
 
     def __str__(self) -> str:
-        return super().__str__().replace("\n", "\\n").replace("\r", "\\r")  # of names that hold line ends
+        return super().__str__().replace("\n", "\\n").replace("\r", "\\r")  # names may contain line ends
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class GivenFlags(argparse.Namespace):
-    """Holds only what was given: argparse sets the defaults that a namespace lacks, and this seems to lack none."""
+    """Holds only the given flags: argparse sets a default if an attribute is missing, and here none seems to be."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("_"):
@@ -62,47 +64,80 @@ def positive_number(text: str) -> float:
 
 
 class Console:
-    """Prints to standard output. Where that is full or closed, the work goes on, and the exit code says so at last."""
+    """Prints to standard output. If this fails, the run continues; exit_code() reports a full device."""
 
     def __init__(self, quiet: bool) -> None:
-        self.quiet, self.failure = quiet, ""
+        self.quiet, self.failure, self.waiting = quiet, "", False
 
     def print(self, *lines: str) -> None:
+        """Print lines; on a terminal, wrap those that are too long for it."""
+        if sys.stdout.isatty():
+            width = min(max(80, shutil.get_terminal_size().columns), 112)
+            lines = tuple(part for line in lines for part in fit(line, width))
         self.show(lambda: print("\n".join(lines), flush=True))
 
     def show(self, write: Callable[[], object]) -> None:
-        """Call what writes to standard output."""
+        """Call a function that writes to standard output."""
+        self.clear()
+        self.write(write)
+
+    def wait(self, text: str) -> None:
+        """On a terminal, show a text until the next output replaces it."""
+        self.clear()
+        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not self.quiet:
+            self.waiting = True
+            self.write(lambda: print(text, end="", flush=True))
+
+    def clear(self) -> None:
+        """Remove the text of wait() from the terminal."""
+        if self.waiting:
+            self.waiting = False
+            self.write(lambda: print("\r\x1b[K", end="", flush=True))
+
+    def write(self, write: Callable[[], object]) -> None:
         if self.quiet:
             return
         try:
             write()
         except (OSError, ValueError) as error:
-            if not isinstance(error, BrokenPipeError):  # then whoever reads this has seen enough
+            if not isinstance(error, BrokenPipeError):  # which means that the reader has stopped reading
                 self.failure = getattr(error, "strerror", None) or str(error)
             self.quiet = True
             drop_output()
 
     def exit_code(self) -> int:
-        """1, and an error, when standard output failed while all else was done; otherwise 0."""
+        """1, after printing an error, if only standard output failed; otherwise 0."""
         if self.failure:
-            print_error(f"error: standard output: {self.failure}; everything else is done")
+            print_error(f"error: standard output: {self.failure}; all other output is complete")
         return 1 if self.failure else 0
 
 
+def fit(line: str, width: int) -> list[str]:
+    """Wrap a line at a width without breaking words; text after a title stays in its column."""
+    if len(line) <= width:
+        return [line]
+    title = re.match(r"( {11}|[A-Z][a-z]{9} |[A-Z][A-Za-z]+( [a-z]+)? {2,9})(?=\S)", line)
+    start = 11 if title and title.end() == 11 else len(line) - len(line.lstrip())
+    indents = line[:start], " " * (start if start == 11 else start + 2)
+    wrapper = textwrap.TextWrapper(width, *indents, break_long_words=False, break_on_hyphens=False)
+    joined = re.sub(r"(?<=\d) (?=s\b)", "\xa0", line[start:])  # 0.9 s
+    return [part.replace("\xa0", " ") for part in wrapper.wrap(joined)]
+
+
 def print_error(text: str) -> None:
-    """Print to standard error. The exit code must not depend on whether anyone can read it."""
+    """Print to standard error. A failure to write does not change the exit code."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
 
 def drop_output() -> None:
-    """Discard what is still buffered for standard output, so that it cannot fail again when the process ends."""
+    """Discard the buffer of standard output, so that it cannot fail again when the process ends."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def prepare_streams() -> None:
-    """Let a closed stream discard what is printed, and one with few characters show the others by their codes."""
+    """Discard output to a closed stream, and escape characters that a stream cannot encode."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         if hasattr(stream, "reconfigure"):
@@ -112,10 +147,17 @@ def prepare_streams() -> None:
 
 @dataclass
 class StopRequest:
-    """Which signal has asked the command to stop (0: none), and whether it may no longer be stopped."""
+    """The signal that asked the command to stop (0: none), and whether it can still be stopped."""
 
     signal: int = 0
     committing: bool = False
+    raised: int = 0  # the signal raised as KeyboardInterrupt, which compiled code of TensorFlow may swallow
+
+    def begin_commit(self) -> None:
+        """Defer signals from now on. Raises KeyboardInterrupt if one was raised before and swallowed."""
+        if self.raised:
+            raise KeyboardInterrupt(self.raised)
+        self.committing = True
 
 
 @contextlib.contextmanager
@@ -125,12 +167,19 @@ def stop_on_signals(at_once: bool = False) -> Iterator[StopRequest]:
 
     def handle(number: int, _: FrameType | None) -> None:
         if stop.signal and not stop.committing:
+            stop.raised = number
             raise KeyboardInterrupt(number)
         stop.signal = number
+        if number == signal.SIGINT and sys.stderr.isatty() and not stop.committing:
+            print_error("stopping after this step; Ctrl-C again stops at once")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
+    except Exception:
+        if stop.raised:  # TensorFlow may have converted the interrupt
+            raise KeyboardInterrupt(stop.raised) from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -143,7 +192,7 @@ def missing_package(error: ModuleNotFoundError) -> str:
 
 
 def command(function: Callable[[list[str] | None], int]) -> Callable[..., int]:
-    """Make main(argv=None) report every expected error in one line, and return the exit code."""
+    """Make main(argv=None) report every expected error in one line and return the exit code."""
 
     @functools.wraps(function)
     def main(argv: list[str] | None = None) -> int:
@@ -158,7 +207,7 @@ def command(function: Callable[[list[str] | None], int]) -> Callable[..., int]:
             code, text = 128 + number, "; ".join([f"stopped: {signal.Signals(number).name}", *(left or [kept])])
         except MemoryError as error:
             what = f"not enough memory{f' ({error})' if str(error) else ''}"
-            text = f"error: {what}; close other programs, raise the limit (ulimit -v), or give fewer rows"
+            text = f"error: {what}; close other programs, raise the limit (ulimit -v), or use fewer rows"
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             text = f"error: {place}{error.strerror or error}; {kept}"
@@ -171,18 +220,18 @@ def command(function: Callable[[list[str] | None], int]) -> Callable[..., int]:
 
 
 def interrupt(number: int, _: FrameType | None) -> NoReturn:
-    """Unlike Python's own handler give the exception a value: without one pandas takes it for a fault of the file."""
+    """Unlike Python's handler, raise KeyboardInterrupt with a value: without one, pandas blames the file."""
     raise KeyboardInterrupt(number)
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """Run a command and end the process with its exit code, without the 0.4 s that TensorFlow takes to shut down."""
-    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # where the command does not handle it
+    """Run a command and exit with its code, without the 0.4 s that TensorFlow takes to shut down."""
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))  # unless the command handles it
     signal.signal(signal.SIGINT, interrupt)
-    # An interrupt inside a finalizer of TensorFlow is lost there, and must not be printed as a fault.
+    # Python discards an interrupt inside a finalizer of TensorFlow; do not print it as an error.
     sys.unraisablehook = lambda fault: fault.exc_type is KeyboardInterrupt or sys.__unraisablehook__(fault)
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # or a file of ours would get the number of a closed stream, and with it what TensorFlow logs there
+        pass  # otherwise a file of ours could get the number of a closed stream, and TensorFlow would log to it
     os.close(descriptor)
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

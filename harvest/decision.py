@@ -1,4 +1,4 @@
-"""What is decided for the user, with the reason that is shown."""
+"""A value chosen for the user, with the reason that is printed."""
 
 from typing import Any, NamedTuple
 

@@ -1,8 +1,8 @@
-"""The model directory: one process at a time, files of one run replaced together, and nobody else's files touched.
+"""The model directory: one process uses it at a time, replaces the files of a run together, and never touches yours.
 
-What a run writes is staged in a directory within the model directory. A new manifest written there marks it as whole;
-then everything is moved into place, the manifest last. Whoever is killed in between is finished by the next command.
-The manifest holds the SHA-256 of each file as it was written: a file that differs is the user's.
+A run stages its files in a directory within the model directory. A new manifest there marks them as complete; then they
+are moved into place, the manifest last. If the process is killed in between, the next command finishes the moves. The
+manifest contains the SHA-256 of each file as it was written: a file that differs from it belongs to the user.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import stat
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,17 +40,19 @@ EXPORT_FILES = {
     "onnx": "productivity_model.onnx",
 }
 RESULT_FILES = [MODEL_FILE, PREDICTIONS_FILE, CARD_FILE, REPORT_FILE, *EXPORT_FILES.values(), METRICS_FILE]
-ALL_FILES = [*RESULT_FILES, "basic_model.keras", "basic_metrics.json"]  # the last two are of train_model.py
+ALL_FILES = [*RESULT_FILES, "basic_model.keras", "basic_metrics.json"]  # train_model.py writes the last two
+EXPORT_NAME = re.compile(r"[^/\\]+(_saved_model|\.tflite|\.onnx)")  # of a model file with any name
 MANIFEST_FILE = ".manifest.json"
-TEMPORARY = ".train_model_modern-"  # how the names begin of what is not yet in its place
-COMMIT_OF_1_6 = TEMPORARY + "commit.json"  # its list of what was to be moved into place
-MOVE_AWAY = "move it away or name another directory"
+CHECKPOINTS_FILE = "manifest.json"  # in checkpoints/
+TEMPORARY = ".train_model_modern-"  # the prefix of files that are not yet in place
+COMMIT_OF_1_6 = TEMPORARY + "commit.json"  # version 1.6's list of the files to move into place
+MOVE_AWAY = "move it or name another directory"
 
 
 class RunDirectory:
     """A model directory; within a with statement it is locked for this process.
 
-    exports, keys of EXPORT_FILES, and files will be written, and with training the results of train_model_modern.py.
+    The command writes exports (keys of EXPORT_FILES) and files; with training, also results of train_model_modern.py.
     """
 
     def __init__(
@@ -62,12 +64,12 @@ class RunDirectory:
         self.files = [*trained, *files, *(EXPORT_FILES[name] for name in exports)]
 
     def check(self) -> None:
-        """Make the directory. Raises UserError if it cannot be written to, is locked, or holds foreign files."""
+        """Make the directory. Raises UserError if it is not writable, is locked, or contains files of the user."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()
         except OSError as error:
-            usable = f"{error.strerror}; name a directory that can be written to"
+            usable = f"{error.strerror}; name a writable directory"
             fault = "is a file; name a directory" if isinstance(error, FileExistsError) else usable
             raise UserError(f"--model-dir {self.path}: {fault}") from None
         with self:
@@ -78,7 +80,7 @@ class RunDirectory:
             stack.enter_context(lock(self.path))
             self._refuse_foreign([])
             finish_commit_of_1_6(self.path)
-            # Finish or delete what a process that is no more has left half-done.
+            # Finish or delete the unfinished work of a killed process.
             if manifest := read_manifest(self.staging / MANIFEST_FILE):
                 self._finish(manifest)
             remove(self.staging)
@@ -95,14 +97,14 @@ class RunDirectory:
         self._exit.__exit__(*error)
 
     def is_ours(self, name: str) -> bool:
-        """Whether a file or directory is as this program wrote it."""
+        """Whether this program wrote a file or directory, and it has not changed since."""
         path, manifest = self.path / name, read_manifest(self.path / MANIFEST_FILE)
         if name == RESUME_FILE:  # replaced too often to be in the manifest
             return is_archive(path)
         return is_of_1_6(path) if manifest is None else digest(path) == manifest.get(name, "absent")
 
     def free(self, name: str) -> bool:
-        """Whether a file may be written: nothing is there, or what is there is ours."""
+        """Whether a file may be written: it does not exist, or is ours."""
         return not os.path.lexists(self.path / name) or self.is_ours(name)
 
     def _refuse_foreign(self, names: Sequence[str]) -> None:
@@ -112,50 +114,53 @@ class RunDirectory:
         for path in foreign + [self.path / name for name in names if not self.free(name)]:
             raise UserError(f"{path}: was not written by this program; {MOVE_AWAY} with --model-dir")
         for path in (self.path / "checkpoints", self.path / "logs") if self.training else ():
-            file = path.name == "checkpoints" and path.exists() and not path.is_dir()  # a run can do without logs
+            file = path.name == "checkpoints" and path.exists() and not path.is_dir()  # a run works without logs
             if path.is_symlink() or file:
-                raise UserError(f"{path}: is a link or no directory; {MOVE_AWAY} with --model-dir")
+                raise UserError(f"{path}: is a link or not a directory; {MOVE_AWAY} with --model-dir")
 
     def staged(self, name: str) -> Path:
-        """Where to write a file or directory that commit() moves into place; others are deleted at the end."""
-        self.staging.mkdir(mode=0o700, exist_ok=True)  # so nothing is open to others before it has its final mode
+        """The path of a staged file or directory, which commit() moves into place."""
+        self.staging.mkdir(mode=0o700, exist_ok=True)  # closed to other users until files get their final mode
         return self.staging / name
 
     def stage(self, name: str, content: bytes) -> None:
         self.staged(name).write_bytes(content)
 
     def discard(self) -> None:
-        """Delete what is staged, unless it is whole: then the next command moves it into place."""
+        """Delete the staged files, unless they are complete: then the next command moves them into place."""
         if not (self.staging / MANIFEST_FILE).exists():
             shutil.rmtree(self.staging, ignore_errors=True)
 
     def commit(self) -> list[str]:
-        """Move all that is staged into place. With a new model, results of the old one without a successor are deleted.
+        """Move all staged files into place. A new model also deletes results of the old one that it does not replace.
 
-        Returns the names of the latter. Raises UserError where foreign files have come meanwhile; but a card or a
-        report of the user's is left as it is.
+        Returns the names of deleted files. Raises UserError if the user has put files there meanwhile, except for a
+        card or report, which stays.
         """
         for name in (CARD_FILE, REPORT_FILE):
             if not self.free(name):
                 remove(self.staging / name)
-        staged = [name for name in ALL_FILES if (self.staging / name).exists()]
+        kept = read_manifest(self.path / MANIFEST_FILE) or {}
+        staged = [name for name in file_names(path.name for path in self.staging.glob("*"))]
+        staged = [name for name in staged if (self.staging / name).exists()]
         if not staged:
             return []
         self._refuse_foreign(staged)
         for name in staged:
             make_ready(self.staging / name, self.path / name)
         replaced = {*staged, *(RESULT_FILES if MODEL_FILE in staged else [])}
-        manifest = {name: digest(self.path / name) for name in ALL_FILES if name not in replaced and self.is_ours(name)}
+        names = [name for name in file_names(kept) if name not in replaced and self.is_ours(name)]
+        manifest = {name: digest(self.path / name) for name in names}
         manifest |= {name: digest(self.staging / name) for name in staged}
         write_atomically(self.staging / MANIFEST_FILE, json.dumps(manifest, indent=2).encode())
         return self._finish(manifest)
 
     def _finish(self, manifest: dict[str, str]) -> list[str]:
-        """Move the rest of a whole staging directory into place; the names of results that were deleted."""
-        for name in ALL_FILES:
+        """Move the staged files into place; return the names of deleted results."""
+        for name in file_names(manifest):
             new, old = self.staging / name, self.path / name
-            if name in manifest and new.exists() and self.free(name):  # not if the user has put a file there since
-                before = self.path / f"{TEMPORARY}before-{name}.tmp"
+            if name in manifest and new.exists() and self.free(name):  # not if the user has put a file there
+                before = self.path / f"{TEMPORARY}before-{name[:40]}.tmp"
                 if old.is_dir():  # which cannot be moved over
                     os.replace(old, before)
                 os.replace(new, old)
@@ -168,16 +173,42 @@ class RunDirectory:
         return stale
 
 
+def file_names(names: Iterable[str]) -> list[str]:
+    """All names of files that a run writes, metrics.json after its other results, and exports among the given names."""
+    exports = sorted(name for name in names if EXPORT_NAME.fullmatch(name))
+    return list(dict.fromkeys([*exports, *ALL_FILES]))
+
+
+def export_file(name: str, model: str = MODEL_FILE) -> str:
+    """The name of an export in a format (a key of EXPORT_FILES), next to a model file with this name."""
+    return EXPORT_FILES[name].replace(Path(MODEL_FILE).stem, Path(model).stem, 1)
+
+
+def read_checkpoints(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """The manifest entries of the existing checkpoints in a directory; None if the manifest is the user's own file.
+
+    Each entry has run, data, rows, date, epoch, val_loss and val_accuracy.
+    """
+    path = folder / CHECKPOINTS_FILE
+    if not os.path.lexists(path):
+        return {}
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        if not path.is_symlink() and path.is_file():
+            found = json.loads(path.read_bytes())["train_model_modern"].items()
+            return {name: dict(entry) for name, entry in found if name == Path(name).name and is_archive(folder / name)}
+    return None
+
+
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold a directory for this process. Nothing is written into the lock; that of a process that died is free."""
+    """Lock a directory for this process. Nothing is written to the lock file; the lock of a dead process is free."""
     path, extra = folder / ".lock", getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         file = open(path, "ab", opener=lambda name, flags: os.open(name, flags | extra, 0o644))  # noqa: SIM115
     except OSError as error:
-        text = f"{path}: is a link, a directory or closed to you, not a lock of this program; {MOVE_AWAY}"
+        text = f"{path}: is not a lock file of this program, or is not accessible; {MOVE_AWAY}"
         if not os.path.lexists(path):
-            text = f"{folder}: {error.strerror}; name a directory that can be written to"
+            text = f"{folder}: {error.strerror}; name a writable directory"
         raise UserError(text) from None
     with file:
         try:
@@ -190,14 +221,14 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def finish_commit(folder: Path) -> None:
-    """Finish what a process that was killed was moving into place, unless another one is at work there."""
+    """Finish the moves of a killed process, unless another process is using the directory."""
     if (folder / COMMIT_OF_1_6).is_file() or (RunDirectory(folder).staging / MANIFEST_FILE).is_file():
         with contextlib.suppress(OSError, UserError), RunDirectory(folder, training=False):
             pass
 
 
 def finish_commit_of_1_6(folder: Path) -> None:
-    """Do the moves in which version 1.6.0 was killed, as its list of them says, and delete that."""
+    """Finish the moves of a killed process of version 1.6.0, as listed in its file, and delete the list."""
     path = folder / COMMIT_OF_1_6
     if path.is_symlink() or not path.is_file() or (folder / MANIFEST_FILE).exists():
         return
@@ -212,14 +243,14 @@ def finish_commit_of_1_6(folder: Path) -> None:
 
 
 def make_ready(new: Path, old: Path) -> None:
-    """See that what is staged is on the disk and can be moved. A file gets the mode of the one that it replaces."""
+    """Make sure that staged files are on the disk and can be moved. A file gets the mode of the one it replaces."""
     for path in [new, *new.rglob("*")]:
         if path.is_file():
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
     if old.exists():
         try:
-            shutil.copymode(old, old)  # what refuses this refuses a move, but of another user's in a shared directory
+            shutil.copymode(old, old)  # fails if a move would, or if another user owns a file in a shared directory
         except PermissionError:
             if old.stat().st_uid == new.stat().st_uid or old.parent.stat().st_mode & stat.S_ISVTX:
                 raise
@@ -237,7 +268,7 @@ def read_manifest(path: Path) -> dict[str, str] | None:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, or of the names and contents in a directory; "" for a link, and for what is neither."""
+    """The SHA-256 of a file, or of the names and contents in a directory; "" for links and other kinds of files."""
     if path.is_dir() and not path.is_symlink():
         parts = [(part.relative_to(path).as_posix(), digest(part)) for part in sorted(path.rglob("*"))]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -257,10 +288,10 @@ def is_archive(path: Path) -> bool:
 
 
 def is_of_1_6(path: Path) -> bool:
-    """Whether version 1.6.0, which kept no manifest, wrote a file. Not asked once a newer version has written one."""
+    """Whether version 1.6.0, which wrote no manifest, wrote this file. Used only if there is no manifest."""
     if path.suffix == ".keras" or path.is_symlink():
         return is_archive(path)
-    if path.is_dir():  # a file of the user's in it would be the eighth
+    if path.is_dir():  # an eighth file would be the user's
         return (path / "train_model_modern").is_file() and len(list(path.rglob("*"))) <= 7
     starts = rb'{\n  "rows":|(file,)?line,fold,label,probability\n|<!doctype html>\n<!-- Report of train_model_modern'
     starts += rb"|# Model card: .*\n\nWritten by train_model_modern|.{4}TFL3|\x08.{1,4}train_model_modern"
@@ -269,7 +300,7 @@ def is_of_1_6(path: Path) -> bool:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an error of a full disk say where."""
+    """Add the path to the error of a full disk."""
     try:
         yield
     except OSError as error:
@@ -279,12 +310,12 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_atomically(path: Path, at_once: bool = False) -> Iterator[BinaryIO]:
-    """A new file that is moved over a path once it is whole (at_once: while empty). After a failure nothing is left.
+    """A new file that replaces a path once it is complete (at_once: while empty). A failure leaves no file behind.
 
-    It is no more open to others than the file that it replaces.
+    It gets the mode of the file that it replaces.
     """
     new = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name[:40]}.tmp")  # a name can have 255 bytes
-    new.unlink(missing_ok=True)  # of a process that had the same number
+    new.unlink(missing_ok=True)  # of a process with the same number
     try:
         with naming(path), open(new, "xb") as file:
             if path.is_file() and not path.is_symlink():
@@ -302,15 +333,15 @@ def open_atomically(path: Path, at_once: bool = False) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a failure leaves the previous one as it was. Links are refused."""
+    """Write a file; a failure leaves the previous one unchanged. Raises OSError for a link."""
     if path.is_symlink():
-        raise OSError(errno.ELOOP, "is a link, which is not followed; move it away", str(path))
+        raise OSError(errno.ELOOP, "is a link, which is not followed; move it", str(path))
     with open_atomically(path) as file:
         file.write(content)
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link, or a directory with all that is in it, if it is there."""
+    """Delete a file, a link, or a directory with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -318,7 +349,7 @@ def remove(path: Path) -> None:
 
 
 def earlier_model(folder: Path) -> str:
-    """What is known of the model that the last whole run left, or "" if there is none. Its metrics may be damaged."""
+    """A description of the model of the last completed run, whose metrics may be damaged; "" if there is none."""
     try:
         written = time.localtime((folder / MODEL_FILE).stat().st_mtime)
     except OSError:
@@ -331,13 +362,13 @@ def earlier_model(folder: Path) -> str:
 
 
 def shared_warning(path: Path) -> str:
-    """What to say when others can write where a model or a state is read from; empty when they cannot."""
+    """A warning if other users can write to a directory that models and states are read from; otherwise ""."""
     if os.name != "posix" or not path.exists():
         return ""
     status = path.stat()
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-        danger = "can be written to by every user of this machine: what is read from it may not be yours"
+        danger = "is writable by every user of this machine, so its files may not be yours"
         return f"{path} {danger} (chmod o-w {shlex.quote(str(path))})"
     if status.st_uid not in (0, os.getuid()):
-        return f"{path} belongs to another user, who can change what is read from it"
+        return f"{path} belongs to another user, who can change its files"
     return ""

@@ -1,5 +1,6 @@
 """Numbers and lists as text for terminals, reports and messages."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ HARD_SPACE = "\xa0"
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}%"
 
 
 def interval(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:
@@ -21,10 +22,15 @@ def count_range(counts: Sequence[int]) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
+def name_files(names: Sequence[str]) -> str:
+    first, *others = names
+    return f"{len(names)} files, {first} to {others[-1]}" if others else first
+
+
 def wrap(text: str, first: str = "", indent: str = "", width: int = 80) -> list[str]:
-    """A text in lines; a number and its % stay together."""
+    """A text as lines of at most `width` columns; words joined by HARD_SPACE stay together."""
     lines = textwrap.wrap(
-        text.replace(" %", f"{HARD_SPACE}%"),
+        text,
         width,
         initial_indent=first,
         subsequent_indent=indent,
@@ -35,8 +41,8 @@ def wrap(text: str, first: str = "", indent: str = "", width: int = 80) -> list[
 
 
 def titled_list(title: str, parts: list[str]) -> list[str]:
-    """Lines of at most 112 characters that list parts, none of them broken; the first line has the title."""
-    return wrap(", ".join(part.replace(" ", HARD_SPACE) for part in parts), f"{title:<11}", " " * 11, 112)
+    """Lines of at most 80 columns that list parts without breaking them; the first line has the title."""
+    return wrap(", ".join(part.replace(" ", HARD_SPACE) for part in parts), f"{title:<11}", " " * 11)
 
 
 def name_some(lines: np.ndarray) -> str:
@@ -46,5 +52,15 @@ def name_some(lines: np.ndarray) -> str:
 
 
 def rows_of(label: str, value: int) -> str:
-    """What the rows of a class are called."""
+    """The name of the rows of a class in messages."""
     return f"{'' if value else 'un'}productive rows" if label == "productive" else f"rows with {label} = {value}"
+
+
+def split_words(name: str) -> list[str]:
+    """The words of a name in lower case: identical for appId, App_ID and "app id"."""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z](?!s(?![a-z]))[a-z])", "_", name)
+    return re.split(r"[\W_]+", name.lower())
+
+
+def name_words(name: str) -> set[str]:
+    return set(split_words(name))

@@ -1,4 +1,4 @@
-"""What a run leaves, made up without training: metrics.json and predictions.csv of a page or a card."""
+"""The files of a run without training: metrics.json and predictions.csv of a page or a card."""
 
 import csv
 import io
@@ -69,15 +69,16 @@ def made_up_run(rows=150, folds=10, epochs=40, names=("one.csv",), columns=("key
             "threshold": 0.5,
             "network_share": 0.4 if folds == 1 else 1,
             "columns": dict(zip(columns, ("number", "number", "category"), strict=True)),
-            "reasons": {"threshold": "the more likely class", "folds": f"{folds} <are> enough"},
+            "reasons": {"threshold": "predicts the more likely class", "folds": f"{folds} <are> enough"},
         },
         "timing": {"train_s": 1.25, "rows_per_s": 12_345.6, "total_s": 5.0},
         "date": "2026-01-02",
         "rows_digest": "0",
         "versions": {"python": "3.12.1", "script": "1.6.0", "keras": "3.1", "tensorboard": ""},
         "comparison": {"majority": difference, "logistic_regression": difference},
-        "verdict": ["Better than always predicting the majority class.", "More labelled rows would help most."],
-        "warnings": [f"{number}: its name contains that of the label"],
+        "verdict": ["Worth using: better than always predicting the majority class.", "Few rows were tested."],
+        "next_steps": ["Label more rows.", "Check the labels of 12 rows."],
+        "warnings": [f"{number}: its name contains the name of the label"],
         "importance": {category: 0.4, number: 0.125, integer: -0.01},
         "effects": [
             effect(category, "category", ["Word", "Mail", None], [0.8, 0.31, 0.6]),
@@ -85,8 +86,10 @@ def made_up_run(rows=150, folds=10, epochs=40, names=("one.csv",), columns=("key
             effect(integer, "number", [0, 1], [0.41, 0.43]),
         ],
         "suspect_labels": [
-            ({"file": names[0]} if len(names) > 1 else {}) | {"line": line, "label": 1, "probability": 0.001 * line}
-            for line in range(2, 14)
+            ({"file": names[0]} if len(names) > 1 else {})
+            | {"line": line, "label": 1, "probability": 0.001 * line}
+            | {"cells": {category: "Word", number: None if line % 2 else line / 2, integer: 1_234_567 + line}}
+            for line in range(1_002, 1_014)
         ],
         "history": {name: values.tolist() for name, values in history.items()},
         "table": {
@@ -127,7 +130,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.attributes += attributes
-        if tag not in ("meta", "input"):
+        if tag not in ("meta", "input", "wbr"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attributes):

@@ -101,7 +101,7 @@ def small_training(rows=120, units=(10, 10), dropout=0.2, precision="float32", *
     number = choose_folds(args, table)
     splits: list[Split] = make_splits(args, table.label, number.value)
     encoding, fold_encodings, features = fit_encoding(table, splits)
-    config = replace(decide(args, splits, table.label, number), precision=precision)
+    config = replace(decide(args, splits, table, number), precision=precision)
     plan = make_plan(config, splits, encoding.width)
     keras.utils.set_random_seed(1)
     stock = network_of(encoding.width, units, dropout, config.momentum)

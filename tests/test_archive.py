@@ -73,9 +73,9 @@ UNKNOWN = "is not a model written by train_model_modern.py"
 REFUSED = {
     "no archive": ("no archive", UNKNOWN),
     "no details": ({"config.json": "{}"}, UNKNOWN),
-    "a path that climbs": ({"training.json": GOOD, "../x": ""}, "a path that leads out of it"),
-    "a path from the root": ({"training.json": GOOD, "/x": ""}, "a path that leads out of it"),
-    "a path of Windows": ({"training.json": GOOD, "\\x": ""}, "a path that leads out of it"),
+    "a path that climbs": ({"training.json": GOOD, "../x": ""}, "a path outside of the archive"),
+    "a path from the root": ({"training.json": GOOD, "/x": ""}, "a path outside of the archive"),
+    "a path of Windows": ({"training.json": GOOD, "\\x": ""}, "a path outside of the archive"),
     "a zip bomb": ({"training.json": GOOD, "x": "0" * 3_000}, "unpacks to more than 0 MB"),
     "a range that is no number": ({"training.json": GOOD.replace('"kind"', '"range": ["a", 1], "kind"')}, UNKNOWN),
     "no columns": ({"training.json": GOOD.replace('{"name": "a", "kind": "number"}', "")}, UNKNOWN),

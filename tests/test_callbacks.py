@@ -1,6 +1,7 @@
 """The callbacks of a training run, called on folds without training."""
 
 import io
+import json
 import os
 import re
 import struct
@@ -157,17 +158,24 @@ def model_file(weights, entry="training.json"):
 def written(folder):
     """The weights in each checkpoint of a folder."""
     found = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.glob("*.keras")):
         with zipfile.ZipFile(path) as archive:
             found[path.name] = archive.read("training.json").decode()
     return found
+
+
+ORIGIN = {"run": "20260101-000000_rows_standard_folds1", "data": "rows.csv", "rows": 150}
+
+
+def listed(folder):
+    return json.loads((folder / "manifest.json").read_text())["train_model_modern"]
 
 
 def train_with(folder, losses, keep=5, names=None, write_model=model_file):
     """Run BestCheckpoint over the validation losses of each fold."""
     folds = [made_up_fold(number) for number in range(len(losses))]
     names = [] if names is None else names
-    callback = callbacks.BestCheckpoint(folds, folder, keep, names, write_model)
+    callback = callbacks.BestCheckpoint(folds, folder, keep, names, ORIGIN, write_model)
     for epoch, values in enumerate(zip(*losses, strict=True)):
         for fold, loss in zip(folds, values, strict=True):
             if loss is not None:
@@ -188,7 +196,7 @@ def test_each_new_best_epoch_is_written_and_the_newest_are_kept(tmp_path):
 
 def test_keep_0_keeps_all(tmp_path):
     losses = [0.9 - 0.1 * epoch for epoch in range(8)]
-    assert len(train_with(tmp_path, [losses], keep=0).names) == len(os.listdir(tmp_path)) == 8
+    assert len(train_with(tmp_path, [losses], keep=0).names) == len(written(tmp_path)) == len(listed(tmp_path)) == 8
 
 
 def test_a_checkpoint_has_the_best_weights_of_every_fold(tmp_path):
@@ -210,21 +218,21 @@ def test_a_resumed_run_goes_on_with_its_list_and_leaves_other_files(tmp_path):
     names = ["model_01_0.5000.keras", "model_02_0.6000.keras"]  # the other one is of an earlier run
     train_with(tmp_path, [[0.5, 0.3]], keep=2, names=names)
     assert names == ["model_02_0.6000.keras", "model_02_0.7000.keras"]
-    assert sorted(os.listdir(tmp_path)) == [*names, "model_03_0.9999.keras"]
+    assert sorted(written(tmp_path)) == [*names, "model_03_0.9999.keras"]
 
 
 @pytest.mark.parametrize("own", [b"mine", model_file("", "config.json"), "link", "pipe", "folder"])
 def test_a_file_of_the_user_is_left_alone(tmp_path, own):
     path, folder = tmp_path / "elsewhere", tmp_path / "checkpoints"
-    path.write_bytes(model_file("old"))
+    path.write_bytes(whole := model_file("old"))
     folder.mkdir()
     target = folder / "model_01_0.5000.keras"
     make = {"link": lambda: target.symlink_to(path), "pipe": lambda: os.mkfifo(target), "folder": target.mkdir}
     make.get(own, lambda: target.write_bytes(own))()
     before = os.lstat(target)
     callback = train_with(folder, [[0.5, 0.4]])
-    assert "a file of your own has the name of a checkpoint" in callback.failure
-    assert callback.names == ["model_02_0.6000.keras"] and path.read_bytes() == model_file("old")
+    assert "your own file has the name of a checkpoint" in callback.failure
+    assert callback.names == ["model_02_0.6000.keras"] and path.read_bytes() == whole
     assert (os.lstat(target).st_ino, os.lstat(target).st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
@@ -241,9 +249,10 @@ def test_what_cannot_be_written_ends_no_training(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(callbacks, "write_atomically", full)
         callback = train_with(tmp_path, [[0.5, 0.4]])
+    assert callback.failure.startswith("could not be written: ")
     assert "No space left on device" in callback.failure and callback.names == [] and os.listdir(tmp_path) == []
     callback = train_with(tmp_path, [[0.5]], write_model=lambda weights: 1 / 0)
-    assert callback.failure == "division by zero"
+    assert callback.failure == "could not be written: division by zero"
 
 
 def test_what_would_be_deleted_at_once_is_not_written(tmp_path):
@@ -255,14 +264,54 @@ def test_what_would_be_deleted_at_once_is_not_written(tmp_path):
         assert go_on.wait(20)
         return model_file(weights)
 
-    callback = callbacks.BestCheckpoint([fold], tmp_path, 2, [], slow_model_file)
+    callback = callbacks.BestCheckpoint([fold], tmp_path, 2, [], ORIGIN, slow_model_file)
     for epoch in range(6):
         next_epoch(fold, 0.9 - 0.1 * epoch, Weights(epoch + 1, 0))
         callback.on_epoch_end(epoch)
         assert started.wait(20)
     go_on.set()
     callback.on_train_end()
-    assert made == [1, 5, 6] and callback.names == sorted(os.listdir(tmp_path))
+    assert made == [1, 5, 6] and callback.names == sorted(written(tmp_path)) == [*listed(tmp_path)]
+
+
+def test_a_manifest_says_whose_the_checkpoints_are(tmp_path):
+    callback = train_with(tmp_path, [[0.5, 0.4, 0.3], [0.7, 0.6, 0.6]], keep=2)
+    assert [*listed(tmp_path)] == callback.names == ["model_02_0.5000.keras", "model_03_0.5500.keras"]
+    entry = listed(tmp_path)["model_03_0.5500.keras"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", entry.pop("date"))
+    assert entry == ORIGIN | {"epoch": 3, "val_loss": pytest.approx(0.45), "val_accuracy": pytest.approx(0.55)}
+    (tmp_path / "model_02_0.5000.keras").unlink()  # by the user
+    train_with(tmp_path, [[0.5]])
+    assert [*listed(tmp_path)] == ["model_03_0.5500.keras", "model_01_0.5000.keras"]
+
+
+def test_an_entry_never_describes_another_file(tmp_path, monkeypatch):
+    train_with(tmp_path, [[0.5]])
+    before, write = listed(tmp_path), callbacks.write_atomically
+
+    def killed_after_the_model(path, content):
+        assert path.suffix == ".keras" or not json.loads(content)["train_model_modern"], "killed"
+        write(path, content)
+
+    monkeypatch.setattr(callbacks, "write_atomically", killed_after_the_model)
+    assert "killed" in train_with(tmp_path, [[0.5]]).failure
+    assert before and listed(tmp_path) == {} and [*written(tmp_path)] == ["model_01_0.5000.keras"]
+
+
+@pytest.mark.parametrize("own", [b"mine", b'{"checkpoints": []}', b"[" * 100_000, "link"])
+def test_a_manifest_of_the_user_is_left_alone(tmp_path, own):
+    folder, path = tmp_path / "checkpoints", tmp_path / "elsewhere"
+    train_with(folder, [[0.5]])
+    (folder / "manifest.json").replace(path)
+    whole = path.read_bytes()
+    if own == "link":
+        (folder / "manifest.json").symlink_to(path)
+    else:
+        (folder / "manifest.json").write_bytes(own)
+    callback = train_with(folder, [[0.4]])
+    assert callback.failure == f"are not listed: {folder / 'manifest.json'} is your own file"
+    assert (folder / "manifest.json").read_bytes() == (whole if own == "link" else own) and path.read_bytes() == whole
+    assert "model_01_0.6000.keras" in written(folder)
 
 
 # Profiler
@@ -341,7 +390,7 @@ def test_the_model_is_left_alone_when_no_callback_reads_it(networks, tmp_path):
     model, made = networks
     fold, before = made_up_fold(), current_weights(made[0])
     fold.now = Weights(before.trained + 1, before.moving + 1)
-    own = callbacks.BestCheckpoint([fold], tmp_path, 5, [], model_file)
+    own = callbacks.BestCheckpoint([fold], tmp_path, 5, [], ORIGIN, model_file)
     driver = callbacks.make_callback_list([own], model, made[:1], [fold])
     assert driver.callbacks == [own]
     driver.on_epoch_end(0, LOGS)

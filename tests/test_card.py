@@ -55,20 +55,20 @@ def csharp_cells(card):
 def test_it_says_what_the_run_found():
     metrics, _ = made_up_run()
     card = text_of(metrics | {"threshold": 0.4, "temperature": 0.9612})
-    assert card.startswith("# Model card: productive\n\nWritten by train_model_modern.py 1.6.0 on 2026-01-02 beside `")
+    assert card.startswith("# Model card: productive\n\nWritten by train_model_modern.py 1.6.0 on 2026-01-02 with `")
     assert "\n```\nData       one.csv: 150 rows\n```\n" in card and "\n```\nTest on 150 rows\n\nBetter.\n```\n" in card
     assert "Calibrated on validation rows (temperature 0.961).\n" in card
     weighted = text_of(metrics | {"settings": metrics["settings"] | {"class_weight": "balanced"}})
-    note = "Classes were weighted in training; the factor that this puts into the odds of 1 is known and was taken out"
-    assert f"{note} again.\n" in weighted and note not in card
-    assert "A probability of 0.4 or more counts as 1 (the more likely class).\n" in card
+    note = "Classes were weighted in training. The weights multiply the odds of 1 by a known factor"
+    assert f"{note}, which the model divides out again.\n" in weighted and note not in card
+    assert "The decision threshold is 0.4 (predicts the more likely class). At or above it" in card
     rows = card.partition("| setting | value |\n|-|-|\n")[2].partition("\n\n")[0].splitlines()
     shown = {name: value for name, value in metrics["settings"].items() if name not in ("columns", "reasons")}
     assert rows == [f"| {name} | {value} |" for name, value in shown.items()]
     assert re.findall(r"^## (.*)", card, re.MULTILINE) == [
-        *("What it is for", "Data", "Results", "Limits", "Settings", "Inputs and output")
+        *("Intended use", "Data", "Results", "Limits", "Settings", "Inputs and output")
     ]
-    assert card.endswith("which it rounds first.\n\n") and not re.search(r"\n\n\n", card)
+    assert card.endswith("it first rounds numbers to 32 bits.\n\n") and not re.search(r"\n\n\n", card)
 
 
 def test_its_example_in_python_is_the_row():
@@ -78,7 +78,7 @@ def test_its_example_in_python_is_the_row():
     kinds = {"keys": "float64", "app id": "int64", "input_probability": "string", "time": "float64", "empty": "float64"}
     assert python_cells(card) == {name: (kind, ROW[name]) for name, kind in (kinds | {"id": "int64"}).items()}
     assert "these values give 0.9876:" in card or "these values give 0.9877:" in card
-    table = card.partition("| input | type | a missing cell |\n|-|-|-|\n")[2].partition("\n\n")[0].splitlines()
+    table = card.partition("| input | type | missing cell |\n|-|-|-|\n")[2].partition("\n\n")[0].splitlines()
     missing = {"float64": "NaN", "int64": str(MISSING), "string": '""'}
     assert table[:5] == [f"| `{name}` | {kind} | {missing[kind]} |" for name, kind in kinds.items()]
 
@@ -104,7 +104,7 @@ def test_exported_files_and_their_inputs():
     renamed = [("app id", "input_1_app_id", "app id"), ("probability", "input_2_probability", "input_probability")]
     section = render_exports(summary("saved_model", "onnx", renamed=renamed, source="model_42_0.88.keras"))
     files = f"`{EXPORT_FILES['saved_model']}`, `{EXPORT_FILES['onnx']}`."
-    assert f"\nWritten from `model_42_0.88.keras`, which gives the same probabilities: {files}\n" in section
+    assert f"\nExported from `model_42_0.88.keras`, which gives the same probabilities: {files}\n" in section
     assert "\n| `app id` | `input_1_app_id` | `app id` |\n" in section
     assert "\n| `probability` | `input_2_probability` | `input_probability` |\n" in section
     kinds = {"keys": "double", "app id": "long", "input_probability": "string", "time": "double", "empty": "double"}
@@ -116,7 +116,7 @@ def test_exported_files_and_their_inputs():
 def test_what_is_not_there_is_not_mentioned():
     section = render_exports(summary("litert"))
     files = f"`{EXPORT_FILES['litert']}`"
-    words = f"Written from `productivity_model.keras`, which gives the same probabilities: {files}.\n"
+    words = f"Exported from `productivity_model.keras`, which gives the same probabilities: {files}.\n"
     assert section == f"## Exported files\n\n{words}"
 
 
@@ -157,7 +157,7 @@ def test_the_card_of_a_run_is_that_of_its_metrics(trained):
     data, report = (block.split("\n") for block in re.findall(r"^```\n(.*?)\n```$", card, re.DOTALL | re.MULTILINE))
     assert render_model_card(metrics, data, report).decode() == card
     assert {name: cell for name, (_, cell) in python_cells(card).items()} == metrics["example"]["row"]
-    assert f"{100 * metrics['test']['accuracy']:.1f} %" in card
+    assert f"{100 * metrics['test']['accuracy']:.1f}%" in card
 
 
 def test_the_program_in_the_card_of_a_run_gives_what_it_says(tf, trained):

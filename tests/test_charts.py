@@ -8,7 +8,16 @@ import pytest
 from made_up_run import HOSTILE, RTL
 
 from harvest.results.report import charts
-from harvest.results.report.charts import Axis, Chart, cell_axis, linear_axis, round_ticks, share_axis, short_number
+from harvest.results.report.charts import (
+    Axis,
+    Chart,
+    cell_axis,
+    is_skewed,
+    linear_axis,
+    round_ticks,
+    share_axis,
+    short_number,
+)
 from harvest.results.report.page import ENVIRONMENT
 
 
@@ -62,7 +71,7 @@ def test_ticks_have_as_many_digits_as_they_need(values, expected):
 
 @pytest.mark.parametrize(
     ("low", "expected"),
-    [(0.0, ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]), (0.8, ["80 %", "90 %", "100 %"]), (1.0, ["100 %"])],
+    [(0.0, ["0%", "20%", "40%", "60%", "80%", "100%"]), (0.8, ["80%", "90%", "100%"]), (1.0, ["100%"])],
 )
 def test_an_axis_of_shares(low, expected):
     axis = share_axis("share", low)
@@ -80,20 +89,46 @@ def test_short_numbers(value, expected):
     assert short_number(value) == expected
 
 
-def test_cells_close_to_zero_compared_with_the_largest_get_a_logarithmic_axis():
-    plain, large = cell_axis("x", np.array([1.0, 2, 3])), cell_axis("x", np.array([1.0, 10, 100, 1e6]))
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 2, 3], False),
+        ([0.0, 0], False),
+        ([1, 10, 100, 1e6], True),
+        ([-1, 0, 1, 2, -16], True),
+        ([1, 1, 7], False),
+    ],
+)
+def test_cells_are_skewed_if_most_are_close_to_zero_compared_with_the_largest(values, expected):
+    assert is_skewed(np.array(values, float)) == expected
+
+
+def test_a_logarithmic_axis_of_cells():
+    plain = cell_axis("x", np.array([1.0, 2, 3]), False)
+    large = cell_axis("x", np.array([1.0, 10, 100, 1e6]), True)
     assert (plain.unit, plain.title) == (0, "x") and (large.unit, large.title) == (1, "x (logarithmic)")
     assert [text for _, text in large.ticks] == ["1", "100", "10,000", "1,000,000"]
     shares = large.share([1, 10, 100, 1e6])
     assert shares[0] == 0 and shares[-1] == 1 and np.all(np.diff(shares) > 0.1)
-    signed = cell_axis("x", np.array([-1e6, -1, 0, 1, 1e6]))
+    signed = cell_axis("x", np.array([-1e6, -1, 0, 1, 1e6]), True)
     assert signed.share([-1e6, 0, 1e6]) == pytest.approx([0, 0.5, 1])
     assert [text for _, text in signed.ticks][len(signed.ticks) // 2] == "0"
-    assert cell_axis("x", np.zeros(1)).share([0.0]) == [0]  # a column of one value
+    assert cell_axis("x", np.zeros(1), True).share([0.0]) == [0]  # a column of one value
 
 
 def test_an_axis_without_extent_is_no_division_by_zero():
     assert Axis("", 5, 5, []).share([5, 5]).tolist() == [0, 0]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_the_widest_ranges_do_not_overflow(logarithmic):
+    for values in ([5e-324, 1.0, 3.4e38], [-3.4e38, 0, 3.4e38], [-5e-324, 5e-324], [1e-40, 3e-40, 1e-39]):
+        axis = cell_axis("x", np.array(values), logarithmic)
+        shares = axis.share(values)
+        assert shares[0] == 0 and shares[-1] == pytest.approx(1) and np.all(np.diff(shares) >= 0)
+        draw("chart", Chart(axis, share_axis("up"), "a chart"))
+    assert Axis("", -1.7e308, 1.7e308, []).share([0, 1.7e308]) == pytest.approx([0.5, 1])
 
 
 def test_places_on_a_chart():
@@ -104,18 +139,21 @@ def test_places_on_a_chart():
     chart.steps(np.array([0.5, 1]), np.array([1.0, 0]), "two")
     chart.band(np.array([0.0, 1]), np.array([0.0, 0.5]), np.array([0.5, 1]), "one")
     assert chart.paths == [
-        ("line one", "M46.0 230.0L196.0 26.0L346.0 230.0"),
-        ("line two", "M46 26.0V26.0H196.0V230.0H346.0"),
-        ("band one", "M46.0 230.0L346.0 128.0L346.0 26.0L46.0 128.0Z"),
+        ("line one", "M46.0 230.0L194.0 26.0L342.0 230.0"),
+        ("line two", "M46 26.0V26.0H194.0V230.0H342.0"),
+        ("band one", "M46.0 230.0L342.0 128.0L342.0 26.0L46.0 128.0Z"),
     ]
     chart.dot(1, 1, "two", "corner")
-    assert chart.dots == [("two", 346.0, 26.0, "corner")]
+    assert chart.dots == [("two", 342.0, 26.0, "corner")]
+    chart.bars(np.array([0, 0.5, 1]), np.array([0.5, 1]), "one")
+    bars = "M46.5 230.0V128.0H193.5V230.0ZM194.5 230.0V26.0H341.5V230.0Z"
+    assert chart.paths[3] == ("fill one", bars)
 
 
 def test_a_line_of_one_point_is_seen():
     chart = Chart(share_axis("across"), share_axis("up"), "a chart")
     chart.line([0.5], [0.5], "one")
-    assert chart.dots == [("one", 196.0, 128.0, "")]
+    assert chart.dots == [("one", 194.0, 128.0, "")]
 
 
 def test_labels_of_ticks_do_not_touch_and_stay_within_the_chart():
@@ -126,7 +164,7 @@ def test_labels_of_ticks_do_not_touch_and_stay_within_the_chart():
         end = 0.0
         labels = [*Chart(Axis("", 0, 100, ticks), share_axis(""), "").x_labels()]
         for x, anchor, text in labels:
-            width = 7 * len(text)
+            width = 8 * len(text)
             start = x - width if anchor == "end" else x - width / 2
             assert start >= end and (anchor == "end" or start + width <= charts.WIDTH)
             end = start + width
@@ -139,16 +177,16 @@ def test_a_chart_is_drawn():
     chart.dot(10, 1, "two", "the best")
     svg = draw("chart", chart)
     assert svg.startswith('<svg viewBox="0 0 360 270" role="img" aria-label="accuracy by epoch">')
-    assert texts(svg) == ["accuracy", "0 %", "20 %", "40 %", "60 %", "80 %", "100 %", "0", "5", "10", "epoch"]
-    assert '<path class="line one" d="M46.0 230.0L346.0 26.0"/>' in svg
-    assert '<circle class="dot two" cx="346.0" cy="26.0" r="4"><title>the best</title></circle>' in svg
+    assert texts(svg) == ["accuracy", "0%", "20%", "40%", "60%", "80%", "100%", "0", "5", "10", "epoch"]
+    assert '<path class="line one" d="M46.0 230.0L342.0 26.0"/>' in svg
+    assert '<circle class="dot two" cx="342.0" cy="26.0" r="4"><title>the best</title></circle>' in svg
     right, bottom = charts.WIDTH - charts.RIGHT, charts.HEIGHT - charts.BOTTOM  # which the template knows as numbers
     assert f'<path class="axis" d="M{charts.LEFT} {bottom}H{right}"/>' in svg and svg.count(f"H{right}") == 7
 
 
 def test_bars_are_as_long_as_their_values():
     svg = draw("bars", [("a", 0.4), ("b", 0.1), ("c", -0.2)])
-    assert re.findall(r'width="([\d.]+)"', svg) == ["168.0", "42.0", "0.0"]
+    assert re.findall(r'width="([\d.]+)"', svg) == ["144.0", "36.0", "0.0"]
     assert texts(svg) == ["a", "0.400", "b", "0.100", "c", "-0.200"] and 'aria-label="bars: a, b, c"' in svg
     assert re.findall(r'width="([\d.]+)"', draw("bars", [("a", 0.0)])) == ["0.0"]
 
@@ -156,8 +194,8 @@ def test_bars_are_as_long_as_their_values():
 def test_dots_are_where_their_shares_are_the_highest_first():
     axis = linear_axis("mean probability", [0.2, 0.7], 4)
     svg = draw("dots", "by app", [("Word", 1_200, 0.45), (None, 3, 0.2), (7, 5, 0.7)], axis, 0.9)
-    assert [float(x) for x in re.findall(r'<circle class="dot one" cx="([\d.]+)"', svg)] == [302, 218, 134]
-    assert re.findall(r"<title>([^<]*)</title></circle>|r=.4.><title>([^<]*)</title>", svg)[0][1] == "7: 70.0 %, 5 rows"
+    assert [float(x) for x in re.findall(r'<circle class="dot one" cx="([\d.]+)"', svg)] == [302, 230, 158]
+    assert re.findall(r"<title>([^<]*)</title></circle>|r=.4.><title>([^<]*)</title>", svg)[0][1] == "7: 70.0%, 5 rows"
     assert [text for text in texts(svg) if text in ("7", "Word", "(missing)")] == ["7", "Word", "(missing)"]
     assert '<path class="line faint dashed" d="M302.0 4V72"/>' in svg  # the usual share, at the end of the axis
 
@@ -175,7 +213,7 @@ class Elements(HTMLParser):
 @pytest.mark.parametrize("text", [*HOSTILE, '"/><script>', "]]>", RTL])
 def test_every_text_of_a_drawing_is_escaped(text):
     def drawings(text):
-        chart = Chart(cell_axis(text, np.array([1.0, 2])), share_axis(text), text)
+        chart = Chart(cell_axis(text, np.array([1.0, 2]), False), share_axis(text), text)
         chart.dot(1, 1, "one", text)
         cells = [(text, 3, 0.5), (f"{text}2", 3, 0.4)]
         return draw("chart", chart) + draw("bars", [(text, 1.0)]) + draw("dots", text, cells, share_axis(""), 0.5)

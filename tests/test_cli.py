@@ -1,6 +1,7 @@
 """What all commands share: errors in one line, exit codes, signals, streams that are closed or full."""
 
 import argparse
+import contextlib
 import io
 import os
 import signal
@@ -38,7 +39,7 @@ ERRORS = [
     (
         MemoryError("1 MB"),
         1,
-        "error: not enough memory (1 MB); close other programs, raise the limit (ulimit -v), or give fewer rows",
+        "error: not enough memory (1 MB); close other programs, raise the limit (ulimit -v), or use fewer rows",
     ),
     (
         ModuleNotFoundError("no", name="pandas"),
@@ -129,7 +130,10 @@ def test_a_standard_output_that_fails_ends_printing_only(monkeypatch, capsys, er
         console.print("lost")
     console.print("not tried again")
     assert console.quiet and console.exit_code() == bool(line)
-    assert capsys.readouterr() == ("", f"error: standard output: {line}; everything else is done\n" if line else "")
+    assert capsys.readouterr() == (
+        "",
+        f"error: standard output: {line}; all other output is complete\n" if line else "",
+    )
 
 
 def test_a_quiet_console(capsys):
@@ -155,7 +159,7 @@ def test_streams_that_are_closed_or_full():
     done = python(PRINTS, "> /dev/full")
     assert (done.returncode, done.stderr) == (
         1,
-        "error: standard output: No space left on device; everything else is done\n",
+        "error: standard output: No space left on device; all other output is complete\n",
     )
     for shell in (">&-", "<&-", "2>&-", "<&- >&- 2>&-"):
         done = python(PRINTS, shell)
@@ -201,14 +205,31 @@ def test_the_first_signal_asks_and_the_second_stops():
 
 
 def test_at_once_the_first_signal_stops_unless_committing():
+    with pytest.raises(KeyboardInterrupt), cli.stop_on_signals(at_once=True):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
     with cli.stop_on_signals(at_once=True) as stop:
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1)
-        stop.committing = True
+        stop.begin_commit()
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGINT)
     assert stop.signal == signal.SIGINT
+
+
+def swallow_an_interrupt():
+    with contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+
+def test_an_interrupt_that_compiled_code_swallows_still_stops():
+    with pytest.raises(KeyboardInterrupt) as found, cli.stop_on_signals(at_once=True):
+        swallow_an_interrupt()
+        raise TypeError
+    assert found.value.args == (signal.SIGTERM,)
+    with pytest.raises(KeyboardInterrupt), cli.stop_on_signals(at_once=True) as stop:
+        swallow_an_interrupt()
+        stop.begin_commit()
+    assert not stop.committing
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

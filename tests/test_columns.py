@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from table_files import kinds, read, write
 
-from harvest.data.columns import is_id_name, name_words
-from harvest.data.times import CLOCKS
+from harvest.cli import UserError
+from harvest.data.columns import is_id_name
+from harvest.data.times import CLOCKS, RISING
+from harvest.text import name_words
 
 GENERATOR = np.random.default_rng(4)
 ROW_NUMBER = ("dropped", "a row number")
@@ -29,7 +31,20 @@ def test_words_of_a_name():
 
 def test_ids_by_name():
     ids = ["appId", "ProcessID", "HTTPAppID", "app_id", "focusedDomain", "domainHash", "windowIds", "app_at_front"]
-    others = ["idle", "rapid", "paid", "appCount", "app_size", "appAgeMs", "distinctApps300s", "hashRate", "date_id"]
+    ids += ["phone_id"]
+    others = [
+        "phone",
+        "client_phone_number",
+        "idle",
+        "rapid",
+        "paid",
+        "appCount",
+        "app_size",
+        "appAgeMs",
+        "distinctApps300s",
+        "hashRate",
+        "date_id",
+    ]
     assert [name for name in ids if not is_id_name(name)] == [] == [name for name in others if is_id_name(name)]
 
 
@@ -44,11 +59,45 @@ def test_an_index_with_gaps_is_a_row_number(tmp_path, name):
     assert kind_of(path, name, GAPS) == ROW_NUMBER == kind_of(path, name, GAPS, quoted=True)
     assert kind_of(path, name, [f"{row}.0" for row in GAPS]) == ROW_NUMBER
     assert kind_of(path, name, GAPS, numeric=[name or "unnamed_1"]) == ("number", "--numeric")
-    for values in (GENERATOR.permutation(GAPS) * 5, GAPS + 0.5, np.sort(GAPS // 4 * 4)):
+    few = np.sort(GAPS // 40)  # as values of a category
+    for values in (GENERATOR.permutation(GAPS) * 50 - 500, GAPS + 0.5, few):
         assert kind_of(path, name, values) == ("number", "")
 
 
-@pytest.mark.parametrize("name", ["uptime", "idle_total", "snapshot", "tabIndex", "steps", "продукты"])
+@pytest.mark.parametrize(
+    "name", ["", "Unnamed: 0", "Unnamed: 0.1", "index", "Index", "level_0", "rownames", "X", "X.1"]
+)
+def test_the_index_of_drawn_rows_is_a_row_number_in_any_order(tmp_path, name):
+    drawn, path = GENERATOR.permutation(GAPS), tmp_path / "a.csv"
+    assert kind_of(path, name, drawn) == kind_of(path, name, GAPS[::-1]) == ROW_NUMBER
+    assert kind_of(path, name, drawn, numeric=[name or "unnamed_1"]) == ("number", "--numeric")
+    assert kind_of(path, name, drawn - 50) == kind_of(path, name, drawn + 0.5) == ("number", "")
+    repeated = [ROW_NUMBER, ("number", "")][name.startswith(("rown", "X"))]  # R makes its names unique
+    assert kind_of(path, name, GENERATOR.choice(drawn, 90)) == kind_of(path, name, np.repeat(drawn, 2)) == repeated
+    assert kind_of(path, name, drawn % 15) == ("number", "")
+
+
+def test_x_as_a_coordinate_is_a_number(tmp_path):
+    for values in (GENERATOR.choice(1_920, 60, replace=False), GENERATOR.integers(0, 500, 400)):
+        assert kind_of(tmp_path / "a.csv", "X", values) == ("number", "")
+    assert kind_of(tmp_path / "a.csv", "x", GENERATOR.permutation(GAPS)) == ("number", "")
+
+
+NUMBERED = ["SampleNumber", "participantNo", "case_number", "ticketNr", "event_index", "pk", "key", "nummer", "Zeile"]
+
+
+@pytest.mark.parametrize("name", NUMBERED)
+def test_numbers_that_rise_or_fall_are_row_numbers_in_a_column_named_so(tmp_path, name):
+    path = tmp_path / "a.csv"
+    assert kind_of(path, name, GAPS) == kind_of(path, name, GAPS[::-1]) == ROW_NUMBER
+    swapped = GAPS[[1, 0, *range(2, 60)]]
+    halves = [*GAPS[:50], *[""] * 10]
+    for values in (halves, swapped, np.repeat(GAPS[:30], 2), GAPS + 0.5, GAPS - 10):
+        assert kind_of(path, name, values) == ("number", "")
+    assert kind_of(path, f"{name}_size", GAPS) == ("number", "")
+
+
+@pytest.mark.parametrize("name", ["uptime", "idle_total", "snapshot", "index_level_size", "tabs", "steps", "продукты"])
 def test_what_rises_under_another_name_is_a_number(tmp_path, name):
     assert kind_of(tmp_path / "a.csv", name, GAPS) == ("number", "")
     assert kind_of(tmp_path / "a.csv", name, range(60)) == ROW_NUMBER  # without a gap
@@ -71,7 +120,7 @@ def test_an_index_that_starts_again(tmp_path):
 @pytest.mark.parametrize("name", ["time", "time_s", "Time (s)", "timestamp", "ts_ms"])
 def test_an_axis_of_time_is_left_out_and_other_durations_are_not(tmp_path, name):
     path, seconds = tmp_path / "a.csv", np.round(np.arange(60) * 0.75 + 3, 2)
-    assert kind_of(path, name, seconds) == ("dropped", "a time, as it rises from row to row")
+    assert kind_of(path, name, seconds) == ("dropped", RISING)
     assert kind_of(path, name, seconds[::-1]) == kind_of(path, name, seconds // 10 + 0.5) == ("number", "")
     assert kind_of(path, "idle_time", seconds) == kind_of(path, "uptime", seconds) == ("number", "")
 
@@ -130,6 +179,9 @@ def test_what_predict_added_is_left_out(tmp_path):
     write_answers(path, answers_of(y_prob))
     assert kinds(read(path, numeric=["probability"]))["probability"] == ("number", "--numeric")
     assert kinds(read(path, drop=["probability"]))["predicted"] == ANSWER
+    for words in (("False", "True"), ("FALSE", "TRUE")):  # as pandas and spreadsheets save them
+        answers = [f"{line[:-1]}{words[int(line[-1])]}" for line in answers_of(GENERATOR.random(60))]
+        assert kinds(read(write_answers(path, answers)))["predicted"] == ANSWER
     some = [",", *answers_of(y_prob)[1:]]
     assert kinds(read(write_answers(path, some)))["predicted"] == ANSWER
 
@@ -144,13 +196,47 @@ def test_what_predict_added_to_some_files(tmp_path):
     assert kinds(read(*paths))["probability"] == ANSWER == kinds(read(*paths))["predicted"]
 
 
+def test_rounded_and_renamed_answers_are_left_out(tmp_path):
+    y_prob, path = GENERATOR.random(60), tmp_path / "a.csv"
+    rounded = [f"{value:.2f},{int(value >= 0.5)}" for value in y_prob]
+    assert kinds(read(write_answers(path, rounded)))["probability"] == ANSWER
+    for end in ("_2", ".1", "_x", "_y"):
+        names = f"Probability{end},predicted{end}"
+        found = kinds(read(write_answers(path, answers_of(y_prob), names)))
+        assert {found[name] for name in names.split(",")} == {ANSWER}
+
+
+ALONE = {
+    "probability": ("numeric", ["0.25", "0.5", "0.125", "1", "0"], ["0.25", "1.5"]),
+    "predicted": ("categorical", ["0", "1", "1"], ["0", "1", "0.5"]),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_an_answer_alone_is_left_out_by_its_name_and_values(tmp_path, name):
+    flag, answers, others = ALONE[name]
+    path = tmp_path / "a.csv"
+    reason = f"like the column that predict.py adds; --{flag} {name} keeps it"
+    assert kind_of(path, name, answers * 12) == ("dropped", reason)
+    assert kind_of(path, name, answers * 12, **{flag: [name]}) != ("dropped", reason)
+    assert kind_of(path, name, others * 20) == kind_of(path, f"their_{name}", answers * 12) == ("number", "")
+    assert kind_of(path, "predicted", ["True", "False", "False"] * 20)[1].startswith("like the column that")
+
+
+def test_probabilities_in_percent_are_refused_without_a_warning(tmp_path, recwarn):
+    path = write_answers(tmp_path / "a.csv", [f"{index % 59}.5%,{index % 2}" for index in range(60)])
+    with pytest.raises(UserError, match="a percent sign"):
+        read(path)
+    assert not recwarn.list
+
+
 OTHERS = {
     "no threshold": ("probability,predicted", [f"{GENERATOR.random():.6f},{index % 2}" for index in range(60)]),
     "more decimals": ("probability,predicted", [f"{value},{int(value > 0.5)}" for value in GENERATOR.random(60)]),
     "few decimals": ("probability,predicted", [f"0.{index % 10},{int(index % 10 > 4)}" for index in range(60)]),
     "beyond 1": ("probability,predicted", [f"{1.234567 + index},{int(index > 30)}" for index in range(60)]),
     "other decisions": ("probability,predicted", [f"0.{index + 123456},{index // 30 + 1}" for index in range(60)]),
-    "another name": ("chance,predicted", answers_of(GENERATOR.random(60))),
+    "another name": ("chance,probabilities", answers_of(GENERATOR.random(60))),
 }
 
 

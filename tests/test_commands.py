@@ -48,8 +48,9 @@ def config_of(*flags):
     """What is decided for 100 rows on a CPU that has bfloat16."""
     args = train_model_modern.parse_args(["--folds", "1", *flags])
     label = np.arange(100, dtype=np.float32) % 2
-    folds = choose_folds(args, small_table(label))
-    config = decide(args, make_splits(args, label, folds.value), label, folds)
+    table = small_table(label)
+    folds = choose_folds(args, table)
+    config = decide(args, make_splits(args, label, folds.value), table, folds)
     return with_device(config, Device("cpu", "", flags=frozenset({"avx512_bf16"})), "", args.mixed_precision)
 
 
@@ -175,13 +176,13 @@ REFUSED = {  # with what the error says
     "--batch-size 1.5": "--batch-size takes a whole number of 1 or more, not 1.5;",
     "--learning-rate 0": "--learning-rate takes a number above 0, not 0;",
     "--learning-rate nan": "--learning-rate takes a number above 0, not nan;",
-    "--learning-rate 1e-7": "--learning-rate 1e-07 is below 1e-05, the smallest rate used",
+    "--learning-rate 1e-7": "--learning-rate 1e-07 is below 1e-05, the minimum learning rate",
     "--seed -1": "--seed takes a whole number from 0 to 2,147,483,647, not -1;",
     "--seed 2147483648": "--seed takes a whole number from 0 to 2,147,483,647, not 2147483648;",
     "--keep-checkpoints -1": "--keep-checkpoints takes a whole number of 0 or more, not -1;",
     "--keep-checkpoints few": "--keep-checkpoints takes a whole number of 0 or more, not few;",
     "--folds x": "--folds takes a whole number of 1 or more, or auto, not x;",
-    "--folds 2": "--folds 2 leaves no rows to train on",
+    "--folds 2": "--folds 2 leaves no training rows",
     "--split backwards": "--split: invalid choice: 'backwards'",
     "--class-weight heavy": "--class-weight: invalid choice: 'heavy'",
     "--threshold often": "--threshold takes a number between 0 and 1, f1, balanced, ",
@@ -189,9 +190,9 @@ REFUSED = {  # with what the error says
     "--export pickle": "--export: invalid choice: 'pickle'",
     "--profile --no-tensorboard": "--profile writes to the logs that --no-tensorboard turns off",
     "--time-column keyboard_activity": "--time-column has no effect without --split time",
-    "--sample 50": "a CSV and --sample were both given",
+    "--sample 50": "a CSV file and --sample were both given",
     "--sample x": "--sample takes a number of rows, not x;",
-    "--label absent": "line 1 has no column absent; name the label with --label (columns: foreground_app, ",
+    "--label absent": "line 1 has no column absent; choose the label with --label (columns: foreground_app, ",
     "--drop absent": "HARVEST.CSV has no such column",
     "--drop productive": "productive",
     "other.csv": "unrecognized arguments: other.csv",
@@ -210,13 +211,13 @@ def test_refused_flags(sample, tmp_path, capsys, flags):
 def test_too_few_generated_rows_are_refused(train, capsys):
     train("--sample", 5, csv=(), code=2)
     error = capsys.readouterr().err
-    assert error == "error: --sample 5: only 5 usable rows, at least 20 are needed; generate more rows\n"
+    assert error == "error: --sample 5: only 5 usable rows, but at least 20 are needed; generate more rows\n"
 
 
 def test_a_column_that_is_a_file_is_refused(sample, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(sample(60).parent)
     assert train_model_modern.main(["--model-dir", "model", "--drop", "HARVEST.CSV"]) == 2
-    assert "HARVEST.CSV was taken for the name of a column" in capsys.readouterr().err
+    assert "HARVEST.CSV was read as a column name" in capsys.readouterr().err
 
 
 def test_a_model_directory_that_is_a_file_is_refused(train, sample, tmp_path, capsys):
@@ -356,5 +357,5 @@ def test_flags_that_were_given_are_known_even_with_their_default_values():
         "adamw": True,
         "csv": [path],
     }
-    with pytest.raises(cli.UserError, match="a CSV and --sample were both given"):
+    with pytest.raises(cli.UserError, match="a CSV file and --sample were both given"):
         train_model_modern.parse_args(["--sample", "60", path])

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from harvest.cli import UserError
 from harvest.results.compare import compare_runs
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTE = "Each table holds runs that were tested on the same rows: compare only within a table."
+NOTE = "The runs of a table were tested on the same rows: compare only within a table."
 
 
 def write_run(folder, loss=0.5, used=80, tested=80, architecture="standard", folds=1, **more):
@@ -46,7 +47,7 @@ def test_runs_are_compared_by_log_loss(here):
     assert [row["directory"] for row in shown] == ["folds", "plain"]
     for words in ("deep      3", "0.432  0.332 to 0.532"):
         assert words in lines[0]
-    assert "0.750" in lines[0] and lines[0].endswith(" 75.6 %")
+    assert "0.750" in lines[0] and lines[0].endswith(" 75.6%")
     assert compare_runs(["plain", "folds"]) == [data, title, *lines]
 
 
@@ -64,7 +65,7 @@ def test_damage_is_reported_and_left_out(here, capsys):
     lines = compare_runs(["plain", "broken", "elsewhere", "odd", "list", "deep", "nowhere"])
     assert len(tables_of(lines)) == 2 and lines[-1] == NOTE
     damaged = [os.path.join(name, "metrics.json") for name in ("broken", "odd", "list", "deep")]
-    notes = [f"note: {path} is damaged and left out" for path in damaged]
+    notes = [f"note: skipped {path}, which is damaged" for path in damaged]
     assert capsys.readouterr().err.splitlines() == [*notes, "note: nowhere contains no completed run"]
     with pytest.raises(UserError, match="--compare: no completed run was found; name the directories"):
         compare_runs(["nowhere"])
@@ -101,7 +102,26 @@ def test_an_area_that_is_not_defined(here):
     metrics["test"] = scores | {"confusion": [[3, 1], [0, 0]]}
     del metrics["rows_digest"]  # as early versions did not write it
     (here / "old" / "metrics.json").write_text(json.dumps(metrics))
-    assert compare_runs([])[2].endswith("nan    75.0 %")
+    assert compare_runs([])[2].endswith("nan     75.0%")
+
+
+def test_the_runs_that_checkpoints_come_from(here):
+    write_run(here / "model")
+    checkpoints = here / "model" / "checkpoints"
+    checkpoints.mkdir()
+    entries = {}
+    for epoch in range(1, 6):
+        name, data = f"model_{epoch:02d}_0.5000.keras", "rows.csv" if epoch > 1 else "sample"
+        with zipfile.ZipFile(checkpoints / name, "w") as archive:
+            archive.writestr("training.json", "{}")
+        entries[name] = {"run": f"20260101-000000_{data}_standard_folds10", "data": data, "rows": 150}
+    (checkpoints / "manifest.json").write_text(json.dumps({"train_model_modern": entries}))
+    (checkpoints / "model_05_0.5000.keras").unlink()
+    *_, empty, first, second = compare_runs([])
+    assert empty == "" and second == "  3 from 20260101-000000_rows.csv_standard_folds10 (rows.csv, 150 rows)"
+    assert first == "model/checkpoints: 1 from 20260101-000000_sample_standard_folds10 (sample, 150 rows),"
+    (checkpoints / "manifest.json").write_text("mine")
+    assert len(compare_runs([])) == 3
 
 
 def test_tensorflow_and_pandas_are_not_imported(here):

@@ -43,23 +43,23 @@ def config_of(rows=110, **changed):
     label = np.arange(rows, dtype=np.float32) % 2
     folds = choose_folds(args, small_table(label))
     splits = make_splits(args, label, folds.value)
-    config = with_device(decide(args, splits, label, folds), CPU, "no GPU was found", args.mixed_precision)
+    config = with_device(decide(args, splits, small_table(label), folds), CPU, "no GPU was found", args.mixed_precision)
     return config, make_plan(config, splits, 20), splits
 
 
 @pytest.mark.parametrize(
     ("given", "rows", "rarer", "folds", "reason"),
     [
-        ({}, 110, 40, 10, "their mean is more accurate"),
-        ({}, 30_000, 9_000, 10, "training 10 nets takes about"),
+        ({}, 110, 40, 10, "an ensemble is more accurate"),
+        ({}, 30_000, 9_000, 10, "training 10 networks takes about"),
         ({}, 30, 6, 6, "lowered from 10: the rarer class has 6 rows"),
-        ({}, 40_000, 9_000, 1, "gains little with 40,000 rows"),
-        ({"xla": False}, 20_000, 9_000, 1, "s on one core; --folds 10 trains them all the same"),
+        ({}, 40_000, 9_000, 1, "gains little for 40,000 rows"),
+        ({"xla": False}, 20_000, 9_000, 1, "s on one core; --folds 10 trains them anyway"),
         ({"xla": False, "epochs": 2}, 20_000, 9_000, 10, "s on one core"),
-        ({"split": "time"}, 110, 40, 1, "the split is by time; --folds 5 slides five windows over it"),
-        ({"split": "time", "folds": 12}, 110, 6, 12, "as requested; training 12 nets takes about"),
+        ({"split": "time"}, 110, 40, 1, "the split is by time; --folds 5 uses five sliding windows"),
+        ({"split": "time", "folds": 12}, 110, 6, 12, "as requested; training 12 networks takes about"),
         ({"folds": 1}, 110, 40, 1, "as requested"),
-        ({"folds": 4}, 1_000_000, 40, 4, "as requested; training 4 nets takes about"),
+        ({"folds": 4}, 1_000_000, 40, 4, "as requested; training 4 networks takes about"),
         ({"folds": 20}, 110, 6, 6, "lowered from 20: the rarer class has 6 rows, and every fold needs one"),
     ],
 )
@@ -72,25 +72,26 @@ def test_choices_follow_the_rows():
     sizes = {66: 8, 900: 8, 2_000: 16, 20_000: 32, 60_000: 256}
     assert {rows: choose_batch_size(None, rows).value for rows in sizes} == sizes
     assert choose_batch_size(None, 900).reason == (
-        "fewer than 1,000 training rows: small batches give enough steps per epoch"
+        "fewer than 1,000 training rows: small batches take more steps per epoch"
     )
-    assert choose_batch_size(500, 66) == (66, "all training rows: there are no more")
+    assert choose_batch_size(500, 66) == (66, "all training rows")
     assert choose_batch_size(5, 66) == (5, "as requested")
     assert choose_patience(9) == (50, "450 steps") and choose_patience(2_000) == (10, "20,000 steps")
-    assert choose_momentum(500) == (0.9, "500 steps to run: running means must settle soon")
-    assert choose_momentum(50_000) == (0.99, "50,000 steps to run: running means have time to settle")
+    assert choose_momentum(500) == (0.9, "500 steps to run: moving averages must converge fast")
+    assert choose_momentum(50_000) == (0.99, "50,000 steps to run: moving averages have time to converge")
     assert choose_learning_rate(0.1) == (0.1, "as requested") and choose_learning_rate(None).value == 0.006
 
 
 def test_xla_is_used_where_it_pays():
-    assert choose_xla(None, False, 1_000, 32) == (
+    assert choose_xla(None, False, 1_000, 32, 64) == (
         False,
-        "over at most 1,000 steps it saves up to 0.2 s, compiling takes 0.9 s",
+        "saves up to 0.2 s in 1,000 steps; compiling typically takes 0.9 s",
     )
-    assert choose_xla(None, False, 1_000_000, 32).value is True
-    assert choose_xla(True, False, 1, 32) == (True, "as requested")
-    assert choose_xla(False, True, 10**9, 32) == (False, "as requested")
-    assert choose_xla(None, True, 1, 32) == (True, "a profile shows only the steps of compiled programs")
+    assert choose_xla(None, False, 1_000_000, 32, 64).value is True
+    assert choose_xla(True, False, 1, 32, 64) == (True, "as requested")
+    assert choose_xla(False, True, 10**9, 32, 64) == (False, "as requested")
+    assert choose_xla(None, True, 1, 32, 64) == (True, "a profile shows steps of compiled programs only")
+    assert [choose_xla(None, False, 5_000, 8, inputs).value for inputs in (20, 1_000)] == [False, True]
 
 
 DEVICES = {
@@ -118,11 +119,11 @@ def test_which_devices_are_tried():
     assert choose_devices([CPU, GPU], False, "", 60.0) == ([CPU, GPU], "")
     assert choose_devices([CPU, GPU], False, "", 3.0) == (
         [CPU],
-        "NVIDIA L4 is not tried where training takes less than 10 s",
+        "NVIDIA L4 is not tried because training takes less than 10 s",
     )
-    assert choose_devices([CPU, GPU], False, "cpu", 60.0) == ([CPU], "that of the interrupted run")
+    assert choose_devices([CPU, GPU], False, "cpu", 60.0) == ([CPU], "as in the interrupted run")
     assert choose_devices([CPU, GPU], False, "gpu", 3.0).value == [GPU]
-    with pytest.raises(UserError, match="trained on a GPU, and none is found"):
+    with pytest.raises(UserError, match="trained on a GPU, but no GPU was found"):
         choose_devices([CPU], False, "gpu", 60.0)
 
 
@@ -153,7 +154,7 @@ def test_flags_change_the_config():
     assert config.class_weights == (1.0, 1.0)
     label = np.float32([0] * 30 + [1] * 10)
     args = flags(class_weight="balanced")
-    decided = decide(args, make_splits(args, label, 1), label, choose_folds(args, small_table(label)))
+    decided = decide(args, make_splits(args, label, 1), small_table(label), choose_folds(args, small_table(label)))
     share = label[make_splits(args, label, 1)[0].train].mean()  # what is trained on decides
     assert decided.class_weights == pytest.approx((0.5 / (1 - share), 0.5 / share))
     assert decided.offset == pytest.approx(math.log((1 - share) / share)) and config_of()[0].offset == 0
@@ -170,21 +171,21 @@ def test_the_hidden_dtype_follows_from_the_precision():
 def test_what_is_shown_of_the_plan():
     config, plan, _ = config_of(folds="auto")
     *lines, weights = config.explain(plan, "standard", (10, 10), balanced=True)
-    what = "both count the same in training; the probabilities are put right for it afterwards"
-    assert weights == f"Weights    classes are balanced: {what}"
+    what = "both have the same weight in training; the saved model corrects its probabilities for that"
+    assert weights == f"Weights    balanced classes: {what}"
     assert lines == [
         "Device     EPYC (no GPU was found)",
-        "Model      standard: 10 nets, each with 20 inputs, hidden units 10-10",
-        "Batch      8 rows (fewer than 1,000 training rows: small batches give enough steps per epoch)",
-        "Rate       0.006 at the start (the default; it beat 0.001 on tables of 500 to a million rows)",
-        f"Patience   stops after 50 epochs ({config.reasons['patience']}) without a better validation loss",
+        "Model      standard: 10 networks, each with 20 inputs, hidden units 10-10",
+        "Batch      8 rows (fewer than 1,000 training rows: small batches take more steps per epoch)",
+        "Rate       0.006 initially (default; more accurate than 0.001 for 500 to a million rows)",
+        f"Patience   50 epochs ({config.reasons['patience']}) without a better validation loss",
         "XLA        off (as requested)",
-        "Precision  float32 (16 bits are no faster for layers this narrow on a CPU)",
+        "Precision  float32 (mixed precision is no faster for layers this narrow on a CPU)",
     ]
     config, plan, _ = config_of(early_stopping=False)
     lines = config.explain(plan, "deep", (16, 12, 8), balanced=False)
     assert lines[1] == "Model      deep: 20 inputs, hidden units 16-12-8" and len(lines) == 7
-    assert lines[4] == "Patience   none: trains all epochs (--no-early-stopping)"
+    assert lines[4] == "Patience   none: trains for all epochs (--no-early-stopping)"
 
 
 def test_the_plan():

@@ -21,10 +21,10 @@ BAD_BYTES = {
     "semicolons": (HEADER.replace(",", ";").encode() + b"\n1;2;3;4;1\n", "semicolons"),
     "tabs": (HEADER.replace(",", "\t").encode() + b"\n1\t2\t3\t4\t1\n", "tabs"),
     "bars": (HEADER.replace(",", "|").encode() + b"\n1|2|3|4|1\n", "bars"),
-    "carriage returns": (HEADER.encode() + b"\r1,2,3,4,1\r", "line 1 ends with a carriage return alone"),
-    "a carriage return in a row": (HEADER.encode() + b"\n1,2,\r3,4,1\n", "line 2 holds a carriage return"),
-    "NUL": (HEADER.encode() + b"\n1,2,3,4,1\n1,\0,3,4,1\n", "line 3 holds a NUL"),
-    "NUL at the end": (HEADER.encode() + b"\n1,2,3,4,1\n\0\0\0\0", "line 3 holds a NUL"),
+    "carriage returns": (HEADER.encode() + b"\r1,2,3,4,1\r", "line 1 ends with a bare carriage return"),
+    "a carriage return in a row": (HEADER.encode() + b"\n1,2,\r3,4,1\n", "line 2 contains a carriage return"),
+    "NUL": (HEADER.encode() + b"\n1,2,3,4,1\n1,\0,3,4,1\n", "line 3 contains a NUL"),
+    "NUL at the end": (HEADER.encode() + b"\n1,2,3,4,1\n\0\0\0\0", "line 3 contains a NUL"),
     "latin-1": (
         (HEADER + "\n" + "\n".join([*rows(), "caf\xe9,1,1,1,1"]) + "\n").encode("latin-1"),
         "line 42 is not UTF-8",
@@ -44,19 +44,19 @@ BAD_BYTES = {
     "slash in a name": (b"a/b,c,productive\n1,2,1\n", "'a/b'"),
     "a control sign in a name": (b"app,id\x07le,productive\n1,2,1\n", "unprintable"),
     "a long name": (b"a" * 501 + b",productive\n1,1\n", "line 1, column 1: the name has 501 characters"),
-    "a header of empty names": (b",,,,\n1,2,3,4,1\n", "line 1 holds no column names"),
-    "pandas' numbers": (b"0,1,2,3,4\n5,6,7,8,1\n", "line 1 is 0,1,2,3,4, the column numbers that pandas writes; save"),
-    "pandas' numbers and index": (b",0,1,2,3,4\n0,5,6,7,8,1\n", "line 1 is ,0,1,2,3,..., the column numbers that"),
-    "pandas' numbers in quotes": (b'"0.0","1.0","2.0"\n5,6,1\n', "line 1 is 0.0,1.0,2.0, the column numbers that"),
+    "a header of empty names": (b",,,,\n1,2,3,4,1\n", "line 1 has no column names"),
+    "pandas' numbers": (b"0,1,2,3,4\n5,6,7,8,1\n", "line 1 is 0,1,2,3,4, the column numbers of pandas; save"),
+    "pandas' numbers and index": (b",0,1,2,3,4\n0,5,6,7,8,1\n", "line 1 is ,0,1,2,3,..., the column numbers of pandas"),
+    "pandas' numbers in quotes": (b'"0.0","1.0","2.0"\n5,6,1\n', "line 1 is 0.0,1.0,2.0, the column numbers of pandas"),
     "only blank lines": (b"\n\n\n", "line 1 is empty"),
-    "utf-16 without a mark": ("a,b,productive\n1,2,1\n".encode("utf-16-le"), "line 1 holds a NUL"),
+    "utf-16 without a mark": ("a,b,productive\n1,2,1\n".encode("utf-16-le"), "line 1 contains a NUL"),
     "utf-32": ("a,b\n1,2\n".encode("utf-32"), "UTF-16"),
     "a spreadsheet": (b"PK\x03\x04\x14\0\x06\0xl/workbook.xml", "compressed"),
-    "parquet": (b"PAR1\x15\x04\0\0rest", "line 1 holds a NUL"),
+    "parquet": (b"PAR1\x15\x04\0\0rest", "line 1 contains a NUL"),
     "bzip2": (b"BZh91AY&SY\xb5\x0c\0rest", "NUL byte"),
     "a page": (b"<!DOCTYPE html>\n<html><body>404</body></html>\n", "no column productive"),
     "json": (b'[{"foreground_app": 1, "productive": 0},\n{"foreground_app": 2, "productive": 1}]\n', "line 1: "),
-    "a path instead of the file": (b"/home/user/HARVEST.CSV\n", "holds a slash"),
+    "a path instead of the file": (b"/home/user/HARVEST.CSV\n", "contains a slash"),
     "an open quote before much text": (HEADER.encode() + b'\n"' + b"1,2,3,4,1\n" * 10_000, "line 2: "),
 }
 
@@ -89,11 +89,11 @@ def test_not_a_file(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     write(tmp_path / "a.csv", rows())
-    absent = "no such file; give the path of your HARVEST.CSV, or --sample to try without data"
+    absent = "no such file; give the path of your HARVEST.CSV, or use --sample to try without data"
     for name, message in {
         "absent.csv": absent,
         "a.csv/b.csv": absent,
-        "folder": "is a directory without a .csv file; give the CSV file",
+        "folder": "is a directory without .csv files; give a CSV file",
         "pipe": "is not a regular file; save its contents to a file first",
         "loop": absent,
     }.items():
@@ -107,7 +107,7 @@ def test_not_a_file(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(csv_file, "open", denied, raising=False)
-    assert refusal(tmp_path / "a.csv").endswith("Permission denied; make the file readable or give a copy of it")
+    assert refusal(tmp_path / "a.csv").endswith("Permission denied; make the file readable, or use a copy of it")
 
 
 def test_which_files_are_read(tmp_path):
@@ -119,14 +119,14 @@ def test_which_files_are_read(tmp_path):
     assert find_files(paths) == [paths[0], str(folder / "1.csv"), str(folder / "2.CSV")]
     for given, also in (
         ([folder, folder / "2.CSV"], ""),
-        ([folder / "1.csv", tmp_path / "link.csv"], f", as {folder / '1.csv'} too"),
+        ([folder / "1.csv", tmp_path / "link.csv"], f", also as {folder / '1.csv'}"),
         ([paths[0], paths[0]], ""),
     ):
         (tmp_path / "link.csv").unlink(missing_ok=True)
         (tmp_path / "link.csv").symlink_to(folder / "1.csv")
         with pytest.raises(UserError) as error:
             find_files([str(path) for path in given])
-        assert str(error.value) == f"{given[1]}: was given twice{also}; leave one of them out"
+        assert str(error.value) == f"{given[1]}: is given twice{also}; give it once"
 
 
 def test_the_label_may_be_absent_where_rows_are_predicted(tmp_path):
@@ -146,9 +146,9 @@ def test_torn_last_line_repeated_header_and_blank_lines(tmp_path):
     lines = [*rows(30), HEADER, "", *rows(10), "-100,5,"]
     table = read(write(tmp_path / "a.csv", lines, end=""))
     assert len(table.label) == 40
-    assert table.notes == ["line 44, the last, is cut off and left out", "line 32: the header again, left out"]
+    assert table.notes == ["line 44, the last, is incomplete and skipped", "line 32: repeated header, skipped"]
     torn_label = read(write(tmp_path / "b.csv", [*rows(), "-100,5,5,5,"], end=""))
-    assert len(torn_label.label) == 40 and "cut off" in torn_label.notes[0]
+    assert len(torn_label.label) == 40 and "incomplete" in torn_label.notes[0]
     quoted = read(write(tmp_path / "c.csv", [line.replace("-100", '"-100"') for line in lines], end=""))
     assert quoted.notes == table.notes and quoted.frame.equals(table.frame)
     np.testing.assert_array_equal(quoted.line_numbers, table.line_numbers)
@@ -160,23 +160,23 @@ def test_rows_that_only_look_like_the_header_are_kept(tmp_path):
     table = read(path, categorical=["x"])
     assert len(table.label) == 40 and not table.notes
     path.write_text(path.read_text() + "\ufeffx,productive\r\nx,productive")
-    assert read(path, categorical=["x"]).notes == ["lines 42, 43: the header again, left out"]
+    assert read(path, categorical=["x"]).notes == ["lines 42, 43: repeated header, skipped"]
 
 
 TITLES = {
-    "sep=,": "line 1 (sep=,) is not the header, line 2 seems to be: delete line 1",
-    '"sep=,"': 'line 1 ("sep=,") is not the header, line 2 seems to be: delete line 1',
-    "sep=;": "line 1 (sep=;) is not the header, line 2",
-    "# exported 2026/01/31": "line 1 (# exported 2026/01/31) is not the header, line 2",
-    "# by me; all | of it": "line 1 (# by me; all | of it) is not the header, line 2",
-    "# exported, by me": "line 1 (# exported, by me) is not the header, line 2",
-    "Report": "line 1 (Report) is not the header, line 2",
-    "Report,,": "line 1 (Report,,) is not the header, line 2",
-    '"Report, of January",,': 'line 1 ("Report, of January",,) is not the header, line 2',
-    ",,": "line 1 (,,) is not the header, line 2",
-    "0,1,2": "line 1 (0,1,2) is not the header, line 2",
-    "60": "line 1 (60) is not the header, line 2",
-    "a\nb,c\n\nd": "line 1 (a) is not the header, line 5 seems to be: delete the lines before it",
+    "sep=,": "line 1 (sep=,) is not the header, but line 2 seems to be: delete line 1",
+    '"sep=,"': 'line 1 ("sep=,") is not the header, but line 2 seems to be: delete line 1',
+    "sep=;": "line 1 (sep=;) is not the header, but line 2",
+    "# exported 2026/01/31": "line 1 (# exported 2026/01/31) is not the header, but line 2",
+    "# by me; all | of it": "line 1 (# by me; all | of it) is not the header, but line 2",
+    "# exported, by me": "line 1 (# exported, by me) is not the header, but line 2",
+    "Report": "line 1 (Report) is not the header, but line 2",
+    "Report,,": "line 1 (Report,,) is not the header, but line 2",
+    '"Report, of January",,': 'line 1 ("Report, of January",,) is not the header, but line 2',
+    ",,": "line 1 (,,) is not the header, but line 2",
+    "0,1,2": "line 1 (0,1,2) is not the header, but line 2",
+    "60": "line 1 (60) is not the header, but line 2",
+    "a\nb,c\n\nd": "line 1 (a) is not the header, but line 5 seems to be: delete the lines before it",
 }
 
 
@@ -201,7 +201,7 @@ def test_no_line_is_taken_for_the_header_without_reason(tmp_path):
         path = write(tmp_path / "a.csv", lines, header=header)
         assert refusal(path) == refusal(path, skip_bad_rows=True) == f"{path}: {more}; {cure}"
     lines = [f"w{row % 3},{'un' * (row % 2)}productive,{row}" for row in range(40)]  # the name is also a value
-    assert "line 1 has no column productive; name the label" in refusal(write(path, lines, header="app,state,idle"))
+    assert "line 1 has no column productive; choose the label" in refusal(write(path, lines, header="app,state,idle"))
     with pytest.raises(UserError, match=r"line 2: 2 fields where 3 are expected; fix the rows$"):  # nor is there a flag
         open_csv(str(write(path, ["1,2", "1,2,3", "1,2,3"], header="a,b,c")), False, unlabelled=True)
 
@@ -230,7 +230,7 @@ def test_byte_order_marks_at_the_start_of_lines_are_passed_over(tmp_path, monkey
         table = read(path)
         assert table.frame.equals(whole.frame) and table.label.tolist() == whole.label.tolist()
         assert table.columns == whole.columns
-        assert table.notes == (["line 42: the header again, left out"] if second[0] == header else [])
+        assert table.notes == (["line 42: repeated header, skipped"] if second[0] == header else [])
         assert table.line_numbers[-1] == 41 + len(second)
 
 
@@ -272,11 +272,11 @@ def test_parts_of_a_file_make_the_file(tmp_path, end):
     assert [len(part.line_numbers) == 0 for part in parts] == [True, False, False, False]
     np.testing.assert_array_equal(np.concatenate([part.line_numbers for part in parts]), whole.line_numbers)
     notes = [note for part in parts for note in part.notes]
-    assert notes == whole.notes == ["line 42: the header again, left out"]
+    assert notes == whole.notes == ["line 42: repeated header, skipped"]
     one, several = read_columns([whole], names, {"productive"}), read_columns(parts, names, {"productive"})
     assert all(one[name].astype(object).equals(several[name].astype(object)) for name in names)
     path.write_bytes(content.replace(b"\n-101,10,", b"\n-101,\0,"))
-    with pytest.raises(UserError, match="line 3 holds a NUL"):
+    with pytest.raises(UserError, match="line 3 contains a NUL"):
         open_csv(str(path), False, byte_range=ByteRange(starts[1], starts[2], 1))
 
 
@@ -302,7 +302,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
     for change in (lambda: write(path, rows(30)), lambda: path.write_text(""), path.unlink):
         write(path, rows(40))
         then(change)
-        assert "changed while it was read; start again" in refusal(path)
+        assert "changed while it was read; try again" in refusal(path)
 
 
 def test_columns_empty_in_the_first_rows_of_a_long_file(tmp_path, monkeypatch):

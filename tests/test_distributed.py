@@ -63,7 +63,7 @@ def config(addresses, kind="worker", index=0, **other):
 
 LOCAL = ["127.0.0.1:1", "127.0.0.1:2"]
 REFUSED = {
-    "not JSON": ("{", [], "is not what TensorFlow reads"),
+    "not JSON": ("{", [], "is malformed"),
     "no task": (json.dumps({"cluster": {"worker": LOCAL}}), [], "must name each worker once"),
     "another task": (config(LOCAL, "evaluator"), [], "must name each worker once"),
     "a number too high": (config(LOCAL, index=2), [], "must name each worker once"),
@@ -71,7 +71,7 @@ REFUSED = {
     "an address twice": (config(["127.0.0.1:1", "127.0.0.1:1"]), [], "must name each worker once"),
     "another machine": (config(["127.0.0.1:1", "10.0.0.7:1"]), [], "10.0.0.7:1, which is not loopback"),
     "a name": (config(["localhost:1", "trainer-1:2222"]), [], "trainer-1:2222, which is not loopback"),
-    "--describe": (config(LOCAL), ["--describe"], "--describe is done by one process: unset TF_CONFIG"),
+    "--describe": (config(LOCAL), ["--describe"], "--describe runs in one process: unset TF_CONFIG"),
 }
 
 
@@ -128,7 +128,7 @@ def test_which_files_are_shared(data, tmp_path):
     assert not shares.are_shared([[a], [b]]) and not shares.are_shared(wide)
     with pytest.raises(UserError, match=r"workers 0 and 1 both have a.csv, but only one of them has b.csv"):
         shares.are_shared([[a], [a, b]])
-    with pytest.raises(UserError, match=r"a.csv starts alike and differs: .* on worker 0 and .* on worker 2"):
+    with pytest.raises(UserError, match=r"a.csv starts the same but differs: .* on worker 0 and .* on worker 2"):
         shares.are_shared([[a], [b], [longer]])
 
 
@@ -203,7 +203,7 @@ def as_workers(count, work):
 
 STARTS = {
     "all goes well": "",
-    "other flags": "worker 1 has --seed 1, worker 0 has 0",
+    "other flags": "worker 1 has --seed 1, but worker 0 has 0",
     "a directory of the user's": "was not written by this program",
     "no place for a directory": "",
     "few generated rows": "only 5 usable rows",
@@ -633,7 +633,7 @@ def test_a_group_that_was_told_to_stop_goes_on_to_the_same_bits(start, data, tog
     flags = [data / "a.csv", data / "b.csv", *FLAGS]
     stopped = start([flags, flags], stop_after={"1": 7})  # in epoch 4, which is discarded
     ended = stopped.end([1, 143])
-    assert "was told to stop (SIGTERM); continue with --resume" in ended[0].err and len(ended[0].err.splitlines()) == 1
+    assert "received SIGTERM; continue with --resume" in ended[0].err and len(ended[0].err.splitlines()) == 1
     assert ended[1].err.startswith("stopped: SIGTERM") and len(ended[1].err.splitlines()) == 1
     assert {path.name for path in stopped.model.iterdir()} == {".lock", "checkpoints", "logs", "resume.npz"}
     assert not list((stopped.folder / "tmp").iterdir())
@@ -677,14 +677,14 @@ def test_survivors_leave_when_a_worker_is_gone(start, data, number, rank):
     lost.wait()
     (survivor,) = ended.values()
     assert len(survivor.err.splitlines()) == 1, workers.told()
-    fault = "has not answered for 8 s" if number == signal.SIGSTOP else "has ended"
+    fault = "has not responded for 8 s" if number == signal.SIGSTOP else "has exited"
     assert survivor.err.startswith("error: worker") and f"worker {rank} (127.0.0.1" in survivor.err
     assert fault in survivor.err
     left = {path.name for path in workers.model.iterdir()}
     assert not left & set(RESULT_FILES) and RESUME_FILE in left
     read_state(workers.model / RESUME_FILE)
     if rank:
-        assert "start the group again with --resume" in survivor.err
+        assert "restart the group with --resume" in survivor.err
     else:
         assert not list((workers.folder / "tmp").iterdir())  # the survivor's is gone
 
@@ -699,8 +699,8 @@ def test_a_worker_that_never_starts_is_named(start, data):
 
 
 DIFFERENCES = {
-    "a flag": (["--seed", "7"], {}, "worker 1 has --seed 7, worker 0 has 42"),
-    "a version": ([], {"numpy_of": {"1": "1.0.0"}}, f"worker 1 has numpy 1.0.0, worker 0 has {np.__version__}"),
+    "a flag": (["--seed", "7"], {}, "worker 1 has --seed 7, but worker 0 has 42"),
+    "a version": ([], {"numpy_of": {"1": "1.0.0"}}, f"worker 1 has numpy 1.0.0, but worker 0 has {np.__version__}"),
 }
 
 

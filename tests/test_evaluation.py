@@ -78,7 +78,7 @@ def test_a_window_is_answered_with_what_was_known_before_it():
         best = choose_threshold(("f1", None), validation[0][known], sigmoid(validation[1][known] / temperature)).value
         assert set(found.tested_at[own]) == {best}
     assert found.temperature == 1.7 and len(set(found.temperatures)) == 4
-    assert found.threshold.reason == "best for f1 on 400 validation rows; windows are tested at those of earlier rows"
+    assert found.threshold.reason == "best for f1 on 400 validation rows; each window has the threshold of earlier rows"
     assert found.metrics == measure(found.y_true, found.y_prob, found.tested_at)
 
 

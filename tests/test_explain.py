@@ -1,95 +1,28 @@
-"""The verdict, importance, partial dependence and suspect labels, against plain definitions."""
+"""Importance, partial dependence and suspect labels, against plain definitions."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from small_table import small_table
 
-from harvest.data.encoding import encode, fit_encoding, make_features
+from harvest.data.columns import Column
+from harvest.data.encoding import encode, fit_encoding, fit_scaler, make_features
 from harvest.data.splits import split_folds
+from harvest.data.times import TIMESTAMP
 from harvest.decision import Decision
 from harvest.results import explain
 from harvest.results.evaluation import Baseline, Evaluation
-from harvest.results.explain import FoldNetworks, compare, judge, judge_baseline
+from harvest.results.explain import FoldNetworks
 from harvest.results.metrics import log_losses, measure, sigmoid
+from harvest.results.summary import FINDINGS
+from harvest.results.verdict import BASELINES
 
 
 def predictions(rows=300, seed=0):
     generator = np.random.default_rng(seed)
     y_prob = np.round(generator.random(rows), 6)
     return (generator.random(rows) < y_prob).astype(np.float32), y_prob
-
-
-@pytest.mark.parametrize("rows", [2_000, 40_000])
-def test_a_comparison_has_the_intervals_of_paired_differences(rows):
-    y_true, y_prob = predictions(rows)
-    other = np.clip(y_prob + np.random.default_rng(5).normal(0, 0.2, rows), 0.01, 0.99)
-    found = compare(y_true, (y_prob, 0.5), (other, 0.5))
-    losses = log_losses(y_true, y_prob) - log_losses(y_true, other)
-    correct = ((y_prob >= 0.5) == y_true).astype(int) - ((other >= 0.5) == y_true)
-    for name, differences, slack in (("log_loss", losses, 0.01), ("accuracy", correct, 0.02)):
-        (low, high), difference = found[name]["ci95"], found[name]["difference"]
-        assert difference == pytest.approx(differences.mean()) and low < difference < high
-        assert (high - low) / 2 == pytest.approx(1.96 * differences.std() / math.sqrt(rows), rel=slack)
-
-
-def compared(rows, gained, lost):
-    """Models of which one is correct and the other wrong in so many rows; both are correct in all others."""
-    y_true = np.arange(rows) % 2
-    model, other = (np.where(y_true, 0.8, 0.2) for _ in range(2))
-    model[:lost], other[lost : lost + gained] = 1 - model[:lost], 1 - other[lost : lost + gained]
-    return compare(y_true.astype(np.float32), (model, 0.5), (other, 0.5))
-
-
-@pytest.mark.parametrize(("gained", "lost"), [(10, 2), (2, 10), (30, 10), (7, 7), (0, 0), (60, 85)])
-def test_a_difference_in_accuracy_is_tested_by_the_rows_that_one_gets_wrong(gained, lost):
-    rows, fewer = gained + lost, min(gained, lost)
-    chances = [math.comb(rows, count) / 2**rows for count in range(fewer + 1)]
-    mid_p = 2 * sum(chances) - chances[-1] if gained != lost else 1.0  # Fagerland, Lydersen and Laake (2013)
-    accuracy = compared(400, gained, lost)["accuracy"]
-    assert accuracy["p_value"] == pytest.approx(mid_p, rel=0.15)
-    low, high = accuracy["ci95"]
-    assert (low > 0 or high < 0) == (accuracy["p_value"] < 0.05)
-
-
-def test_the_verdict_on_a_baseline_follows_from_paired_differences():
-    def sentence(*counts):
-        return judge_baseline("a stone", **compared(*counts))
-
-    assert sentence(400, 30, 10).startswith("Better than a stone in log-loss and accuracy. Difference in log-loss -0.0")
-    assert sentence(400, 10, 30).startswith("Worse than a stone in log-loss and accuracy. Difference in log-loss +0.0")
-    assert sentence(400, 12, 8).startswith("No significant improvement over a stone. ")
-    assert "McNemar p = 0.371" in sentence(400, 12, 8)
-    mixed = compared(400, 30, 10) | {"accuracy": compared(400, 10, 30)["accuracy"]}
-    assert judge_baseline("it", **mixed).startswith("Better than it in log-loss, worse than it in accuracy. ")
-
-
-def test_the_verdict_says_how_far_it_can_be_trusted():
-    better, none = compared(400, 30, 10), compared(400, 5, 5)
-    test = {"accuracy_ci95": [0.8, 0.86], "confusion": [[200, 20], [20, 160]]}
-    assert len(judge({"majority": better, "logistic_regression": none}, test, 1)) == 2
-    assert "More labelled rows" in judge({"majority": none, "logistic_regression": none}, test, 1)[2]
-    wide = judge({"majority": better}, test | {"accuracy_ci95": [0.6, 0.9]}, 10)
-    assert "30 points wide, as only 400 rows" in wide[0] and "mean of all 10" in wide[2]
-    unlike = judge({"majority": none}, test, 1, 1.0, 0.13)
-    assert len(unlike) == 2 and "has a threshold of 0.13" in unlike[1] and "compare them by ROC AUC" in unlike[1]
-    mixed = judge({"majority": better}, test, 1, 0.3)
-    assert "30 % that of the net and 70 % that of a logistic regression" in mixed[1]
-    few = {"majority": better | {"log_loss": {"difference": -0.01, "ci95": None}}}
-    text = judge(few, test, 1)[0]
-    assert text.startswith(
-        "Better than always predicting the majority class in accuracy. Difference in log-loss -0.010 "
-    )
-    assert "(no interval: one class has too few rows)" in text
-
-
-@pytest.mark.parametrize("ones", [9, 10, 291])
-def test_few_rows_of_a_class_leave_the_log_loss_without_an_interval(ones):
-    y_true, y_prob = (np.arange(300) < ones).astype(np.float32), np.linspace(0.1, 0.9, 300)
-    found = compare(y_true, (y_prob, 0.5), (np.full(300, 0.5), 0.5))
-    assert (found["log_loss"]["ci95"] is None) == (ones != 10) and found["accuracy"]["ci95"]
 
 
 def test_thresholds_are_listed_when_a_class_is_rare():
@@ -100,7 +33,7 @@ def test_thresholds_are_listed_when_a_class_is_rare():
     assert [line.split()[1] for line in lines[2:]] == ["0.5", "f1", "balanced"]
     taken = y_prob >= 0.5
     precision, recall = 100 * rare[taken].mean(), 100 * taken[rare == 1].mean()
-    assert lines[2] == f"  --threshold 0.5       0.500: precision {precision:.1f} %, recall {recall:.1f} %"
+    assert lines[2] == f"  --threshold 0.5       0.500: precision {precision:.1f}%, recall {recall:.1f}%"
 
 
 @pytest.fixture(scope="module")
@@ -194,16 +127,17 @@ def test_only_real_surprises_are_listed():
     table = small_table(np.zeros(100), key=np.arange(100.0))
     rows, generator = np.arange(99, -1, -1), np.random.default_rng(0)
     y_true, y_prob = np.arange(100) % 2, generator.uniform(0.2, 0.8, 100)
-    assert explain.suspect_labels(table, rows, y_true, y_prob) == [] and explain.suspect_lines([]) == []
+    scaler = fit_scaler(table, rows)
+    assert explain.suspect_labels(table, rows, y_true, y_prob, scaler, ["key"]) == [] == explain.suspect_lines([])
     y_prob[3], y_prob[10:70:2] = 0.02, 0.95
-    suspects = explain.suspect_labels(table, rows, y_true, y_prob)
+    suspects = explain.suspect_labels(table, rows, y_true, y_prob, scaler, ["key"])
     lines = explain.suspect_lines(suspects)
     assert len(suspects) == explain.MOST_SUSPECTS and len(lines) == 7
-    assert suspects[0] == {"line": table.line_numbers[96], "label": 1, "probability": 0.02}
+    assert suspects[0] == {"line": table.line_numbers[96], "label": 1, "probability": 0.02, "cells": {"key": 96}}
     assert [row["line"] for row in suspects[1:]] == sorted(table.line_numbers[99 - np.arange(10, 70, 2)])[:19]
     assert lines[2:4] == [
-        "  line 98  labelled 1, probability of 1: 0.020",
-        f"  line {suspects[1]['line']}  labelled 0, probability of 1: 0.950",
+        "  line 98  labeled 1, probability of 1: 0.020",
+        f"  line {suspects[1]['line']}  labeled 0, probability of 1: 0.950",
     ]
 
 
@@ -211,30 +145,52 @@ def test_suspects_that_are_generated_name_no_line_of_a_file():
     suspects = [{"line": 2, "label": 1, "probability": 0.01}, {"line": 31, "label": 0, "probability": 0.97}]
     lines = explain.suspect_lines(suspects, generated=True)
     assert lines[2:] == [
-        "  generated row 1   labelled 1, probability of 1: 0.010",
-        "  generated row 30  labelled 0, probability of 1: 0.970",
+        "  generated row 1   labeled 1, probability of 1: 0.010",
+        "  generated row 30  labeled 0, probability of 1: 0.970",
+    ]
+
+
+def test_suspects_have_the_cells_of_their_rows():
+    columns = {"key": [0.5, np.nan, 2.0, 3.0], "app": ["edit", "", "mail", "mail"], "user": [7, 8, None, 7]}
+    table, rows = small_table(np.zeros(4), **columns), np.array([2, 0, 1])
+    scaler, y_prob = fit_scaler(table, rows), np.array([0.91, 0.93, 0.92])
+    suspects = explain.suspect_labels(table, rows, np.zeros(3), y_prob, scaler, ["user", "key", "app"])
+    assert [(row["line"], row["cells"]) for row in suspects] == [
+        (2, {"user": 7, "key": 0.5, "app": "edit"}),
+        (3, {"user": 8, "key": None, "app": None}),
+        (4, {"user": None, "key": 2.0, "app": "mail"}),
     ]
 
 
 def test_suspects_of_several_files_have_their_name():
     table = small_table(np.zeros(4), files=[0, 1, 0, 1], names=("a.csv", "b.csv"), key=np.arange(4.0))
-    suspects = explain.suspect_labels(table, np.arange(4), np.zeros(4), np.array([0.1, 0.99, 0.95, 0.95]))
+    rows, y_prob = np.arange(4), np.array([0.1, 0.99, 0.95, 0.95])
+    suspects = explain.suspect_labels(table, rows, np.zeros(4), y_prob, fit_scaler(table, rows), [])
     assert [(row["file"], row["line"]) for row in suspects] == [("b.csv", 3), ("a.csv", 4), ("b.csv", 5)]
-    assert explain.suspect_lines(suspects)[2].startswith("  b.csv, line 3  labelled 0, ")
+    assert explain.suspect_lines(suspects)[2].startswith("  b.csv, line 3  labeled 0, ")
 
 
 def test_all_that_is_explained(tf, networks):
     table, folds = networks
     rows = np.concatenate([split.test for split in folds.splits])
     y_true, y_prob = table.label[rows], np.random.default_rng(0).random(200)
-    baselines = {name: Baseline(np.full(200, 0.4), {}) for name in explain.BASELINES}
+    baselines = {name: Baseline(np.full(200, 0.4), {}) for name in BASELINES}
     test, decision = measure(y_true, y_prob, 0.3), Decision(0.3, "")
     answered = (y_true, y_prob, test, decision, 1.5, [1.5] * 4, np.full(200, 0.3))
     evaluation = Evaluation(*answered, (y_true, y_prob), baselines)
-    facts, lines = explain.explain(evaluation, table, folds, seed=0, network_share=0.4)
-    assert [*facts] == ["comparison", "verdict", "importance", "suspect_labels", "effects"]
+    table = replace(table, columns=[*table.columns, Column("at", "dropped", TIMESTAMP)])
+    leaks, repeated = ["app: on its own it predicts all; use --drop app"], ["3 of 200 rows repeat another row"]
+    facts, lines = explain.explain(
+        evaluation, table, folds, label="y", seed=0, network_share=0.4, repeated=repeated, leaks=leaks
+    )
+    assert [*facts] == list(FINDINGS)
     assert [effect["column"] for effect in facts["effects"]] == [*facts["importance"]]
     text = " ".join(" ".join(lines).split())
-    assert " ".join(facts["verdict"]) in text and "The model has a threshold of 0.3, the baselines have 0.5" in text
-    assert "40 % that of the net" in text and "mean of all 4" in text
-    assert text.index("rise in test log-loss") < text.index("Labels worth")
+    assert " ".join(facts["verdict"]) in text and max(map(len, lines)) <= 80
+    assert "threshold is 0.3" in text and "mean: 40% network, 60% logistic" in text and "ensemble of all 4" in text
+    caveats = [explain.LEAKING, explain.TIMED, "3 of 200 rows repeat another row."]
+    assert facts["verdict"][1:4] == caveats
+    assert facts["next_steps"][0] == f"{leaks[0]}." and "--split time" in facts["next_steps"][1]
+    assert all(step in text for step in facts["next_steps"])
+    assert all([*row["cells"]] == [*facts["importance"]] for row in facts["suspect_labels"])
+    assert "Labels worth" not in text  # the probabilities are random, so no label is suspected

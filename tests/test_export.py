@@ -21,7 +21,7 @@ from harvest.cli import UserError
 from harvest.data.cells import MISSING
 from harvest.data.encoding import fit_scaler, raw_inputs
 from harvest.model.export import example_inputs, example_row, require
-from harvest.run_directory import EXPORT_FILES, MODEL_FILE, RunDirectory
+from harvest.run_directory import EXPORT_FILES, MODEL_FILE, RunDirectory, export_file
 
 FORMATS = ["saved_model", "litert", "onnx"]
 EXPORTED = ("--export", *FORMATS)
@@ -65,7 +65,7 @@ def check_agreement(formats, folder, path, rows):
     expected = formats.keras_probabilities(keras.models.load_model(path), rows)
     assert len(np.unique(expected)) > 20
     for name in FORMATS:
-        found = formats.exported_probabilities(name, folder / EXPORT_FILES[name], rows)
+        found = formats.exported_probabilities(name, folder / export_file(name, path.name), rows)
         np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
 
 
@@ -85,6 +85,7 @@ def test_exports_say_what_the_model_says(formats, trained, flags, table):
     assert all(is_ours(folder, name) for name in FORMATS) and not left_behind(folder)
 
 
+@pytest.mark.slow
 def test_the_card_is_right_about_the_exported_file(tf, trained):
     import onnxruntime
 
@@ -160,9 +161,12 @@ def test_an_export_of_an_earlier_run_is_deleted_and_one_of_the_users_is_not(mode
     train("--no-quiet", "--export", "litert", csv=path, folder=folder)
     printed = capsys.readouterr().out
     saved = folder / EXPORT_FILES["saved_model"]
-    assert f"Export     {saved} of an earlier run is deleted; --export saved_model writes it again\n" in printed
+    assert (
+        f"Export     {saved} deleted because it was from an earlier run; --export saved_model writes a new one\n"
+        in printed
+    )
     assert not saved.exists() and is_ours(folder, "litert") and onnx.read_bytes() == b"mine"
-    assert printed.count("of an earlier run") == 1 and not left_behind(folder)
+    assert printed.count("from an earlier run") == 1 and not left_behind(folder)
 
 
 def test_a_missing_package_is_named_before_training(train, tmp_path, monkeypatch, capsys):
@@ -223,10 +227,21 @@ def test_a_checkpoint_is_exported_beside_itself(formats, model_copy, capsys):
     capsys.readouterr()
     assert export_model.main(["--model", str(checkpoint), *FORMATS]) == 0
     *_, last = capsys.readouterr().out.splitlines()
-    files = ", ".join(EXPORT_FILES[name] for name in FORMATS)
+    files = ", ".join(export_file(name, checkpoint.name) for name in FORMATS)
     assert last == f"Written    from {checkpoint.name} into {checkpoint.parent}: {files}"
     check_agreement(formats, checkpoint.parent, checkpoint, strange_rows(read(folder.parent / "HARVEST.CSV")))
     assert (folder / "README.md").read_bytes() == before and not (folder / EXPORT_FILES["onnx"]).exists()
+    first = {path: path.stat().st_mtime_ns for path in checkpoint.parent.rglob(f"{checkpoint.stem}*")}
+    other = checkpoint.with_name("model_99_0.5000.keras")
+    other.write_bytes(checkpoint.read_bytes())
+    other.with_suffix(".tflite").write_bytes(b"mine")
+    assert export_model.main(["--model", str(other), "litert"]) == 2  # a file of the user's
+    assert other.with_suffix(".tflite").read_bytes() == b"mine"
+    assert export_model.main(["--model", str(other), "onnx"]) == 0
+    assert other.with_suffix(".onnx").exists() and len(first) == 4
+    assert {path: path.stat().st_mtime_ns for path in first} == first  # the exports of the first one are as they were
+    run = RunDirectory(checkpoint.parent, training=False)
+    assert all(run.is_ours(export_file(name, checkpoint.name)) for name in FORMATS)
 
 
 def test_without_a_card_renamed_inputs_are_printed(model_copy, capsys):
@@ -235,7 +250,7 @@ def test_without_a_card_renamed_inputs_are_printed(model_copy, capsys):
     capsys.readouterr()
     assert export_model.main(["--model-dir", str(folder), "onnx"]) == 0
     *_, last = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"Input      app id is called input_\d_app_id in SavedModel and LiteRT, app id in ONNX", last)
+    assert re.fullmatch(r"Input      app id is named input_\d_app_id in SavedModel and LiteRT, app id in ONNX", last)
     assert not (folder / "README.md").exists()
 
 
@@ -338,7 +353,7 @@ def test_a_changed_network_is_exported_too(formats, tmp_path, layers, names, fol
 def test_what_onnx_cannot_hold_is_named(formats, tmp_path):
     made = untrained(mixed_table(), 1, hidden_network(*layers_named("relu6", "batch")))
     summary = exported(formats, made, tmp_path, ["saved_model", "onnx"])
-    assert summary.failures == ["--export onnx failed (onnx cannot hold the layer dense_relu6 (Dense, relu6))"]
+    assert summary.failures == ["--export onnx failed (onnx cannot represent the layer dense_relu6 (Dense, relu6))"]
     assert summary.formats == ["saved_model"] and not (tmp_path / EXPORT_FILES["onnx"]).exists()
     assert (tmp_path / EXPORT_FILES["saved_model"]).is_dir() and not left_behind(tmp_path)
 

@@ -106,7 +106,7 @@ def test_callbacks_hear_of_every_epoch_and_may_stop_training(small, tmp_path):
     log.on_train_end()
     losses = [logs["val_loss"] for logs in fold.history]
     assert heard == [part for epoch in range(4) for part in (epoch, (epoch, losses[epoch]))]
-    assert fold.reason == "a callback asked for it"
+    assert fold.reason == "stopped by a callback"
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 5
 
 
@@ -114,7 +114,7 @@ def test_keras_early_stopping_stops_too(small):
     stopping = keras.callbacks.EarlyStopping(patience=2, baseline=0.0)
     stopping.on_train_begin()
     (fold,) = small.train(20, [stopping], epochs_per_call=7)
-    assert len(fold.history) in (2, 3) and fold.reason == "a callback asked for it"
+    assert len(fold.history) in (2, 3) and fold.reason == "stopped by a callback"
 
 
 def test_a_signal_stops_between_calls(small):
@@ -130,7 +130,7 @@ def test_a_signal_stops_between_calls(small):
 
 def test_the_limit_of_epochs_ends_training(small):
     (fold,) = small.train(5, epochs_per_call=7)
-    assert len(fold.history) == 5 and fold.reason == "reached the limit of 5 epochs"
+    assert len(fold.history) == 5 and fold.reason == "reached the maximum of 5 epochs"
     assert end_reason(small.config, fold) == ""
 
 

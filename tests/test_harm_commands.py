@@ -59,7 +59,7 @@ def test_files_of_the_users_are_never_written_to(train, tmp_path, capsys, name, 
         assert str(folder / name) in one_line(shown.err) and set(os.listdir(folder)) <= {name, ".lock"}
         assert shown.out == ""
     else:
-        assert f"{folder / name} is a file of your own and was left as it is" in shown.out
+        assert f"{folder / name} was not overwritten because you created or edited it" in shown.out
 
 
 @pytest.mark.parametrize("change", ["card", "loss", "disk", "export", "signals"])
@@ -109,7 +109,7 @@ def test_directories_that_others_can_write_to_are_named(train, tmp_path, capsys)
     folder.mkdir()
     folder.chmod(0o777)
     train("--no-quiet", rows=60, folder=folder)
-    assert "can be written to by every user" in capsys.readouterr().out
+    assert "is writable by every user" in capsys.readouterr().out
 
 
 def test_what_a_run_writes_names_no_directory(train, sample, tmp_path):
@@ -135,7 +135,7 @@ def test_a_directory_of_files_and_a_file_with_fewer_columns(train, predict, samp
     assert {row["file"] for row in rows} == set(texts)
     assert all(texts[row["file"]][int(row["line"]) - 1].endswith("," + row["label"]) for row in rows)
     code, _, err = predict(data / "b.csv", "--model-dir", folder)
-    assert code == 0 and "has no mouse_activity, time_last_request: missing in its rows" in err
+    assert code == 0 and "has no mouse_activity, time_last_request: these cells are missing in its rows" in err
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     code, _, err = predict(tmp_path / "other.csv", "--model-dir", folder)
     assert code == 2 and "which the model needs" in one_line(err)
@@ -329,7 +329,7 @@ def threshold_of(folder):
         details = json.loads(archive.read("training.json"))
     assert details["threshold"] == metrics["threshold"], "the model is of another run"
     card = (folder / CARD_FILE).read_text()
-    assert f"A probability of {metrics['threshold']:.6g} or more" in card, "the card is of another run"
+    assert f"The decision threshold is {metrics['threshold']:.6g} (" in card, "the card is of another run"
     return metrics["threshold"]
 
 

@@ -72,7 +72,7 @@ def test_rows_that_trained_are_known_and_the_result_without_them_is_that_of_the_
     first, title, *lines = err.splitlines()
     assert code == 0 and len(out.splitlines()) == 241
     assert first == "note: 204 of these 240 rows were used to train this model, so the result is too optimistic"
-    assert re.fullmatch(r"240 rows, 95 % intervals +36 rows not used in training", title)
+    assert re.fullmatch(r"240 rows, 95% intervals +36 rows not used in training", title)
     test = metrics_of(folder)["test"]
     for name in ("accuracy", "precision", "recall", "roc_auc", "pr_auc", "log_loss"):
         assert score(lines, name, 1) == pytest.approx(test[name], abs=5.1e-4)
@@ -93,22 +93,27 @@ def test_new_rows_are_told_from_those_that_trained(three, predict, tmp_path):
     own = [header, *(f"{row.partition(',')[0]},{more}" for row, more in zip(rows, cells, strict=False))]  # known apps
     new.write_text("\n".join(own) + "\n")
     unknown = "note: there is no sign that these rows were used to train this model"
-    assert notes(new) == [unknown, "100 rows, 95 % intervals"]
+    assert notes(new) == [unknown, "100 rows, 95% intervals"]
     new.write_text("\n".join([header, *rows[:168], *own[1:73]]) + "\n")
     first, title = notes(new)
-    assert first.startswith("note: 168 of these 240 rows were used to train this model")
-    assert title.endswith("72 rows not used in training")
-    new.write_text("\n".join([header, *rows[:168], *own[1:6]]) + "\n")
+    assert first.startswith("note: at least 168 of these 240 rows were used to train this model")
+    assert "it is unknown whether the others were, because not all training rows" in first
+    assert title == "240 rows, 95% intervals"
+    new.write_text("\n".join([header, *rows, *own[1:73]]) + "\n")
     first, title = notes(new)
-    assert "the 5 that did not are too few to test on" in first and title == "173 rows, 95 % intervals"
+    assert first.startswith("note: 240 of these 312 rows were used to train this model")
+    assert title.endswith("72 rows not used in training")
+    new.write_text("\n".join([header, *rows, *own[1:6]]) + "\n")
+    first, title = notes(new)
+    assert "the 5 others are too few to test on" in first and title == "245 rows, 95% intervals"
     first, title = notes(path)
     assert first.startswith("note: all of these 240 rows were used to train this model")
-    assert "none is left to test on" in first and title == "240 rows, 95 % intervals"
+    assert "there are no others to test on" in first and title == "240 rows, 95% intervals"
 
 
 def test_a_checkpoint_knows_them_too(one, predict):
     folder, path = one
-    checkpoint = next((folder / "checkpoints").iterdir())
+    checkpoint = next((folder / "checkpoints").glob("*.keras"))
     *_, err = predict(path, "--model", checkpoint, "--evaluate")
     assert err.startswith("note: 204 of these 240 rows were used to train this model")
 
@@ -118,24 +123,24 @@ def test_of_many_rows_a_sample_is_known():
     bound = 2**64 // 8
     known = TrainingRows(KnownHashes(bound, 0.01, np.unique(hashes[:3_400][hashes[:3_400] < bound])))
     text, unseen = split_seen(known, hashes, hashes)
-    share = int(re.match(r"about (\d+) % of these 4,000 rows were used to train", text).group(1))
-    assert 78 <= share <= 92 and text.endswith("(by chance 1 % of new rows equal one of its training rows)")
+    share = int(re.match(r"about (\d+)% of these 4,000 rows were used to train", text).group(1))
+    assert 78 <= share <= 92 and text.endswith("(by chance, 1% of new rows match a training row)")
     np.testing.assert_array_equal(unseen, (np.arange(4_000) >= 3_400) & (hashes < bound))
 
 
 def test_new_rows_of_a_table_whose_rows_repeat_are_no_news():
     hashes = np.arange(100, dtype=np.uint64)
     exact = KnownHashes(2**64 - 1, 0.9, hashes[:80])
-    alike = f"{UNKNOWN}: 80 % equal one of its training rows, but so may new rows: 90 % of its training rows"
-    assert split_seen(TrainingRows(exact), hashes, hashes) == (f"{alike} equal another one", None)
+    alike = f"{UNKNOWN}: 80% match a training row, but new rows may match too: 90% of its training rows"
+    assert split_seen(TrainingRows(exact), hashes, hashes) == (f"{alike} match another training row", None)
     known = TrainingRows(exact._replace(repeated=0.1))
     assert split_seen(known, hashes, hashes)[0].startswith("80 of these 100 rows")
     generator = np.random.default_rng(0)
     halves = (hashes[:50], hashes[50:])
     parts = [[(generator.random(50) < 0.5).astype(np.float32), generator.random(50), half, half] for half in halves]
     lines = evaluate_rows("a.csv", parts, TrainingRows(exact), 0.5)
-    assert lines[0].startswith(f"note: {UNKNOWN}: 80 % equal") and lines[1] == "100 rows, 95 % intervals"
-    with pytest.raises(UserError, match=r"a\.csv: holds no rows to evaluate"):
+    assert lines[0].startswith(f"note: {UNKNOWN}: 80% match") and lines[1] == "100 rows, 95% intervals"
+    with pytest.raises(UserError, match=r"a\.csv: has no rows to evaluate"):
         evaluate_rows("a.csv", [[np.empty(0), np.empty(0), *[np.empty(0, np.uint64)] * 2]], known, 0.5)
 
 
@@ -151,26 +156,52 @@ def test_what_cannot_be_known_is_unknown():
 
     assert said(known, new) == "there is no sign that these rows were used to train this model"
     assert said(known, new[:3]) == said(known, new)  # each of them was looked for
-    of_sample = f"{UNKNOWN}: it holds hashes of a sample of its training rows, by which 1 of these can be told"
+    of_sample = (
+        f"{UNKNOWN}: the model contains hashes of a sample of its training rows, which covers only 1 of these rows"
+    )
     few = np.append(new[new >= 2**64 // 100][:100], new[new < 2**64 // 100][:1])
     assert said(TrainingRows(part, part), few) == of_sample
     assert said(TrainingRows(part, part), new) == said(known, new)
-    assert said(known._replace(stored=0.2), new) == f"{UNKNOWN}: it holds hashes of 20 % of its training rows only"
+    assert (
+        said(known._replace(stored=0.2), new)
+        == f"{UNKNOWN}: the model contains hashes of only 20% of its training rows"
+    )
     third = np.concatenate([trained[:1_000], new[:2_000]])
     text, unseen = split_seen(known._replace(stored=0.5), third, third)
-    assert text.startswith("about 67 % of these 3,000 rows were used") and unseen is None  # any may be of the rest
-    assert said(known, new, strange=["app"]).startswith(f"{UNKNOWN}: column app has other values than in training")
-    assert said(known, new, trained).startswith("about 100 % of these 4,000 rows equal rows that were used to train")
-    assert said(known, new[:3_000], third).startswith(
-        "about 33 % of these 3,000 rows equal rows that were used to train"
-    )
-    hidden = "rows whose numbers were rounded since would not be recognised"
+    assert text.startswith("about 67% of these 3,000 rows were used") and unseen is None
+    assert text.endswith("others were, because the model contains hashes of only 50% of its training rows")
+    assert said(known, new, strange=["app"]).startswith(f"{UNKNOWN}: column app differs from training")
+    some = np.concatenate([trained[:1_000], new[:500]])
+    unknown = "it is unknown whether the others were, because"
+    text, unseen = split_seen(known, some, some)
+    assert text.startswith("at least 1,000 of these 1,500 rows were used") and unseen is None
+    assert f"{unknown} not all training rows are in this file" in text
+    assert said(known, some, strange=["app"]).endswith(f"{unknown} column app differs from training")
+    both = np.concatenate([trained, new[:500]])  # all training rows, so the others are new
+    text, unseen = split_seen(known, both, both)
+    assert text.startswith("4,000 of these 4,500 rows were used") and "unknown" not in text and unseen.sum() == 500
+    every = "about 100% of these 4,000 rows match training rows of this model, apart from rounding,"
+    assert said(known, new, trained).startswith(every)
+    some = "about 33% of these 3,000 rows match training rows of this model, apart from rounding,"
+    assert said(known, new[:3_000], third).startswith(some)
+    hidden = "training rows with numbers rounded since then would not be recognized"
     for rounded in (None, whole._replace(repeated=0.3)):
-        text = f"none of these rows equals one that trained this model in every column; {hidden}"
+        text = f"none of these rows match a training row in every column; {hidden}"
         assert said(TrainingRows(whole, rounded), new, trained) == text
     by_chance = TrainingRows(whole, whole._replace(repeated=0.2))
     assert said(by_chance, new[:3_000], np.append(trained[:600], new[:2_400])) == said(known, new)
-    assert said(None, new) == f"{UNKNOWN}: it holds no hashes of its training rows"
+    assert said(None, new) == f"{UNKNOWN}: the model contains no hashes of its training rows"
+
+
+def test_rows_that_repeat_are_counted():
+    hashes, y_true = np.arange(40, dtype=np.uint64) // np.uint64(2), (np.arange(40) % 4 > 1).astype(np.float32)
+    parts = [[y_true, np.linspace(0.1, 0.9, 40), hashes, hashes]]
+    repeated = "note: 20 of the rows repeat an earlier row in every column, so the intervals are too narrow"
+    assert evaluate_rows("a.csv", parts, None, 0.5)[-1] == repeated
+    by_chance = TrainingRows(KnownHashes(2**64 - 1, 0.5, np.arange(100, 140, dtype=np.uint64)))
+    assert "repeat" not in evaluate_rows("a.csv", parts, by_chance, 0.5)[-1]
+    parts[0][0] = np.arange(40) % 2.0  # with another label
+    assert "repeat" not in evaluate_rows("a.csv", parts, None, 0.5)[-1]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +225,9 @@ def test_rounded_rows_are_recognised(one, predict, tmp_path):
     other = tmp_path / "rounded.csv"
     other.write_text("\n".join([header, *rounded]) + "\n")
     code, _, err = predict(other, "--model-dir", folder, "--evaluate")
-    share = int(re.match(r"note: about (\d+) % of these 240 rows equal rows that were used to train", err).group(1))
+    share = int(
+        re.match(r"note: about (\d+)% of these 240 rows match training rows of this model, apart from", err).group(1)
+    )
     assert code == 0 and 60 < share <= 100 and "not used in training" not in err
 
 
@@ -213,10 +246,10 @@ def test_models_without_the_rows_and_with_damaged_ones(one, predict, tmp_path):
 
     code, _, err = call()
     first, title, *_ = err.splitlines()
-    assert code == 0 and "is not known" in first and title == "240 rows, 95 % intervals"
+    assert code == 0 and "it is unknown" in first and title == "240 rows, 95% intervals"
     reverse = np.frombuffer(rows, "<u8")[::-1].tobytes()
     for content in (b"", rows[:20], rows[:-1], reverse, rows + rows[-8:]):
-        words = "what it tells of its training rows is damaged; train the model again"
+        words = "the hashes of its training rows are damaged; train the model again"
         assert call(**{ROWS_ENTRY: content}) == (2, "", f"error: {changed}: {words}\n")
 
 
@@ -291,41 +324,48 @@ def test_missing_cells_of_a_data_frame(mixed):
     found = model.predict_proba(rows)[:, 1]
     assert len({*found.tolist()}) == 1
     named = rows.drop(columns=["idle time", "app id"])  # training saw both missing
-    np.testing.assert_array_equal(model.predict_proba(named)[:, 1], found)
+    with pytest.warns(UserWarning, match="the table has no (idle time|app id): these cells are missing") as caught:
+        np.testing.assert_array_equal(model.predict_proba(named)[:, 1], found)
+    assert len(caught) == 2
 
 
 def test_data_frames_that_would_be_misread_are_refused(mixed):
     folder, path = mixed
     model, rows = script.load(folder), pd.read_csv(path)
     for changed, words in (
-        (rows.drop(columns="class"), "the table has no column class, which the model needs; columns are app id, "),
-        (rows.assign(scaled=5), "column scaled is text to the model"),
-        (rows.assign(scaled=True), "column scaled is text to the model"),
-        (rows.assign(**{"app id": 1e18}), "column app id holds ids too long for floating point"),
+        (rows.drop(columns="class"), "the table has no column class, which the model needs; its columns are app id, "),
+        (rows.assign(scaled=5), "column scaled is text in the model"),
+        (rows.assign(scaled=True), "column scaled is text in the model"),
+        (rows.assign(**{"app id": 1e18}), "column app id has ids too long for floating point"),
         (rows.assign(**{"class": "many"}), "row 0, column class: 'many' is not a number"),
         (rows.assign(**{"class": np.inf}), "row 0, column class: 'inf' is not a number"),
         (pd.concat([rows, rows], axis=1), "the rows have two columns app id"),
     ):
         with pytest.raises(UserError, match=re.escape(words)):
             model.predict_proba(changed)
+    with pytest.raises(TypeError, match="the rows are a dict; put them in a pandas DataFrame"):
+        model.predict_proba({"class": [1]})
+    with pytest.raises(ValueError, match="the table is empty"):
+        model.predict_proba(pd.DataFrame())
     with pytest.raises(UserError, match="not found; train a model first"):
         script.load(folder / "nowhere")
 
 
 @pytest.mark.parametrize("loader", ["predict.load", "keras.models.load_model"])
-def test_the_recipes_of_the_readme_answer_as_the_command_does(mixed, predict, tmp_path, monkeypatch, loader):
+def test_the_snippets_of_the_docs_give_what_the_command_gives(mixed, predict, tmp_path, monkeypatch, loader):
     folder, path = mixed
     found = answers(predict, path, folder)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    (recipe,) = (block for block in blocks if "new.csv" in block and loader in block)
+    guide = (ROOT / "docs/input-formats.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    (snippet,) = (block for block in blocks if "february.csv" in block and loader in block)
     shutil.copy(path, tmp_path / "a.csv")
     (tmp_path / "model").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(recipe.replace("new.csv", "a.csv"), names)
+    exec(snippet.replace("data/february.csv", "a.csv"), names)
     np.testing.assert_allclose(names["probability"], [float(row["model_probability"]) for row in found], atol=1e-5)
     if loader == "predict.load":
-        assert names["answer"].tolist() == [int(row["predicted"]) for row in found]
+        assert names["predicted"].tolist() == [int(row["predicted"]) for row in found]
 
 
 def test_models_of_version_1_6_are_run_too(one, predict, tmp_path):

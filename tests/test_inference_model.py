@@ -129,7 +129,8 @@ def test_one_function_runs_every_network_with_any_weights(tf, folds):
         other = [(variable, np.zeros(variable.shape, np.float32)) for variable, _ in current_values(network)]
         np.testing.assert_array_equal(predictor.logits(fold, encoded, other), np.zeros(ROWS))
         layers = predictor.layer_outputs(fold, encoded)
-        assert list(layers) == ["hidden_1", "normalization_1", "from_hidden", "from_inputs"]
+        assert list(layers) == ["hidden_1", "normalization_1", "from_hidden", "from_inputs", "logit"]
+        np.testing.assert_allclose(layers["logit"][:, 0], expected, atol=1e-5)
         np.testing.assert_allclose((layers["from_hidden"] + layers["from_inputs"])[:, 0], expected, atol=1e-5)
     assert predictor.outputs.experimental_get_tracing_count() == 1
 

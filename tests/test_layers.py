@@ -197,7 +197,7 @@ def test_lengths():
 
 
 def test_the_story_says_why():
-    """At least 8 % of the lines of the trainer are comments, its list of packages for uv not counted."""
+    """At least 8% of the lines of the trainer are comments, its list of packages for uv not counted."""
     with (ROOT / "train_model_modern.py").open("rb") as file:
         tokens = list(tokenize.tokenize(file.readline))
     start = TREES["train_model_modern"].body[0].lineno
@@ -209,4 +209,4 @@ def test_the_story_says_why():
 def test_there_is_no_more_than_there_should_be():
     assert {path.stem for path in ROOT.glob("*.py")} == {*SCRIPTS}
     paths = [*PATHS, *(ROOT / "docs").glob("*.py")]
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths) < 10_400
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths) < 11_200

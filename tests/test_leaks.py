@@ -85,8 +85,8 @@ def test_a_column_that_is_named_after_the_label():
 
     table = table_of(app_Productive_rate=noise, y_place=noise)
     assert find_leaks(table, "productive") == [
-        "app_Productive_rate: its name contains that of the label; if it was made from the label, "
-        "--drop app_Productive_rate"
+        "app_Productive_rate: its name contains the name of the label; if it is derived from the label, "
+        "use --drop app_Productive_rate"
     ]
     assert find_leaks(table, "y") == []  # too short to mean something
 

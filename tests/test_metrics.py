@@ -115,7 +115,7 @@ def test_few_rows_of_a_class_have_no_interval(ones, zeros, few):
         assert (test[f"{name}_ci95"] is None) == bool(few)
     said = metrics.missing_intervals("churn", test)
     assert said == (
-        "" if not few else f"ROC AUC and log-loss have no interval: too few rows of {said.split(' of ')[1]}"
+        "" if not few else f"ROC AUC and log-loss have no interval: too few rows with {said.split(' with ')[1]}"
     )
     assert [f"churn = {label}" in said for label in (0, 1)] == [0 in few, 1 in few]
 
@@ -241,7 +241,7 @@ def test_threshold_precision_recall_and_cost():
     assert y_true[y_prob >= chosen].sum() / y_true.sum() >= 0.9
     assert choose("cost=1:3", y_true, y_prob).value == 0.25
     assert choose("0.3", y_true, y_prob) == (0.3, "as requested")
-    assert choose("0.5", y_true, y_prob) == (0.5, "the more likely class")
+    assert choose("0.5", y_true, y_prob) == (0.5, "predicts the more likely class")
     assert "was not reached" in choose("precision=0.9", y_true, 1 - y_prob).reason
     assert metrics.choose_threshold(("classes", 0.13), y_true, y_prob).value == 0.13
 

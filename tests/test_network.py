@@ -62,7 +62,11 @@ TAGS = {  # of TensorBoard, beyond those that all have
 }
 
 
-@pytest.fixture(params=EDITS)
+def slow_unless(quick, name):
+    return name if quick in name else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=[slow_unless("a layer", name) for name in EDITS])
 def edited(request, monkeypatch):
     monkeypatch.setattr(train_model_modern, "build_network", EDITS[request.param])
     return request.param
@@ -83,7 +87,7 @@ def test_an_edit_is_followed_everywhere(tf, edited, train, predict, tmp_path):
     flags = ("--epochs", "12", "--checkpoints", "--tensorboard", "--export", *EXPORT_FILES)
     folder = train(*flags, rows=90)
     tested = predictions_of(folder)
-    for model in (folder / MODEL_FILE, sorted((folder / "checkpoints").iterdir())[-1]):
+    for model in (folder / MODEL_FILE, sorted((folder / "checkpoints").glob("*.keras"))[-1]):
         code, _, _ = predict(tmp_path / "HARVEST.CSV", "--model", model, "--output", tmp_path / "answers.csv")
         with (tmp_path / "answers.csv").open(newline="") as file:
             answers = [float(row["probability"]) for row in csv.DictReader(file)]

@@ -60,18 +60,18 @@ UNSEEN = "app: none of the values in 60 rows was seen in training (a, b)"
         ({"app": ["a", "b"]}, [UNSEEN]),
         ({"app": ["a", "b", "c", "d"]}, ["app: none of the values in 60 rows was seen in training (a, b, c, ...)"]),
         ({"app": ["a", ""]}, ["app: none of the values in 30 rows was seen in training (a)"]),
-        ({"app": ["a", "b", "mail"]}, ["app: 67 % of the values in 60 rows were not seen in training (a, b)"]),
+        ({"app": ["a", "b", "mail"]}, ["app: 67% of the values in 60 rows were not seen in training (a, b)"]),
         ({"app": ["a", "mail"]}, []),
         ({"app": ["a"], "count": 2}, []),
         ({"app": ["a"], "count": 3}, ["app: none of the values in 3 rows was seen in training (a)"]),
         ({"app": ["a", "b", "mail"], "count": 19}, []),
         ({"id": [6]}, ["id: none of the values in 60 rows was seen in training (6)"]),
-        ({"id": [MISSING]}, ["id: empty in all 60 rows, never empty in training"]),
-        ({"idle": [np.nan]}, ["idle: empty in all 60 rows, never empty in training"]),
-        ({"idle": [np.nan, np.nan, 1]}, ["idle: empty in 40 of 60 rows, never empty in training"]),
+        ({"id": [MISSING]}, ["id: empty in all 60 rows, but never empty in training"]),
+        ({"idle": [np.nan]}, ["idle: empty in all 60 rows, but never empty in training"]),
+        ({"idle": [np.nan, np.nan, 1]}, ["idle: empty in 40 of 60 rows, but never empty in training"]),
         ({"idle": [np.nan, 1]}, []),
-        ({"idle": [-1, 1000]}, ["idle: all 60 values are outside the range of training, 0 to 9"]),
-        ({"idle": [1000, 9000, 1]}, ["idle: 40 of 60 values are outside the range of training, 0 to 9"]),
+        ({"idle": [-1, 1000]}, ["idle: all 60 values are outside the training range, 0 to 9"]),
+        ({"idle": [1000, 9000, 1]}, ["idle: 40 of 60 values are outside the training range, 0 to 9"]),
     ],
     ids=str,
 )
@@ -83,8 +83,15 @@ def test_parts_are_counted_together_and_each_column_is_noted_once():
     counts = novelty()
     assert notes(counts, rows(app=["a"], count=2), rows(app=["b"], count=58)) == [UNSEEN]
     assert notes(counts, rows(app=["c"], idle=[np.nan], count=200)) == [
-        "idle: empty in 200 of 260 rows, never empty in training"
+        "idle: empty in 200 of 260 rows, but never empty in training"
     ]
+
+
+def test_columns_with_one_value_in_all_rows():
+    counts = novelty(missing=["idle"])
+    assert notes(counts, rows(idle=[np.nan], id=[5, 7], count=10)) == [] and counts.uniform() == []  # few rows
+    assert notes(counts, rows(idle=[np.nan], id=[5], count=30)) == [] and counts.uniform() == ["app", "idle"]
+    assert notes(counts, rows(app=["web"], count=30)) == [] and counts.uniform() == []
 
 
 def test_what_training_had_too_is_no_news():
@@ -106,7 +113,7 @@ def test_files_and_streams_are_noted_once(trained, predict, tmp_path):
     own.write_text("\n".join([header, *strange, ""]))
     expected = [
         "note: foreground_app: none of the values in {} rows was seen in training (1234567)",
-        "note: keyboard_activity: empty in all {} rows, never empty in training",
+        "note: keyboard_activity: empty in all {} rows, but never empty in training",
     ]
     code, _, err = predict(own, "--model-dir", folder, "--output", tmp_path / "out.csv")
     assert code == 0 and sorted(err.splitlines()) == [text.format(150) for text in expected]
@@ -117,7 +124,7 @@ def test_files_and_streams_are_noted_once(trained, predict, tmp_path):
     first, *_ = (line for line in predict(own, "--model-dir", folder, "--evaluate")[2].splitlines() if "trai" in line)
     assert first in [text.format(150) for text in expected]
     err = predict(own, "--model-dir", folder, "--evaluate")[2]
-    assert "whether these rows were used to train this model is not known: column foreground_app" in err
+    assert "it is unknown whether these rows were used to train this model: column foreground_app" in err
 
 
 def test_data_frames_are_warned_of_once(trained, tmp_path):
@@ -149,7 +156,7 @@ def test_the_text_na_means_the_same_in_every_way_in(trained, predict, tmp_path):
     expected = pd.read_csv(out)["probability"]
     np.testing.assert_allclose(model.predict_proba(rows)[:, 1], expected, atol=1e-5)
     cure = "read the table with dtype=str, keep_default_na=False"
-    with pytest.raises(UserError, match=f"row 0, column region is missing, but to the model NA is a value; {cure}"):
+    with pytest.raises(UserError, match=f"row 0, column region is missing, but NA is a value in the model; {cure}"):
         model.predict(pd.read_csv(path))
     missing = rows.assign(always=[None, *rows["always"][1:]])
     with pytest.raises(

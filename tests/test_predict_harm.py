@@ -64,7 +64,7 @@ def test_other_columns_and_no_label_and_no_header(trained, predict, tmp_path):
     other, out = tmp_path / "other.csv", tmp_path / "out.csv"
     header = "mouse_activity,note,time_last_request,foreground_app,keyboard_activity"
     other.write_text(f"{header}\n5,x,7,123,9\n,y,7,,9\n")
-    checkpoint = next((folder / "checkpoints").iterdir())
+    checkpoint = next((folder / "checkpoints").glob("*.keras"))
     assert predict(other, "--model", checkpoint, "--output", out)[0] == 0
     rows = list(csv.DictReader(out.open(newline="")))
     assert [row["note"] for row in rows] == ["x", "y"] and all(0 < float(row["probability"]) < 1 for row in rows)
@@ -97,7 +97,7 @@ def test_column_numbers_of_pandas_are_no_row(model, predict, tmp_path, first):
     rows = [line.rpartition(",")[0] for line in path.read_text().splitlines()[1:]]
     content = "\n".join([first, *rows, ""])
     (tmp_path / "new.csv").write_text(content)
-    words = ("line 1 is ", "the column numbers that pandas writes; save the table with its column names")
+    words = ("line 1 is ", "the column numbers of pandas; save the table with its column names")
     refused(predict(tmp_path / "new.csv", "--model-dir", folder), *words)
     refused(predict("-", "--model-dir", folder, stdin=content.encode()), *words)
 
@@ -106,7 +106,7 @@ def test_column_numbers_of_pandas_are_no_row(model, predict, tmp_path, first):
 def test_a_line_above_the_header_is_named(model, predict, tmp_path, title):
     folder, path = model
     (tmp_path / "new.csv").write_text(f"{title}\n{path.read_text()}")
-    named = f"line 1 ({title}) is not the header, line 2 seems to be: delete line 1"
+    named = f"line 1 ({title}) is not the header, but line 2 seems to be: delete line 1"
     refused(predict(tmp_path / "new.csv", "--model-dir", folder), named)
 
 
@@ -119,7 +119,7 @@ def test_byte_order_marks_at_the_start_of_lines_are_passed_over(model, predict, 
     for again in ([], [header]):
         content = mark + "\n".join([header, *rows, mark + "\n".join([*again, *rows, mark])])
         (tmp_path / "joined.csv").write_text(content, encoding="utf-8")
-        note = "note: line 122: the header again, left out\n" if again else ""
+        note = "note: line 122: repeated header, skipped\n" if again else ""
         assert predict(tmp_path / "joined.csv", "--model-dir", folder) == (0, expected, note)
         assert predict("-", "--model-dir", folder, stdin=content.encode()) == (0, expected, note)
 
@@ -139,6 +139,14 @@ def test_predictions_are_evaluated_against_the_label(model, predict, tmp_path):
     rows = list(csv.DictReader((tmp_path / "out.csv").open(newline="")))
     accuracy = np.mean([row["productive"] == row["predicted"] for row in rows])
     assert code == 0 and "120 rows" in err and f"{accuracy:.3f}" in err
+    header, *lines = path.read_text().splitlines()
+    named = tmp_path / "named.csv"
+    named.write_text("\n".join([header, *(line[:-1] + "NY"[int(line[-1])] for line in lines), ""]))
+    code, _, err = predict(named, "--model-dir", folder, "--evaluate", "--output", tmp_path / "out.csv")
+    assert (
+        code == 2
+        and "line 2, column productive: the label is missing or not 0 or 1 (the column contains N and Y)" in err
+    )
 
 
 def test_repeated_headers_are_left_out_and_unseen_ids_are_one_category(model, predict, tmp_path):
@@ -148,7 +156,7 @@ def test_repeated_headers_are_left_out_and_unseen_ids_are_one_category(model, pr
     strange = tmp_path / "strange.csv"
     strange.write_text("\n".join([header, *lines[:2], header, *(",".join([app, *cells]) for app in apps), header, ""]))
     code, out, err = predict(strange, "--model-dir", folder)
-    assert (code, err) == (0, "note: lines 4, 9: the header again, left out\n")
+    assert (code, err) == (0, "note: lines 4, 9: repeated header, skipped\n")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["foreground_app"] for row in rows] == [line.split(",")[0] for line in lines[:2]] + apps
     assert len({row["probability"] for row in rows[2:5]}) == 1
@@ -170,13 +178,13 @@ def test_outputs_that_must_not_be_replaced(model, predict, tmp_path, monkeypatch
     (tmp_path / "folder").mkdir()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for table, output, words in [
-        (own, own, "is also the input"),
-        (own, "link", "is also the input"),
+        (own, own, "is also an input"),
+        (own, "link", "is also an input"),
         (own, "folder", "is a directory"),
-        (own, "no/x.csv", "no directory no"),
+        (own, "no/x.csv", "the directory no does not exist"),
         (own, "dangling", "is a link to"),
         (path, tmp_path / "link", "is a link to"),
-        (path, folder / MODEL_FILE, "is also the input"),
+        (path, folder / MODEL_FILE, "is also an input"),
     ]:
         refused(predict(table, "--model-dir", folder, "--output", output), words)
     assert own.read_bytes() == path.read_bytes()
@@ -225,7 +233,7 @@ def test_standard_output_is_full_closed_or_a_path(model, tmp_path):
     code, out, _ = call("", *args, "--output", "/dev/stdout")
     assert code == 0 and len(out.splitlines()) == 121
     code, out, err = call(f"< {path}", ROOT / "predict.py", "-", "--model-dir", folder, "--output", path)
-    assert code == 2 and "is also the input" in err
+    assert code == 2 and "is also an input" in err
 
 
 def test_columns_of_the_users_own_are_kept(model, predict, tmp_path):
@@ -246,14 +254,14 @@ def test_a_torn_last_row_is_left_out(model, predict, tmp_path, last):
     folder, path = model
     (tmp_path / "torn.csv").write_text(path.read_text() + last)
     code, out, err = predict(tmp_path / "torn.csv", "--model-dir", folder)
-    assert (code, err) == (0, "note: line 122, the last, is cut off and left out\n") and len(out.splitlines()) == 121
+    assert (code, err) == (0, "note: line 122, the last, is incomplete and skipped\n") and len(out.splitlines()) == 121
 
 
 def test_nothing_to_evaluate(model, predict, tmp_path):
     folder, _ = model
     (tmp_path / "header.csv").write_text(HEADER + "\n")
     args = [tmp_path / "header.csv", "--model-dir", folder]
-    refused(predict(*args, "--evaluate", "--output", tmp_path / "out.csv"), "holds no rows to evaluate")
+    refused(predict(*args, "--evaluate", "--output", tmp_path / "out.csv"), "has no rows to evaluate")
     assert not (tmp_path / "out.csv").exists()
     assert predict(*args) == (0, HEADER + ",probability,predicted\n", "")
 
@@ -294,7 +302,7 @@ def test_notes_name_the_line_of_standard_input(model, predict, with_header):
     sent = [*([header] if with_header else []), *rows[:2], "1,many,3,4,1"]
     code, out, err = predict("-", "--model-dir", folder, stdin="\n".join([*sent, ""]).encode())
     assert code == 0 and len(out.splitlines()) == 3
-    assert f"note: line {len(sent)}, column keyboard_activity: 'many' is not a number, left out" in err
+    assert f"note: line {len(sent)}, column keyboard_activity: 'many' is not a number, skipped" in err
 
 
 def test_a_stream_is_answered_as_the_file_is(model, predict):
@@ -320,10 +328,10 @@ def test_a_record_of_several_lines_is_one_row_of_a_stream(model, predict, tmp_pa
     _, of_file, _ = predict(tmp_path / "own.csv", "--model-dir", folder)
     _, of_stream, err = predict("-", "--model-dir", folder, stdin="\n".join([*sent, ""]).encode())
     assert of_file == of_stream and len(list(csv.reader(io.StringIO(of_stream)))) == 5
-    assert err == "note: line 7: its quotes are open, left out\n"
+    assert err == "note: line 7: unclosed quotes, skipped\n"
     sent = f"{header}\n{rows[0]}\r{rows[1]}\n{rows[2]}\n".encode()
     _, out, err = predict("-", "--model-dir", folder, stdin=sent)
-    assert err == "note: line 2: holds a carriage return, left out\n" and len(out.splitlines()) == 2
+    assert err == "note: line 2: contains a carriage return, skipped\n" and len(out.splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -333,14 +341,14 @@ def test_a_record_of_several_lines_is_one_row_of_a_stream(model, predict, tmp_pa
         (
             b'"a\n\xff\nb",1,2,3,4,1\n1,2,3,4,5,0\n',
             ["1,2,3,4,5,0"],
-            ["line 3: is not UTF-8 text, the record from line 2 on is left out"],
+            ["line 3: is not UTF-8 text; skipped the record that starts on line 2"],
         ),
         (b'"' + b"line\n" * 500 + b'end",1,2,3,4,1\n', ['"' + "line\n" * 500 + 'end",1,2,3,4,1'], []),
-        (b"\xef\xbb\xbfnote,HEADER\n1,2,3,4,5,0\n", ["1,2,3,4,5,0"], ["line 2: the header again"]),
+        (b"\xef\xbb\xbfnote,HEADER\n1,2,3,4,5,0\n", ["1,2,3,4,5,0"], ["line 2: repeated header"]),
         (
             b'a","' + b"x" * 2_000 + b"\n" + b'a","xxx\n' * 1_500 + b"1,2,3,4,5,0\n",
             ["1,2,3,4,5,0"],
-            ["line 2: its quotes are open"],
+            ["line 2: unclosed quotes"],
         ),
         (b'"he said ""no"", then\nleft", 2,3,4,5,1\n', ['"he said ""no"", then\nleft",2,3,4,5,1'], []),
     ],
@@ -419,7 +427,7 @@ def test_directories_that_others_can_write_to_are_named(model_copy, predict):
     folder = model_copy()
     folder.chmod(0o777)
     code, _, err = predict(folder.parent / "HARVEST.CSV", "--model-dir", folder)
-    assert code == 0 and err.startswith("warning: ") and "can be written to by every user" in err
+    assert code == 0 and err.startswith("warning: ") and "is writable by every user" in err
 
 
 def of_entries(**changes):
@@ -474,8 +482,8 @@ HOSTILE = {
         lambda name, content: [(name, content + b"\0" * (300 << 20) if name == "config.json" else content)],
         "unpacks to more than 256 MB",
     ),
-    "a path that climbs": (escaping("../escaped.txt"), "leads out of it"),
-    "a path from the root": (escaping("/tmp/escaped.txt"), "leads out of it"),
+    "a path that climbs": (escaping("../escaped.txt"), "a path outside of the archive"),
+    "a path from the root": (escaping("/tmp/escaped.txt"), "a path outside of the archive"),
     "no details": (without("training.json"), UNKNOWN),
     "details that are no object": (of_details(lambda _: []), UNKNOWN),
     "details of other kinds": (of_details(lambda _: {"label": 1, "threshold": "x", "columns": [2]}), UNKNOWN),
@@ -494,7 +502,7 @@ HOSTILE = {
         UNLOADABLE,
     ),
     "damaged weights": (of_entries(h5=lambda _, content: content[:100]), UNLOADABLE),
-    "weights that are not numbers": (of_entries(h5=without_numbers), "weights that are not numbers"),
+    "weights that are not numbers": (of_entries(h5=without_numbers), "weights that are not finite"),
 }
 
 

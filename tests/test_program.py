@@ -163,8 +163,15 @@ def test_a_loss_that_is_not_a_number_ends_training(small, xla):
     assert fold.failed and "not a number" in fold.reason and len(fold.history) < 50
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize("xla", [False, True])
+SIXTEEN_BITS = [
+    (False, "bfloat16"),
+    (True, "float16"),
+    pytest.param(False, "float16", marks=pytest.mark.slow),
+    pytest.param(True, "bfloat16", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("xla", "precision"), SIXTEEN_BITS)
 def test_sixteen_bits_learn(small, precision, xla):
     (fold,), (wide,) = small_training(precision=precision).train(20, xla=xla), small.train(20)
     assert fold.now.trained.dtype == np.float32
@@ -265,5 +272,5 @@ def test_a_network_that_is_another_is_refused(monkeypatch):
     stock = keras.Model(inputs, keras.layers.Dense(1)(hidden))
     check_same_network(feature_major(stock), stock, "float32")
     monkeypatch.setattr(feature_major_module, "is_elementwise", lambda activation: True)
-    with pytest.raises(ValueError, match="trained differs from the one that is saved"):
+    with pytest.raises(ValueError, match="trained network differs from the saved one"):
         check_same_network(feature_major(stock), stock, "float32")

@@ -62,9 +62,9 @@ def test_the_warning_counts_copies_and_says_what_is_done(tmp_path):
     once = different_rows(60)
     table = read_table(arguments(write_rows(tmp_path / "a.csv", once * 3)))[0]
     (warning,) = repeat_warnings(table, by_time=False)
-    assert warning.startswith("120 of 180 rows repeat another row in every column: equal rows stay in one part of")
+    assert warning.startswith("120 of 180 rows repeat another row in every column: repeated rows stay in one part of")
     (warning,) = repeat_warnings(read_table(arguments(tmp_path / "a.csv", split="time"))[0], by_time=True)
-    assert warning.startswith("120 of 180 rows repeat an earlier row in every column: copies are not tested")
+    assert warning.startswith("120 of 180 rows repeat an earlier row in every column: they are not tested")
     assert not repeat_warnings(read_table(arguments(write_rows(tmp_path / "b.csv", once)))[0], by_time=False)
     table = read_table(arguments(write_rows(tmp_path / "c.csv", [*once, once[11]])))[0]
     assert repeat_warnings(table, by_time=False)[0].startswith("1 of 61 rows repeats another row in every column: ")
@@ -84,7 +84,9 @@ def test_rows_with_equal_features_and_other_labels_stay_together_and_are_no_copi
     once = different_rows(60)
     flipped = [line[:-1] + str(1 - int(line[-1])) for line in once[:20]]
     table, splits = read_split(write_rows(tmp_path / "a.csv", once + flipped), folds=4)
-    assert not table.repeats.copies.any() and not repeat_warnings(table, by_time=False)
+    assert not table.repeats.copies.any()
+    (warning,) = repeat_warnings(table, by_time=False)
+    assert warning.startswith("20 of 80 rows repeat another row with the other label: no model can tell them apart")
     for split in splits:
         parts = [contents(table, rows) for rows in split]
         assert not parts[0] & parts[2] and not parts[0] & parts[1]
@@ -108,6 +110,30 @@ def test_a_table_without_numbers_has_no_copies(tmp_path):
     table, splits = read_split(write(tmp_path / "a.csv", lines, header="app,productive"), folds=3)
     assert len(set(table.repeats.groups.tolist())) == 9 and not table.repeats.copies.any()
     assert sum(len(split.test) for split in splits) == 200
+
+
+def test_repeated_rows_of_both_classes_do_not_limit_the_folds(tmp_path):
+    """Most rows of 3 of 60 values are of class 1, and a third of the rows of all others."""
+    labels = {value: (1, 1, 0) if value < 3 else (1, 0, 0) for value in range(60)}
+    lines = [f"app{row % 60},{labels[row % 60][row // 60]}" for row in range(180)]
+    args = arguments(write(tmp_path / "a.csv", lines, header="app,productive"))
+    table = read_table(args)[0]
+    assert most_folds(table.label, table.repeats) == 60
+    splits = make_splits(args, table.label, 10, table.repeats)
+    assert all({*table.label[part]} == {0, 1} for split in splits for part in split)
+    assert [len(split.test) for split in splits] == [18] * 10
+
+
+def test_each_fold_has_both_classes_if_as_many_groups_do():
+    generator = np.random.default_rng(5)
+    for _ in range(200):
+        values = generator.integers(0, 40, 300)
+        label = (generator.random(300) < generator.choice([0, 0, 0.2, 0.9, 1], 40)[values]).astype(np.float32)
+        if 0 < label.mean() < 1:
+            found = repeats_of(small_table(label, value=values.astype(float)))
+            if (folds := min(10, most_folds(label, found))) >= 3:
+                tests = [split.test for split in split_folds(label, folds, 1, found)]
+                assert all(len(np.unique(label[test])) == 2 for test in tests)
 
 
 def test_an_idle_computer_gives_equal_rows_that_are_no_copies():
@@ -138,6 +164,17 @@ def test_splits_without_repeats_are_those_of_groups_of_one():
         assert any(all(map(np.array_equal, way, other)) for other in same)
 
 
+def test_rows_that_become_equal_leave_the_others_in_their_part(tmp_path):
+    lines = different_rows(200)
+    lines[8] = ",".join([*lines[3].split(",")[:2], *lines[8].split(",")[2:]])  # now they differ in keys only
+    path = write_rows(tmp_path / "a.csv", lines)
+    tested = []
+    for flags in ({}, {"drop": ["keys"]}):
+        table, (split,) = read_split(path, folds=1, **flags)
+        tested.append({*table.line_numbers[split.test]})
+    assert table.repeats and len(tested[0] & tested[1]) >= len(tested[0]) - 2
+
+
 def test_large_groups_train_and_the_others_fill_the_parts(tmp_path):
     lines = different_rows(100)
     table, (split,) = read_split(write_rows(tmp_path / "a.csv", lines + lines[:1] * 60 + lines[1:2] * 60), folds=1)
@@ -162,7 +199,7 @@ def test_copies_at_the_end_of_a_log_leave_nothing_to_test_by_time(tmp_path, fold
 def test_equal_files_under_two_names_are_refused(tmp_path):
     lines = different_rows(40)
     first, second = write_rows(tmp_path / "a.csv", lines), write_rows(tmp_path / "b.csv", lines)
-    with pytest.raises(UserError, match=r"b\.csv: has the same content as .*a\.csv; leave one of them out"):
+    with pytest.raises(UserError, match=r"b\.csv: has the same content as .*a\.csv; use one of them"):
         read_table(arguments(first, second))
     with pytest.raises(UserError, match="has the same content"):
         read_table(arguments(tmp_path))

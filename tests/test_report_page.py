@@ -1,4 +1,4 @@
-"""report.html: what it says against plain counting, and with Chromium present how it looks."""
+"""report.html: its contents against plain counting, and how it looks in Chromium if that is installed."""
 
 import base64
 import csv
@@ -18,12 +18,22 @@ from made_up_run import HOSTILE, RTL, Page, column, made_up_run, predictions_csv
 
 import report
 from harvest import VERSION
-from harvest.results.metrics import measure
-from harvest.results.report.page import partial_dependence, read_predictions, render_report, setting_text, shorten
+from harvest.results.metrics import measure, wilson
+from harvest.results.report.page import (
+    best_epoch,
+    cell_text,
+    histogram,
+    logarithmic_columns,
+    partial_dependence,
+    read_predictions,
+    render_report,
+    setting_text,
+    shorten,
+)
 from harvest.run_directory import METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE, REPORT_FILE, TEMPORARY
-from harvest.text import percent
+from harvest.text import interval, percent
 
-SECTIONS = ["Results", "Learning curves", "Ranking", "Calibration", "Mistakes", "Columns", "Labels that look wrong"]
+SECTIONS = ["Next steps", "Mistakes", "Important columns", "Calibration and ranking", "Learning curves"]
 SECTIONS += ["Data", "Settings"]
 NAMES = ["<b>&.csv", 'say "so".csv', "\u05e9\u05dc\u05d5\u05dd, \u202ecsv.exe"]
 RUNS = {
@@ -46,8 +56,13 @@ def section(content, title):
     return content.partition(f"<h2>{title}</h2>")[2].partition("</section>")[0]
 
 
+def suspects_of(content):
+    return section(content, "Mistakes").partition("<h3>Labels worth a second look</h3>")[2]
+
+
 def cells_of(part):
-    return [re.findall(r"<td.*?>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", part, re.DOTALL)[1:]]
+    rows = re.findall(r"<tr.*?>(.*?)</tr>", part, re.DOTALL)[1:]
+    return [re.findall(r"<t[dh].*?>(.*?)</t[dh]>", row) for row in rows]
 
 
 def test_it_holds_everything(made_up):
@@ -58,8 +73,11 @@ def test_it_holds_everything(made_up):
         f"<!doctype html>\n<!-- Report of train_model_modern.py {VERSION}; a later run replaces it"
     )
     assert re.findall(r"<h2>(.*?)</h2>", content) == SECTIONS
-    assert page.tags.count("svg") == 3 + 2 + 1 + 1 + len(metrics["effects"])
-    assert percent(metrics["test"]["accuracy"]) in page.text
+    assert page.tags.count("svg") == 3 + 2 + 1 + 1 + 1 + len(metrics["effects"])
+    loss, ends = metrics["test"]["log_loss"], metrics["test"]["log_loss_ci95"]
+    assert page.text.count(f"{loss:.3f} {interval(ends, 1, 3) if ends else ''}".strip()) == 1
+    for step in metrics["next_steps"]:
+        assert step in section(content, "Next steps")
     for name, value in metrics["importance"].items():
         assert name in page.text and f"{value:.3f}" in page.text
     for reason in metrics["settings"]["reasons"].values():
@@ -67,8 +85,8 @@ def test_it_holds_everything(made_up):
     (tn, fp), (fn, tp) = metrics["test"]["confusion"]
     shown = re.findall(r'id="(?:tn|fp|fn|tp)">([\d,]+)<', content)
     assert shown == [f"{count:,}" for count in (tn, fp, fn, tp)]
-    assert ("lowest to highest net" in page.text) == (metrics["settings"]["folds"] > 1)
-    words = "The curves are those of the net alone"
+    assert ("lowest to highest network" in page.text) == (metrics["settings"]["folds"] > 1)
+    words = "The curves are those of the network alone"
     assert (words in page.text) == (metrics["settings"]["network_share"] < 1)
 
 
@@ -91,11 +109,13 @@ def everywhere(text):
     metrics["settings"] |= {"label": text, "device": text, text: text}
     metrics["settings"]["reasons"] |= {"threshold": text, "device": text}
     metrics |= {"verdict": [text], "warnings": [text], "date": text, "versions": {text: text, "script": text}}
-    metrics["comparison"] = {text: {text: {"difference": 0.1, "ci95": None}, "note": text}}
+    part = {"difference": 0.1, "ci95": None}
+    metrics["comparison"] = {text: {"accuracy": part, "log_loss": part, "note": text}}
     metrics["table"] |= {"notes": [text], "split": [text]}
     metrics["table"]["columns"] = [column(text, text, 3, reason=text, hint=text)]
     metrics["effects"][0]["values"][0] = text
-    metrics["suspect_labels"] = [{"file": text, "line": 1, "label": 0, "probability": 0.99}]
+    suspect = {"file": text, "line": 1, "label": 0, "probability": 0.99, "cells": {text: text}}
+    metrics |= {"suspect_labels": [suspect], "next_steps": [text]}
     return metrics, predictions
 
 
@@ -111,10 +131,13 @@ def test_every_text_is_escaped(text):
     assert page.tags.count("script") == 1 and page.text.count(" ".join(text.split())) > 20
 
 
-def test_texts_of_any_length_are_shortened():
-    content = render(*everywhere("X" * 300 + "<b>"))
-    lengths = [len(word) for word in re.findall("X{20,}", content)]
-    assert sorted(lengths)[-4:] == [300] * 4 and sorted(lengths)[-5] == 199  # the program's own sentences are not cut
+def test_long_texts_are_shortened_and_whole_in_a_tooltip():
+    content = render(*everywhere("X" * 1_300 + "<b>"))
+    tooltips = re.findall(r'title="(X*.?)"', content)
+    assert len(tooltips) > 15 and {len(text) for text in tooltips} == {1_000}
+    plain = re.sub(r'title="[^"]*"', "", content)
+    lengths = sorted(len(word) for word in re.findall("X{20,}", plain))
+    assert lengths[-5:] == [1_300] * 5 and lengths[-6] == 199  # the sentences of the program are not cut
 
 
 @pytest.mark.parametrize(
@@ -145,15 +168,32 @@ def test_counts_of_other_thresholds(made_up):
     for place, (fp, tp) in enumerate(counts):
         predicted = probability >= place / 100
         assert (fp, tp) == (int(predicted[label == 0].sum()), int(predicted[label == 1].sum()))
-    predicted = probability >= 0.3
-    precision = f"{100 * label[predicted].mean():.1f}" if predicted.any() else "none"
-    shares = [precision, f"{100 * predicted[label == 1].mean():.1f}", f"{100 * (predicted == label).mean():.1f}"]
-    cells = "".join(f"<td>{cell}</td>" for cell in shares)
-    assert f'<td class="text">0.3</td>{cells}' in content
-    assert content.count('<td class="text"><b>0.5</b></td>') == 1
-    assert [row[0] for row in cells_of(section(content, "Mistakes").partition("</div>\n</div>")[2])].count("0.5") == 0
-    content = render(metrics | {"threshold": 0.237}, predictions)
-    assert '<td class="text"><b>0.237</b></td>' in content and '<td class="text">0.5</td>' in content
+    (start,) = re.findall(r'data-start="(.*?)"', content)
+    assert float(start) == metrics["threshold"]
+
+
+def test_the_matrix_has_precision_and_recall_without_the_script(made_up):
+    metrics, predictions = made_up
+    text = Page(section(render(metrics, predictions), "Mistakes")).text
+    for name in ("precision", "recall"):
+        score, ends = metrics["test"][name], metrics["test"][f"{name}_ci95"]
+        assert f"{name.capitalize()} {percent(score)} ({interval(ends)}) : the share" in text
+    metrics["test"] |= {"confusion": [[5, 0], [6, 0]]}  # nothing is predicted 1
+    assert "Precision none :" in Page(section(render(metrics, predictions), "Mistakes")).text
+
+
+def test_the_histogram_has_the_shares_of_each_class():
+    y_true, y_prob = np.array([0, 0, 0, 1, 1]), np.array([0.01, 0.02, 0.97, 0.98, 1.0])
+    chart = histogram(y_true, y_prob, 0.4)
+    kinds = dict(chart.paths)
+    assert [*kinds] == ["fill one", "fill two", "line faint dashed cut"]
+    middle, top, bottom = (float(chart.y(value)) for value in (0, 1, -2 / 3))
+    heights = [float(y) for y in re.findall(r"V([\d.]+)H", kinds["fill one"])]
+    assert heights == pytest.approx([middle] * 19 + [top], abs=0.1)
+    heights = [float(y) for y in re.findall(r"V([\d.]+)H", kinds["fill two"])]
+    assert heights == pytest.approx([bottom] + [middle] * 18 + [float(chart.y(-1 / 3))], abs=0.1)
+    assert kinds["line faint dashed cut"].startswith(f"M{float(chart.x(0.4)):.1f} ")
+    assert [text for _, text in chart.up.ticks] == ["100%", "50%", "0%", "50%", "100%"]
 
 
 def test_calibration_is_that_of_ten_bins(made_up):
@@ -163,24 +203,46 @@ def test_calibration_is_that_of_ten_bins(made_up):
     for low in range(10):
         part = (probability * 10 >= low) & (probability * 10 < low + 1)
         if part.any():
-            name = f"{10 * low} to {10 * low + 10} %".replace(" ", "\xa0")
+            name = f"{10 * low} to {10 * low + 10}%".replace(" ", "\xa0")
             expected.append([name, f"{part.sum():,}", percent(probability[part].mean()), percent(label[part].mean())])
-    rows = cells_of(section(render(metrics, predictions), "Calibration"))
-    assert [row[:4] for row in rows] == expected
+    details = re.search(r"<details>(.*?)</details>", render(metrics, predictions), re.DOTALL)[1]
+    assert [row[:4] for row in cells_of(details)] == expected
 
 
-def test_the_most_surprising_labels_are_listed(made_up):
+def test_the_most_surprising_labels_are_listed_with_their_cells(made_up):
     metrics, predictions = made_up
     expected = [
-        [f"{row['line']:,}", str(row["label"]), f"{row['probability']:.4f}"] for row in metrics["suspect_labels"]
-    ]
+        [str(row["line"]), "1", f"{row['probability']:.3f}", *map(cell_text, row["cells"].values())]
+        for row in metrics["suspect_labels"]
+    ]  # line numbers and ids as plain digits, which can be searched for
+    assert expected[0][:1] == ["1002"] and expected[0][3:] == ["Word", "501", "1235569"]
     if "file" in metrics["suspect_labels"][0]:
         expected = [[NAMES[0], *cells] for cells in expected]
-    part = section(render(metrics, predictions), "Labels that look wrong")
-    assert [[html.unescape(cell) for cell in row] for row in cells_of(part)] == expected[:10]
+    part = suspects_of(render(metrics, predictions))
+    assert [[html.unescape(cell) for cell in row] for row in cells_of(part)] == expected
     assert "There are none" not in part
-    part = section(render(metrics | {"suspect_labels": []}, predictions), "Labels that look wrong")
+    for row in metrics["suspect_labels"]:
+        del row["cells"]  # as versions up to 1.8.0 wrote them
+    assert [len(row) for row in cells_of(suspects_of(render(metrics, predictions)))] == [len(expected[0]) - 3] * 12
+    part = suspects_of(render(metrics | {"suspect_labels": []}, predictions))
     assert "There are none" in part and "<table" not in part
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *(
+            (None, "(missing)"),
+            (1234567, "1234567"),
+            (1234567.0, "1234567"),
+            (0.1, "0.1"),
+            ("TRUE", "TRUE"),
+            (1e300, "1e+300"),
+        )
+    ],
+)
+def test_cells_as_text(value, expected):
+    assert cell_text(value) == expected
 
 
 def test_columns_are_listed_by_importance_and_what_was_never_counted_is_left_empty():
@@ -188,29 +250,53 @@ def test_columns_are_listed_by_importance_and_what_was_never_counted_is_left_emp
     rows = cells_of(part)
     assert [row[0] for row in rows] == ["app", "keys", "clicks", "id", "note"]
     assert [row[2:] for row in rows] == [["3", "7"], ["140", "3"], ["2", "0"], ["", ""], ["", ""]]
-    assert rows[3][1] == "left out<small>never read</small>"
-    assert "Line 7 is left out." in part and "152 rows read, 2 left out." in part
+    assert rows[3][1] == "dropped<small>never read</small>"
+    assert "Line 7 is left out." in part and "152 rows read, 2 skipped." in part
 
 
-def test_what_the_verdict_says_is_shown():
+def test_the_verdict_has_its_caveats_and_differences_with_signs():
     metrics, predictions = made_up_run()
-    for name in ("verdict", "warnings", "comparison"):
+    for name in ("verdict", "warnings", "comparison", "next_steps"):
         del metrics[name]
     plain = Page(render(metrics, predictions)).text
-    correct = f"Correct on {percent(metrics['test']['accuracy'])} of 150 tested rows"
-    assert correct in plain
     metrics["verdict"] = ["It is of no use.", "Not at all: " + "no, " * 99 + "no."]
-    metrics["warnings"] = ["Mind the gap."]
+    metrics["warnings"] = ["mind the gap", "x: use --drop x"]
+    metrics["next_steps"] = ["x: use --drop x."]
     parts = {"log_loss": {"difference": -0.0123, "ci95": [-0.5, 0.5]}}
     parts["accuracy"] = {"difference": 0.056, "ci95": [0.01, 0.1], "p_value": 0.0321}
     metrics["comparison"] = {"logistic_regression": parts}
-    text = Page(render(metrics, predictions)).text
-    new = ["It is of no use.", "no, no, no.", "Mind the gap.", "-0.012", "+5.6 points", "1.0 to 10.0", " 0.032 "]
-    for words in [*new, "log-loss, against a logistic regression"]:
+    content = render(metrics, predictions)
+    text = Page(content).text
+    differences = ["minus logistic regression +5.6 points +1.0 to +10.0 p = 0.032 -0.012 -0.500 to +0.500"]
+    for words in ["It is of no use.", "no, no, no.", "Warning: mind the gap.", *differences]:
         assert words in text and words not in plain
-    assert correct in text
+    assert text.count("x: use --drop x") == 1  # a warning that is a step already is not repeated
     parts["accuracy"]["p_value"] = 0.0004
-    assert "&lt; 0.001" in section(render(metrics, predictions), "Results")
+    assert "p < 0.001" in Page(render(metrics, predictions)).text
+
+
+@pytest.mark.parametrize(("folds", "expected"), [(1, 17), (10, 5)])
+def test_the_best_epoch_is_marked(folds, expected):
+    metrics, predictions = made_up_run(folds=folds)
+    metrics["history"]["val_loss"][4] = 0.1
+    assert best_epoch(metrics) == expected
+    part = section(render(metrics, predictions), "Learning curves")
+    x = f"{46 + 296 * (expected - 1) / 39:.1f}"
+    assert part.count(f'<path class="line faint dashed" d="M{x} ') == 3
+    what = "best epoch: 17" if folds == 1 else "lowest mean validation loss: epoch 5"
+    assert part.count(what) == 3
+
+
+def test_comparable_columns_have_the_same_kind_of_axis():
+    def number(name, *values):
+        return {"column": name, "kind": "number", "values": values}
+
+    skewed, even = number("keyboard_activity", 1, 2, 3, 1_000, None), number("mouse_activity", 500, 600, 900)
+    other, small = number("hour", 1, 12, 23), number("activity_share", 0.1, 0.5, 0.9)
+    category = {"column": "activity", "kind": "category", "values": ["Word"]}
+    found = logarithmic_columns([even, skewed, other, small, category, number("empty", None)])
+    assert found == {"keyboard_activity", "mouse_activity"}
+    assert logarithmic_columns([even, other]) == set()
 
 
 def test_metrics_of_an_earlier_version_are_drawn_without_what_they_lack():
@@ -219,16 +305,17 @@ def test_metrics_of_an_earlier_version_are_drawn_without_what_they_lack():
         del metrics[name]
     content = render(metrics, predictions)
     assert re.findall(r"<h2>(.*?)</h2>", content) == [title for title in SECTIONS if not title.startswith("L")]
+    assert "<h3>" not in content
     del metrics["importance"]
-    assert "<h2>Columns</h2>" not in render(metrics, predictions)
+    assert "<h2>Important columns</h2>" not in render(metrics, predictions)
 
 
 def test_one_class_only():
     metrics, _ = made_up_run(rows=20)
     predictions = predictions_csv(np.zeros(20), np.linspace(0, 1, 20))
     metrics["test"] = measure(np.zeros(20, np.float32), np.linspace(0, 1, 20), 0.5)
-    part = section(render(metrics, predictions), "Ranking")
-    assert "All tested rows have the same label" in part and "<svg" not in part
+    part = section(render(metrics, predictions), "Calibration and ranking")
+    assert "All test rows have the same label" in part and part.count("<svg") == 1
 
 
 def test_missing_intervals_are_explained():
@@ -236,7 +323,7 @@ def test_missing_intervals_are_explained():
     y_true, y_prob = (np.arange(40) < 6).astype(np.float32), np.linspace(0.9, 0.1, 40)
     metrics["rows"]["test"], metrics["test"] = 40, measure(y_true, y_prob, 0.5)
     text = Page(render(metrics, predictions_csv(y_true, y_prob))).text
-    assert "ROC AUC and log-loss have no interval: too few rows of productive = 1." in text
+    assert "ROC AUC and log-loss have no interval: too few rows with productive = 1." in text
     assert "have no interval" not in Page(render(*made_up_run())).text
 
 
@@ -245,9 +332,8 @@ def test_generated_rows_are_not_called_lines(sample, expected):
     metrics, predictions = made_up_run()
     metrics["settings"]["sample"] = sample
     metrics["suspect_labels"] = [{"line": 7, "label": 1, "probability": 0.01}]
-    part = section(render(metrics, predictions), "Labels that look wrong")
+    part = suspects_of(render(metrics, predictions))
     assert f">{expected}</th>" in part and f"<td>{6 if sample else 7}</td>" in part
-    assert ("Look them up" in part) == (not sample)
 
 
 def test_the_dashed_line_is_the_mean_of_the_same_rows():
@@ -264,7 +350,7 @@ def test_a_class_too_rare_for_bands():
     y_true = (np.arange(15_000) < 1).astype(np.float32)
     metrics["rows"]["test"], metrics["test"] = 15_000, measure(y_true, y_prob, 0.5)
     text = Page(render(metrics, predictions_csv(y_true, y_prob))).text
-    assert "One class has too few rows for bands." in text and "95 % band" not in text and "ROC curve: AUC 0." in text
+    assert "One class has too few rows for bands." in text and "95% band" not in text and "ROC curve" in text
 
 
 def test_many_rows_and_columns_make_no_large_page():
@@ -275,7 +361,7 @@ def test_many_rows_and_columns_make_no_large_page():
     content = render(metrics, predictions)
     assert len(content.encode()) < 150_000
     text = Page(content).text
-    assert "200,000 rows were tested" in text and "2,985 more columns matter less" in text
+    assert "test rows: 200,000" in text and "2,985 more columns matter less" in text
     assert "2,960 more columns are in metrics.json" in text
 
 
@@ -430,7 +516,8 @@ for (const group of boxes) for (const [a, p] of group) for (const [b, q] of grou
 const slider = document.querySelector("input");
 slider.value = 30;
 slider.dispatchEvent(new Event("input"));
-told.matrix = ["at", "tn", "fp", "fn", "tp"].map(name => document.getElementById(name).textContent);
+const names = ["at", "tn", "fp", "fn", "tp", "precision", "recall-ends"];
+told.matrix = names.map(name => document.getElementById(name).textContent);
 document.title = JSON.stringify(told);
 </script>
 """
@@ -468,7 +555,9 @@ def test_in_a_browser(made_up, tmp_path, width, scheme):
     _, label, probability = predictions_of(predictions)
     predicted = probability >= 0.3
     cells = [int((predicted[label == value] == answer).sum()) for value in (0, 1) for answer in (False, True)]
-    assert told["matrix"] == ["0.30", *(f"{count:,}" for count in cells)]
+    precision = percent(label[predicted].mean()) if predicted.any() else "none"
+    shares = [precision, f" ({interval(wilson(cells[3], label.sum()))})"]
+    assert told["matrix"] == ["0.30", *(f"{count:,}" for count in cells), *shares]
 
 
 @pytest.mark.slow

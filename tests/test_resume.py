@@ -109,7 +109,7 @@ def test_folds_are_restored_to_the_bit(tmp_path, epochs):
 
 def test_nothing_to_resume(tmp_path, capsys):
     assert train_model_modern.main(["--model-dir", str(tmp_path), "--resume"]) == 2
-    wanted = f"error: --resume: {tmp_path} holds no interrupted run; leave --resume out to start one\n"
+    wanted = f"error: --resume: {tmp_path} contains no interrupted run; omit --resume to start one\n"
     assert capsys.readouterr().err == wanted
 
 
@@ -186,7 +186,7 @@ def test_what_is_no_state_is_refused_and_nothing_in_it_is_executed(state):
 
 
 def test_states_of_another_version_are_refused(state):
-    cure = "continue with that version, or leave --resume out to start again"
+    cure = "continue with that version, or omit --resume to start again"
     for change, version in (
         (lambda description: description.update(version="1.6.0"), "1.6.0"),
         (lambda description: [description.pop(name) for name in ("version", "network", "rows")], "1.7.0 or earlier"),
@@ -194,7 +194,8 @@ def test_states_of_another_version_are_refused(state):
         rewrite(state, change_description(change))
         with pytest.raises(UserError) as error:
             interrupted.read_state(state)
-        assert str(error.value) == f"--resume: the interrupted run is of version {version}, this is {VERSION}; {cure}"
+        versions = f"the interrupted run is from version {version}, but this is {VERSION}"
+        assert str(error.value) == f"--resume: {versions}; {cure}"
 
 
 def test_another_network_is_refused(tf):
@@ -212,8 +213,8 @@ def test_another_network_is_refused(tf):
     for other in (network("relu"), network(rate=0.3), network(units=5)):
         with pytest.raises(UserError) as error:
             resume.check_network(other, description)
-        changed = "build_network gives another network than in the interrupted run"
-        assert str(error.value) == f"--resume: {changed}; undo the change, or leave --resume out to start again"
+        changed = "build_network returns a different network than in the interrupted run"
+        assert str(error.value) == f"--resume: {changed}; undo the change, or omit --resume to start again"
 
 
 def test_growth_is_told_from_change(tmp_path, monkeypatch):
@@ -228,9 +229,9 @@ def test_growth_is_told_from_change(tmp_path, monkeypatch):
 
     with path.open("a") as file:
         file.write("3,1\n" * 12)
-    cure = f"give --resume the data it began with (head -c {size} '{path}' > earlier.csv)"
-    began = "since the interrupted run began"
-    end = "or leave --resume out to train on all rows"
+    cure = f"give --resume the data it started with (head -c {size} '{path}' > earlier.csv)"
+    began = "since the interrupted run started"
+    end = "or omit --resume to train on all rows"
     assert explained(40_012) == f"--resume: my log.csv has grown by 12 rows {began}; {cure}, {end}"
     assert "has grown by 1 row since" in explained(40_001)
     (tmp_path / "next.csv").write_text("a,productive\n1,0\n")
@@ -240,9 +241,9 @@ def test_growth_is_told_from_change(tmp_path, monkeypatch):
     content = path.read_bytes()
     for changed in (b"b" + content[1:], content[: size - 5], content[: size - 2] + b"0" + content[size - 1 :]):
         path.write_bytes(changed)
-        assert "my log.csv is not, or no longer, the data of the interrupted run" in explained(40_012)
+        assert "my log.csv differs from the data of the interrupted run" in explained(40_012)
     assert interrupted.mark_files(["500 generated rows"]) == []
-    assert "is not, or no longer" in str(interrupted.explain_change({"files": [], "rows": 5}, ["x"], 6, "x"))
+    assert "differs from the data" in str(interrupted.explain_change({"files": [], "rows": 5}, ["x"], 6, "x"))
 
 
 OTHERS = {
@@ -265,10 +266,10 @@ def test_states_of_other_folds_are_refused(state, fault, change):
     folds = [made_up_fold(number, 0, 0) for number in range(2)]
     with pytest.raises(UserError) as error:
         resume.restore(folds, 70, state, *interrupted.read_state(state))
-    assert str(error.value) == f"--resume: {state} is damaged (net 2, {fault}); delete it and start again"
+    assert str(error.value) == f"--resume: {state} is damaged (network 2, {fault}); delete it and start again"
 
 
-@pytest.mark.parametrize(("count", "epochs", "what"), [(1, 70, "number of nets"), (2, 2, "net 1, history")])
+@pytest.mark.parametrize(("count", "epochs", "what"), [(1, 70, "number of networks"), (2, 2, "network 1, history")])
 def test_states_of_other_runs_are_refused(state, count, epochs, what):
     folds = [made_up_fold(number, 0, 0) for number in range(count)]
     with pytest.raises(UserError) as error:
@@ -302,7 +303,7 @@ def parse_args(arguments):
 def test_flags_that_contradict_the_run_are_refused(state, given, message):
     with pytest.raises(UserError) as error:
         interrupted.resumed_options(given, state.parent, parse_args)
-    assert str(error.value) == f"--resume: {message}; leave the flag or --resume out"
+    assert str(error.value) == f"--resume: {message}; omit the flag or --resume"
 
 
 def test_other_flags_are_those_of_the_run(state):
@@ -311,6 +312,7 @@ def test_other_flags_are_those_of_the_run(state):
     assert (options.epochs, options.csv, options.quiet) == (70, ["rows.csv"], True)
     assert options.resume and options.model_dir == state.parent
     assert description["fingerprint"] == "0123" and "1/now/trained" in arrays
+    assert interrupted.resumed_options({"epochs": 3}, state.parent, parse_args)[0].epochs == 70  # for all decisions
     options, _, _ = interrupted.resumed_options({"csv": ["moved.csv"]}, state.parent, parse_args)
     assert options.csv == ["moved.csv"] and not options.quiet
 
@@ -381,10 +383,11 @@ def test_why_a_run_is_over_and_what_is_left(tmp_path, monkeypatch):
     callback = resume.ResumeState(tmp_path, [fold], DESCRIPTION)
     callback.offer(now=True)
     best = f"the best model of this run so far is {checkpoint}"
-    flags = f"continue with --resume --model-dir '{tmp_path}'"
+    flags = f"continue with --resume --model-dir '{tmp_path}', or test and save the model as it is with --resume"
+    flags += f" --epochs 3 --model-dir '{tmp_path}'"
     assert callback.explain_end(signal.SIGINT) == f"stopped: SIGINT; {flags}; {best}"
-    assert callback.explain_end(15, why="error: worker 1 was told to stop") == (
-        f"error: worker 1 was told to stop; {flags}; {best}"
+    assert callback.explain_end(15, why="error: worker 1 received SIGTERM") == (
+        f"error: worker 1 received SIGTERM; {flags}; {best}"
     )
     monkeypatch.setattr(interrupted, "earlier_model", lambda folder: "the model of 2026-01-01 00:00")
     model = f"{tmp_path / 'productivity_model.keras'} is still the model of 2026-01-01 00:00"
@@ -394,7 +397,7 @@ def test_why_a_run_is_over_and_what_is_left(tmp_path, monkeypatch):
     assert callback.explain_end(0) == message and not callback.path.exists()
     monkeypatch.chdir(tmp_path)
     model_dir = type(tmp_path)("model")
-    whole = resume.ResumeState(model_dir, [made_up_fold(0)], DESCRIPTION | {"checkpoints": []})
+    whole = resume.ResumeState(model_dir, [made_up_fold(0, 0, 0)], DESCRIPTION | {"checkpoints": []})
     monkeypatch.setattr(interrupted, "earlier_model", lambda folder: "")
     assert whole.explain_end(signal.SIGTERM) == "stopped: SIGTERM; continue with --resume"
 
@@ -474,6 +477,31 @@ def test_interrupted_several_times_it_ends_with_the_same_bits(train, tmp_path, m
     assert kept[0] == kept[1]
 
 
+@pytest.mark.parametrize("epochs", [pytest.param(30, marks=slow), 25, pytest.param(10, marks=slow)])
+def test_an_interrupted_run_ends_sooner_with_fewer_epochs(train, tmp_path, monkeypatch, sample, epochs, capsys):
+    """After 25 epochs, which one call of the program trains, it goes on to 30, or ends at once with what there is."""
+    flags = ["--no-xla", "--no-early-stopping", "--epochs"]
+    path, parts = sample(100), tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        train(*flags, 60, csv=path, folder=parts, code=143)
+    assert "with --resume --epochs 25 --model-dir" in capsys.readouterr().err
+    resume_flags = ["--model-dir", str(parts), "--resume", "--epochs", str(epochs), "--no-quiet"]
+    assert train_model_modern.main(resume_flags) == 0
+    done = max(epochs, 25)
+    assert "Resuming   after epoch 25\n" in capsys.readouterr().out
+    train(*flags, done, csv=path, folder=tmp_path / "whole")
+    same(tmp_path / "whole", parts)
+    assert metrics_of(parts)["epochs"] == done and metrics_of(parts)["settings"]["epochs"] == epochs
+    assert not (parts / RESUME_FILE).exists()
+
+
+def test_whether_an_interrupted_run_is_over(state):
+    write_state(state, [made_up_fold(0), made_up_fold(1)])  # the second has stopped
+    description, arrays = interrupted.read_state(state)
+    assert [interrupted.is_over(description, arrays, epochs) for epochs in (2, 3, 4)] == [True, True, False]
+
+
 @pytest.fixture
 def stopped(train, monkeypatch):
     folder = None
@@ -493,7 +521,7 @@ def test_an_interrupted_run_and_what_contradicts_it(stopped, capsys, monkeypatch
         assert message.startswith("error: ") and message.count("\n") == 1
         return message
 
-    assert "--epochs 70 contradicts the interrupted run, which has 150" in refused("--epochs", 70)
+    assert "--epochs 151 contradicts the interrupted run, which has 150" in refused("--epochs", 151)
     assert "--architecture deep" in refused("--architecture", "deep")
     assert "contradicts" in refused("--no-adamw")
     assert "--split-seed 7 contradicts the interrupted run, which has 42" in refused("--split-seed", 7)
@@ -504,21 +532,24 @@ def test_an_interrupted_run_and_what_contradicts_it(stopped, capsys, monkeypatch
     assert "is damaged" in refused()
     (stopped / RESUME_FILE).write_bytes(whole)
     rewrite(stopped / RESUME_FILE, lambda arrays: arrays.update({"0/state/trained": np.zeros(3, np.float32)}))
-    assert "is damaged (net 1, state/trained)" in refused()
+    assert "is damaged (network 1, state/trained)" in refused()
     (stopped / RESUME_FILE).write_bytes(whole)
     path = stopped.parent / "HARVEST.CSV"
     before = path.read_text()
     path.write_text(before + "1,2,3,4,1\n")
-    assert f"{path} has grown by 1 row since the interrupted run began; give --resume" in refused()
+    assert f"{path} has grown by 1 row since the interrupted run started; give --resume" in refused()
     path.write_text(before.replace(",5", ",6", 1))
-    assert "no longer, the data of the interrupted run" in refused()
+    assert "differs from the data of the interrupted run" in refused()
     path.write_text(before)
     with monkeypatch.context() as patch:
         patch.setitem(train_model_modern.ARCHITECTURES, "standard", train_model_modern.Architecture((10, 10), 0.4))
-        assert "build_network gives another network than in the interrupted run" in refused()
+        assert "build_network returns a different network than in the interrupted run" in refused()
     flags = ["--model-dir", str(stopped), "--epochs", "2", "--folds", "1", "--no-tensorboard", "--no-checkpoints"]
     assert train_model_modern.main([str(path), *flags]) == 0
-    assert "is discarded (--resume would have continued it)" in capsys.readouterr().out
+    assert (
+        "discards the interrupted run in the model directory (--resume would have continued it)"
+        in capsys.readouterr().out
+    )
 
 
 def test_full_disks_are_told_once_training_is_over(train, monkeypatch, capsys):
@@ -530,7 +561,7 @@ def test_full_disks_are_told_once_training_is_over(train, monkeypatch, capsys):
     folder = train("--checkpoints", "--no-quiet")
     captured = capsys.readouterr()
     assert "Checkpoints could not be written: " in captured.out and captured.err == ""
-    assert f"Resume     the state could not be saved: {folder / RESUME_FILE}: No space left on device" in captured.out
+    assert f"Resume     could not save the state: {folder / RESUME_FILE}: No space left on device" in captured.out
     assert (folder / "metrics.json").exists()
     weights_of(folder)
 

@@ -136,7 +136,7 @@ def test_folders_that_are_links_are_refused_by_the_trainer(tmp_path, name):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / name).symlink_to(tmp_path / "own")
-    with pytest.raises(UserError, match="is a link or no directory"):
+    with pytest.raises(UserError, match="is a link or not a directory"):
         write(folder, "new")
     assert write(folder, "new", [EXPORT_FILES["onnx"]], exports=["onnx"], training=False) == []
 
@@ -529,9 +529,10 @@ def test_directories_that_cannot_be_used(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="is a file; name a directory"):
         RunDirectory(tmp_path / "file").check()
-    with pytest.raises(UserError, match="Not a directory; name a directory that can be written to"):
+    with pytest.raises(UserError, match="Not a directory; name a writable directory"):
         RunDirectory(tmp_path / "file" / "below").check()
-    with pytest.raises(UserError, match="No such file or directory; name a directory"), RunDirectory(tmp_path / "no"):
+    missing = "No such file or directory; name a writable directory"
+    with pytest.raises(UserError, match=missing), RunDirectory(tmp_path / "no"):
         pass
     assert (tmp_path / "file").read_text() == "mine" and sorted(os.listdir(tmp_path)) == ["file"]
 
@@ -539,7 +540,7 @@ def test_directories_that_cannot_be_used(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryFile", denied)
-    with pytest.raises(UserError, match="Permission denied; name a directory that can be written to"):
+    with pytest.raises(UserError, match="Permission denied; name a writable directory"):
         RunDirectory(tmp_path / "denied").check()
 
 

@@ -81,7 +81,7 @@ def test_parts_of_one_class_are_refused(tmp_path, part, positive):
 
 
 def test_too_few_rows_for_the_blocks_are_refused():
-    few = "61 rows are too few for --folds 10 --split time, which cuts them into 31 blocks; give fewer folds"
+    few = "61 rows are too few for --folds 10 --split time, which cuts them into 31 blocks; use fewer folds"
     with pytest.raises(UserError, match=few):
         make_splits(arguments("a.csv", split="time"), np.arange(61) % 2, 10)
     assert len(make_splits(arguments("a.csv", split="time"), np.arange(62) % 2, 10)) == 10
@@ -100,14 +100,14 @@ def test_what_is_printed_of_a_split(tmp_path):
     splits = read_split(path, folds=7)[1]
     counts = [sorted({len(part) for part in parts}) for parts in zip(*splits, strict=True)]
     train, val, test = (f"{few} to {many}" for few, *_, many in counts)
-    use = "used for early stopping"
-    words = f"each net has {train} rows for training, {val} {use}, {test} for testing, at random within each class"
+    use = "for validation and early stopping"
+    words = f"each network has {train} rows for training, {val} {use}, {test} for testing, at random within each class"
     assert described(path, 7) == [f"Split      {words}"]
     (line,) = described(path, 1, early_stopping=False)
     assert line == "Split      44 rows for training, 10 for validation, 10 for testing, at random within each class"
     line, note = described(path, 3, split="time")
-    assert line.endswith(", by time, in file order, as no column tells the time, 3 windows that slide over it")
-    assert note.endswith("rows close in time are alike; a random split would make the model look better than it is")
+    assert line.endswith(", by time, in file order because there is no timestamp column, in 3 sliding windows")
+    assert note.endswith("rows close in time are similar; a random split would overestimate the accuracy")
 
 
 def test_rows_close_in_time_are_pointed_out(tmp_path):
@@ -115,6 +115,6 @@ def test_rows_close_in_time_are_pointed_out(tmp_path):
     header = "foreground_app,keyboard_activity,mouse_activity,time_last_request,productive,timestamp"
     path = write(tmp_path / "a.csv", lines, header=header)
     for folds in (1, 10):
-        assert described(path, folds)[1].endswith("--split time tests on the last rows")
+        assert described(path, folds)[1].endswith("--split time tests on the latest rows")
     assert len(described(path, 1, numeric=["timestamp"])) == 1
-    assert "by time, by the column timestamp" in described(path, 1, split="time")[0]
+    assert "by time, sorted by timestamp" in described(path, 1, split="time")[0]

@@ -19,7 +19,7 @@ from harvest.results.evaluation import Baseline, Evaluation
 from harvest.results.metrics import measure
 from harvest.text import interval
 
-START = "           Started from a logistic regression of the training rows, so epoch 1 is good already."
+START = "           Training started from a logistic regression, so epoch 1 is already good."
 
 
 def evaluation_of(rows=200, rule=(0.5, "as requested")):
@@ -37,7 +37,7 @@ def test_missing_intervals_are_explained():
     evaluation = evaluation_of()
     evaluation.metrics = measure(y_true, y_prob, 0.5)
     text = "\n".join(summary.result_lines("productive", evaluation, 1))
-    assert "ROC AUC and log-loss have no interval: too few rows of productive = 1." in text
+    assert "ROC AUC and log-loss have no interval: too few rows with productive = 1." in text
     assert "1.000 to 1.000" not in text and "have no interval" not in str(summary.result_lines("x", evaluation_of(), 1))
 
 
@@ -47,16 +47,16 @@ def test_the_table_of_results_fits_80_columns(label):
     test, lines = evaluation.metrics, summary.result_lines(label, evaluation, 5)
     assert max(map(len, lines)) <= 80 and not [line for line in lines if line != line.rstrip()]
     text = " ".join(" ".join(lines).split())
-    assert text.startswith("Test on 200 rows, each by a net that was not trained on it (95 % intervals) ")
-    assert f"accuracy {100 * test['accuracy']:.1f} % {interval(test['accuracy_ci95'])} " in text
+    assert text.startswith("Test on 200 rows, each by a network that was not trained on it (95% intervals) ")
+    assert f"accuracy {100 * test['accuracy']:.1f}% {interval(test['accuracy_ci95'])} " in text
     assert f"ROC AUC {test['roc_auc']:.3f} {interval(test['roc_auc_ci95'], 1, 3)} " in text
     (_, fp), (fn, tp) = test["confusion"]
     names = {"productive": "productive rows", "churn": "rows with churn = 1"}
-    assert f"Found {tp} of {fn + tp} {names[label]}; {fp} of " in text
+    assert f"{fn} misses among {fn + tp} {names[label]}, {fp} false alarms among " in text
     assert text.endswith("at threshold 0.5 (as requested).")
     (precision,) = (line for line in lines if line.startswith("  precision"))
     assert precision.count("%") == 2  # of a baseline that predicts one class it says nothing
-    assert "that the model never saw" in summary.result_lines(label, evaluation, 1)[0]
+    assert "not used in training" in summary.result_lines(label, evaluation, 1)[0]
 
 
 def test_scores_that_are_not_defined_are_dashes():
@@ -74,9 +74,10 @@ def test_scores_that_are_not_defined_are_dashes():
         (([12], [7], "", 12, False), "Trained    12 epochs; the last epoch is kept"),
         (
             ([9, 12, 12], [7, 3, 1], "of the first", 12, True),
-            "Trained    3 nets for 9 to 12 epochs (2 reached the limit of 12); each net's best epoch (1 to 7) is kept",
+            "Trained    3 networks for 9 to 12 epochs (2 reached the maximum of 12); "
+            "each network's best epoch (1 to 7) is kept",
         ),
-        (([9, 9], [2, 2], "", 12, True), "Trained    2 nets for 9 epochs; each net's best epoch (2) is kept"),
+        (([9, 9], [2, 2], "", 12, True), "Trained    2 networks for 9 epochs; each network's best epoch (2) is kept"),
     ],
 )
 def test_how_long_training_took(given, line):
@@ -86,8 +87,8 @@ def test_how_long_training_took(given, line):
 def test_calibration_and_confusion_as_tables():
     y_true, y_prob = np.array([1, 1, 0, 0], np.float32), np.array([0.95, 1.0, 0.94, 0.1])
     lines = summary.calibration_lines(y_true, y_prob, [[1, 1], [0, 2]])
-    assert lines[3] == " 10 to  20 %            1     0.0 %  " and lines[4] == " 20 to  30 %            0  "
-    assert lines[11] == f" 90 to 100 %            3    66.7 %  {'#' * 13}"
+    assert lines[3] == " 10 to  20%            1     0.0%  " and lines[4] == " 20 to  30%            0  "
+    assert lines[11] == f" 90 to 100%            3    66.7%  {'#' * 13}"
     assert lines[-2:] == ["label 0                  1             1", "label 1                  0             2"]
 
 
@@ -134,7 +135,7 @@ def test_settings_are_those_that_were_used():
     table = small_table(np.zeros(3), key=np.arange(3.0), app=["a", "b", "c"])
     table.columns.append(Column("empty", "dropped", "empty"))
     config, reasons = {"folds": 10, "patience": 4, "momentum": 0.9}, {"folds": "few rows", "patience": "2,000 steps"}
-    more = {"threshold": Decision(0.3, "as requested"), "time_column": Decision("when", "it holds times")}
+    more = {"threshold": Decision(0.3, "as requested"), "time_column": Decision("when", "it contains times")}
     settings = summary.resolved_settings(args, table, config, reasons, **more)
     assert settings == {
         "csv": ["a.csv"],
@@ -144,7 +145,7 @@ def test_settings_are_those_that_were_used():
         "patience": 4,
         "threshold": 0.3,
         "columns": {"app": "category", "key": "number", "empty": "dropped"},
-        "reasons": reasons | {"threshold": "as requested", "time_column": "it holds times"},
+        "reasons": reasons | {"threshold": "as requested", "time_column": "it contains times"},
     }
     assert "someone" not in json.dumps(settings)
 
@@ -170,23 +171,26 @@ FILES = """
 Model      M/productivity_model.keras
 Metrics    M/metrics.json
 Test rows  M/predictions.csv
-Card       M/README.md is a file of your own and was left as it is
-Report     left out: no room; that of an earlier run is deleted
-Export     M/productivity_model.onnx of an earlier run is deleted; --export onnx writes it again
+Card       M/README.md was not overwritten because you created or edited it
+Report     left out: no room; deleted that of an earlier run
+Export     M/productivity_model.onnx deleted because it was from an earlier run; --export onnx writes a new one
+Checkpoint M/checkpoints/model_07_0.8000.keras, the best of this run's 2
 Logs       tensorboard --logdir M/logs
-Time       7.1 s in total, 2.26 s for training (1,235 rows/s)"""
+Time       7.1 s in total: 3.9 s to load TensorFlow, 1.1 s to build and compile,
+           2.26 s to train (1,235 rows/s)"""
 
 
 def test_the_files_of_a_run():
-    timing = {"train_s": 2.256, "rows_per_s": 1234.6, "total_s": 7.08}
+    timing = {"train_s": 2.256, "rows_per_s": 1234.6, "total_s": 7.08, "import_s": 3.91, "compile_s": 1.08}
+    names = ["model_03_0.7000.keras", "model_07_0.8000.keras"]
     left_out = {
-        "README.md": "M/README.md is a file of your own and was left as it is",
+        "README.md": "M/README.md was not overwritten because you created or edited it",
         "report.html": "left out: no room",
     }
     stale = ["report.html", "productivity_model.onnx"]
-    assert summary.file_lines(Path("M"), timing, left_out, stale, logs=True) == FILES.split("\n")
-    plain = summary.file_lines(Path("M"), timing, {}, [], logs=False)
-    assert plain[4:6] == ["Card       M/README.md", "Report     M/report.html"] and len(plain) == 7
+    assert summary.file_lines(Path("M"), timing, left_out, stale, True, names) == FILES.split("\n")
+    plain = summary.file_lines(Path("M"), timing, {}, [], False, [])
+    assert plain[4:6] == ["Card       M/README.md", "Report     M/report.html"] and len(plain) == 8
 
 
 def test_metrics_keep_the_order_of_their_entries():
@@ -243,11 +247,11 @@ def test_a_run_reports_what_it_found(train, tmp_path, capsys):
         path.write_text("\n".join(["timestamp,idle,productive_rate,productive", *part]) + "\n")
     folder = train("--split", "time", "--split-seed", "3", "--epochs", "25", "--no-quiet", csv=paths)
     printed, metrics = capsys.readouterr().out, metrics_of(folder)
-    assert "210 rows for training, 45 used for early stopping, 45 for testing, by time, by the column" in printed
-    assert printed.count("rows close in time are alike") == 1
+    assert "210 rows for training, 45 for validation and early stopping, 45 for testing, by time, sorted by" in printed
+    assert printed.count("rows close in time are similar") == 1
     settings = metrics["settings"]
     assert (settings["time_column"], settings["split_seed"]) == ("timestamp", 3)
-    assert settings["reasons"]["time_column"] == "it holds times"
+    assert settings["reasons"]["time_column"] == "it contains times"
     (warning,) = metrics["warnings"]
     assert warning.startswith("productive_rate: its name") and printed.count(f"Warning    {warning}\n") == 1
     assert " ".join(metrics["verdict"]) in " ".join(printed.split())
@@ -262,5 +266,5 @@ def test_a_run_reports_what_it_found(train, tmp_path, capsys):
         place, row = (suspect["file"], suspect["line"]), tested[suspect["file"], suspect["line"]]
         assert suspect["label"] == int(row["label"])
         assert abs(suspect["probability"] - float(row["probability"])) < 1e-6
-        assert line.split("  ")[1] == f"{place[0]}, line {place[1]}" and f"labelled {row['label']}, probab" in line
+        assert line.split("  ")[1] == f"{place[0]}, line {place[1]}" and f"labeled {row['label']}, probab" in line
     assert printed.index("rise in test log-loss") < printed.index("Labels worth") < printed.index("\nMetrics ")

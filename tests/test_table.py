@@ -1,4 +1,4 @@
-"""What each column is, which rows are refused or left out, and the order of the rows."""
+"""The kind of each column, the rows that are rejected or skipped, and the order of the rows."""
 
 import random
 
@@ -103,7 +103,7 @@ def test_another_label_and_quoted_text(tmp_path):
     path = write(tmp_path / "a.csv", lines, header='"window","seconds","done"')
     table = read(path, label="done", numeric=["seconds"])
     assert table.of_kind("category")[0].vocabulary == ["app, number 0", "app, number 1", "app, number 2"]
-    assert "line 1 has no column productive; name the label with --label (columns: window, seconds, done)" in refusal(
+    assert "line 1 has no column productive; choose the label with --label (columns: window, seconds, done)" in refusal(
         path
     )
 
@@ -132,8 +132,8 @@ BAD_LINES = {
     "label 10": (replaced("1,2,3,4,10"), "line 7, column productive"),
     "label y": (replaced("1,2,3,4,y"), "line 7, column productive"),
     "two bad lines": ([*replaced("1,2,3,1")[:-1], "1,2"], "lines 7, 41: 4 fields"),
-    "nineteen rows": (rows(19), "only 19 usable rows, at least 20 are needed; label more rows"),
-    "one class": (with_labels(lambda index: 0), "too few productive rows: 0 of 40, at least 5 are needed"),
+    "nineteen rows": (rows(19), "only 19 usable rows, but at least 20 are needed; label more rows"),
+    "one class": (with_labels(lambda index: 0), "too few productive rows: 0 of 40, but at least 5 are needed"),
     "four of a class": (with_labels(lambda index: int(index < 4)), "rows: 4 of 40"),
     "empty labels": (with_labels(lambda index: "" if index % 2 else 0), "column productive"),
     "header only": ([], "no rows after the header; let the harvester write some first"),
@@ -150,13 +150,11 @@ BAD_LINES = {
     "a comment": (replaced("# restarted"), "line 7: 1 field "),
     "nothing to learn from": ([f"1,2,3,4,{index % 2}" for index in range(40)], "no column is left to learn from"),
 }
-NO_NUMBERS = ["many", "0x1F", "--5", "1.2.3", "=A1+1", "\u0661\u0662", "\uff11\uff12", "TRUE", "1e", "1 2"]
+NO_NUMBERS = ["many", "--5", "1.2.3", "=A1+1", "TRUE", "1e", "1 2"]
 BAD_LINES |= {cell: (replaced(f"1,{cell},3,4,1"), "line 7, column keyboard_activity: text, inf") for cell in NO_NUMBERS}
 OTHER_NOTATIONS = ["NA", "inf", "-Infinity", "1e999", "1e39", "2 000", "2'000", "200ms", "5%", "12:30", "?", "\u22125"]
-OTHER_NOTATIONS += ["nan", "1_000"]
-BAD_LINES |= {
-    cell: (replaced(f"1,{cell},3,4,1"), "line 7, column keyboard_activity: 1 of 40 cells ") for cell in OTHER_NOTATIONS
-}
+OTHER_NOTATIONS += ["nan", "1_000", "0x1F", "\u0661\u0662", "\uff11\uff12", "(5)", "5 $", "5\u200b"]
+BAD_LINES |= {cell: (replaced(f"1,{cell},3,4,1"), f" in 1 of 40 cells, such as {cell} (") for cell in OTHER_NOTATIONS}
 
 
 @pytest.mark.parametrize("case", BAD_LINES)
@@ -170,21 +168,21 @@ def test_bad_lines_are_refused_with_their_place(tmp_path, case):
 def test_messages_say_what_can_be_done(tmp_path):
     path = write(tmp_path / "a.csv", replaced("1,many,3,4,1"))
     assert refusal(path) == (
-        f"{path}: line 7, column keyboard_activity: text, infinity or a number beyond 3.4e38 in a column of numbers; "
-        "a missing number is an empty cell; fix the rows, read it with --categorical keyboard_activity, "
-        "leave it out with --drop keyboard_activity or use --skip-bad-rows"
+        f"{path}: line 7, column keyboard_activity: text, infinity or a number beyond 3.4e38 in a numeric column; "
+        "leave missing numbers empty; fix the rows, read the column as a category with --categorical "
+        "keyboard_activity, drop the column with --drop keyboard_activity or skip the rows with --skip-bad-rows"
     )
     path = write(tmp_path / "a.csv", replaced("1,2,3,4,"))
     assert refusal(path) == (
         f"{path}: line 7, column productive: the label is missing or not 0 or 1; "
-        "fix the rows, name another column with --label or use --skip-bad-rows"
+        "fix the rows, choose another column with --label or skip the rows with --skip-bad-rows"
     )
 
     path = write(tmp_path / "a.csv", replaced("1,NA,3,4,1"))
     assert refusal(path) == (
-        f"{path}: line 7, column keyboard_activity: 1 of 40 cells hold a word for a missing number, such as NA "
-        "(leave them empty); fix the rows, read it with --categorical keyboard_activity, "
-        "leave it out with --drop keyboard_activity or use --skip-bad-rows"
+        f"{path}: line 7, column keyboard_activity: a word for a missing number in 1 of 40 cells, such as NA "
+        "(leave it empty); fix the rows, drop the column with --drop keyboard_activity or skip the rows with "
+        "--skip-bad-rows"
     )
 
 
@@ -196,8 +194,8 @@ PAIRS = [("N", "Y"), ("off", "on"), ("f", "t"), ("-1", "1"), ("1", "2"), ("bad",
 def test_a_label_of_two_other_values_is_named(tmp_path, zero, one, skip):
     labels = [(zero, one, one)[row % 3] for row in range(60)]
     path = write_columns(tmp_path / "a.csv", {"x": [str(row * 7 % 60) for row in range(60)], "y": labels}, quoted=True)
-    what = f"column y holds {min(zero, one)} and {max(zero, one)}, and a label is 0 or 1 (also true/false, yes/no)"
-    cure = "write 1 for the value that means y and 0 for the other, or name another column with --label"
+    what = f"column y contains {min(zero, one)} and {max(zero, one)}, but a label is 0 or 1 (also true/false, yes/no)"
+    cure = "write 1 for the value that means y and 0 for the other, or choose another column with --label"
     assert refusal(path, label="y", skip_bad_rows=skip) == f"{path}: {what}; {cure}"
 
 
@@ -206,30 +204,55 @@ def test_other_labels_are_named_by_column_where_they_are_no_slips(tmp_path):
         return write(tmp_path / name, [row[:-1] + str(label(index)) for index, row in enumerate(rows(100))])
 
     path = labelled(lambda index: index % 3)
-    assert "column productive holds 3 different values, such as 0, 1, 2, and a label is 0 or 1" in refusal(path)
-    assert "holds 100 different values, such as 0, 1, 2, and" in refusal(labelled(lambda index: index))
-    assert "column productive is empty in all rows, and a label is 0 or 1" in refusal(labelled(lambda index: ""))
+    assert "column productive contains 3 different values, such as 0, 1, 2, but a label is 0 or 1" in refusal(path)
+    assert "contains 100 different values, such as 0, 1, 2, " in refusal(labelled(lambda index: index))
+    assert "column productive is empty in all rows, but a label is 0 or 1" in refusal(labelled(lambda index: ""))
     few = refusal(labelled(lambda index: index % 2 if index % 20 else "maybe"))
     assert "lines 2, 22, 42, 62, 82, column productive: the label is missing or not 0 or 1" in few and "--skip" in few
+    error = refusal(labelled(lambda index: "Yy"[index % 2] if index < 10 else index % 2))
+    assert "the label is missing or not 0 or 1 (Y in 10 rows); fix the rows or choose" in error
+    error = refusal(labelled(lambda index: ("Y", "N", "y", "n ", "N")[index % 5]))
+    assert "column productive contains N and Y, but a label" in error
     good, bad = labelled(lambda index: index % 2), labelled(lambda index: "NY"[index % 2], "b.csv")
-    assert refusal(good, bad).startswith(f"{bad}: column productive holds ")
+    assert refusal(good, bad).startswith(f"{bad}: column productive contains ")
+
+
+@pytest.mark.parametrize(
+    ("texts", "fault"),
+    [
+        (
+            ("1", ""),
+            "is empty except in the rows labeled 1, but a label is 0 or 1 (also true/false, yes/no); write 0 in",
+        ),
+        (("no", "NA"), "is empty except in the rows labeled 0, "),
+        (("x", ""), "contains x and empty cells, "),
+        (("", ""), "is empty in all rows, "),
+        (("NA", ""), "is empty or NA in all rows, "),
+    ],
+)
+def test_a_label_of_one_class_is_named(tmp_path, texts, fault):
+    lines = [row[:-1] + texts[index % 2] for index, row in enumerate(rows())]
+    path = write(tmp_path / "a.csv", lines)
+    assert refusal(path).startswith(f"{path}: column productive {fault}")
 
 
 def test_unlabelled_rows_may_be_left_out_however_many_they_are(tmp_path):
     for missing in ("", "NA"):
         lines = [row[:-1] + (row[-1] if index % 5 < 2 else missing) for index, row in enumerate(rows(100))]
         path = write(tmp_path / "a.csv", lines)
-        assert refusal(path).endswith("name another column with --label or use --skip-bad-rows")
+        assert refusal(path).endswith("choose another column with --label or skip the rows with --skip-bad-rows")
         table = read(path, skip_bad_rows=True)
         assert len(table.label) == 40 and table.skipped == 60
 
 
-def test_leaving_rows_out_is_not_advised_where_it_leaves_too_little(tmp_path):
-    for word, advised in ((lambda index: index % 5 < 2, True), (lambda index: index % 5 < 3, False)):
+def test_skipping_rows_is_advised_only_for_few_rows_and_for_missing_labels(tmp_path):
+    for word, advised in ((lambda index: index % 5 < 2, False), (lambda index: index % 25 == 2, True)):
         lines = [f"{['x', 'y', 'z'][index % 3] if word(index) else index},{index % 2}" for index in range(100)]
         path = write(tmp_path / "a.csv", lines, header="x,productive")
         assert ("--skip-bad-rows" in refusal(path, numeric=["x"])) == advised
-        assert len(read(path, numeric=["x"], skip_bad_rows=True).label) == (60 if advised else 40)
+        assert len(read(path, numeric=["x"], skip_bad_rows=True).label) == (96 if advised else 60)
+    lines = [f"{index},{index % 2 if index % 5 > 1 else ''}" for index in range(100)]
+    assert "--skip-bad-rows" in refusal(write(path, lines, header="x,productive"))
     lines = [f"{'word' if index % 2 else index},{index % 2}" for index in range(100)]  # of one class
     error = refusal(write(path, lines, header="x,productive"), numeric=["x"])
     assert "lines 3, 5, 7" in error and "--skip-bad-rows" not in error
@@ -265,21 +288,21 @@ def test_bad_rows_can_be_left_out(tmp_path):
     lines[5], lines[10], lines[20] = "1,2,3,1", "1,many,3,4,1", "1,2,3,4,maybe"
     table = read(write(tmp_path / "a.csv", lines), skip_bad_rows=True)
     assert (len(table.label), table.read, table.skipped) == (57, 60, 3)
-    assert table.notes == ["line 7: wrong number of fields, left out", "lines 12, 22: unusable values, left out"]
+    assert table.notes == ["line 7: wrong number of fields, skipped", "lines 12, 22: invalid cells, skipped"]
 
 
 def test_rows_of_a_class_are_called_by_the_label(tmp_path):
     for label, text in (("productive", "productive rows"), ("churn", "rows with churn = 1")):
         lines = [f"{row * 37 % 101},{int(row < 3)}" for row in range(1_200)]
         path = write(tmp_path / "a.csv", lines, header=f"x,{label}")
-        few = f"too few {text}: 3 of 1,200, at least 5 are needed; label more of them"
+        few = f"too few {text}: 3 of 1,200, but at least 5 are needed; label more of them"
         assert refusal(path, label=label) == f"{path}: {few}"
 
 
 def test_too_few_generated_rows():
     with pytest.raises(UserError) as error:
         generate_table(arguments(sample=5))
-    assert str(error.value) == "--sample 5: only 5 usable rows, at least 20 are needed; generate more rows"
+    assert str(error.value) == "--sample 5: only 5 usable rows, but at least 20 are needed; generate more rows"
 
 
 def test_several_files_are_one_table(tmp_path):
@@ -308,7 +331,7 @@ def test_files_of_two_generations(tmp_path):
     missing = {column.name: (column.kind, column.missing) for column in table.columns}
     assert missing["foreground_app"] == ("category", 0) and missing["app_name"] == ("category", 30)
     assert missing["idle_time"] == ("number", 30) and missing["keyboard_activity"] == ("number", 40)
-    assert table.notes[0] == "1.csv: has no app_name, idle_time: missing in its rows"
+    assert table.notes[0] == "1.csv: has no app_name, idle_time: these cells are missing in its rows"
     assert table.numbers("idle_time")[30:].tolist() == [3 * index for index in range(40)]
 
 
@@ -317,8 +340,8 @@ def test_errors_name_the_file_among_several(tmp_path):
     assert refusal(good, bad).startswith(f"{bad}: line 7, column mouse_activity")
     table = read(good, bad, skip_bad_rows=True)
     assert (len(table.label), table.read, table.skipped) == (40, 41, 1)
-    assert table.notes == ["2.csv: line 7: unusable values, left out"]
-    assert "was given twice" in refusal(good, good)
+    assert table.notes == ["2.csv: line 7: invalid cells, skipped"]
+    assert "is given twice" in refusal(good, good)
     assert f"{bad}: line 1 has no column productive" in refusal(good, write(bad, ["1,2"], header="a,b"))
 
 
@@ -347,10 +370,10 @@ def test_columns_with_the_same_cells_are_read_once(tmp_path):
     for order in (names, names[::-1]):
         table = read(write_twins(tmp_path / "a.csv", order), numeric=["a", "b", "c", "d", "e", "f"])
         assert {column.name: column.reason for column in table.of_kind("dropped")} == {
-            "b": "the same as a in all rows",
-            "c": "the same as a in all rows",
-            "d": "the same as a in all rows",
-            "site": "the same as also in all rows",
+            "b": "identical to a",
+            "c": "identical to a",
+            "d": "identical to a",
+            "site": "identical to also",
         }
         assert [*table.frame] == ["a", "also", "e", "f", "other"]
         assert np.isnan(table.numbers("a")).sum() == 1 and np.nanmax(table.numbers("e")) == 9
@@ -406,22 +429,22 @@ def test_what_is_printed_of_a_table(tmp_path):
     path = write(tmp_path / "a.csv", [*lines, "1,2"], header="levels,app,row,text,productive")
     args = arguments(path, skip_bad_rows=True)
     table = read_table(args)[0]
-    hint = "few different whole numbers; --categorical levels if they stand for categories"
+    hint = "few distinct whole numbers; use --categorical levels if they are codes of categories"
     assert describe(args, table) == [
-        "Data       a.csv: 300 rows (1 left out)",
-        "           note: line 302: wrong number of fields, left out",
-        "Label      productive: 1 in 60.0 % of rows, 0 in 40.0 %",
+        "Data       a.csv: 300 rows (1 skipped)",
+        "           note: line 302: wrong number of fields, skipped",
+        "Label      productive: 1 in 60.0% of rows, 0 in 40.0%",
         "Numbers    levels",
         "Categories app (2 values) (100 missing), text (2 values)",
         "Left out   row (a row number)",
         f"           hint: levels: {hint}",
     ]
     assert describe_columns(table) == [
-        "column  read as    distinct   missing  values",
-        "app     category          2       100  most often (missing), in 33.3 % of rows",
+        "column  kind       distinct   missing  values",
+        "app     category          2       100  most frequent (missing), in 33.3% of rows",
         f"levels  number            4         0  0 to 3, median 1.5; {hint}",
         "row     dropped         300         0  a row number",
-        "text    category          2         0  most often word0, in 50.0 % of rows",
+        "text    category          2         0  most frequent word0, in 50.0% of rows",
     ]
     args = arguments(sample=60)
     table, time = generate_table(args)

@@ -16,7 +16,7 @@ REFUSED = {
     "a bad line": ([*rows(), "1,many,3,4,1"], [], "line 42, column keyboard_activity: "),
     "a bad line, described": ([*rows(), "1,many,3,4,1"], ["--describe"], "line 42, column keyboard_activity: "),
     "an open quote": ([*rows(), '"1,2,3,4,1'], [], "line 42: unexpected end of data; close the quotes"),
-    "too few rows": (rows(19), [], "only 19 usable rows, at least 20 are needed"),
+    "too few rows": (rows(19), [], "only 19 usable rows, but at least 20 are needed"),
     "a label that no column has": (rows(), ["--label", "churn"], "line 1 has no column churn"),
     "a column that is not there": (rows(), ["--drop", "title"], "has no such column"),
     "blocks of one class": (rows(20)[::2] * 3 + rows(20)[1::2], ["--split", "time"], "rows are all of one class"),
@@ -55,23 +55,30 @@ def test_a_description_has_every_column_and_the_reasons(tmp_path, capsys):
 
 
 def test_a_run_says_what_it_found(train, tmp_path, capsys):
-    """Two files of rows in no order, one label in sixteen wrong, and a column named after the label."""
+    """Two files of unordered rows, one label in sixteen wrong, ids in exponents, and a column named like the label."""
     generator, lines = np.random.default_rng(5), [[], []]
     for index in range(300):
         label, wrong = index * 7 % 13 // 7, index % 16 == 9
         moment = (START + timedelta(minutes=index * 97 % 300)).isoformat()
-        cells = [moment, (label - 0.5) * (2 + generator.random()), index * 31 % 17 / 16, int(label != wrong)]
+        cells = [
+            moment,
+            (label - 0.5) * (2 + generator.random()),
+            index * 31 % 17 / 16,
+            f"5.{index % 3}E+17",
+            int(label != wrong),
+        ]
         lines[index % 2].append(",".join(map(str, cells)))
-    header = "timestamp,idle,productive_rate,productive"
+    header = "timestamp,idle,productive_rate,user_id,productive"
     paths = [write(tmp_path / f"{name}.csv", part, header=header) for name, part in zip("ab", lines, strict=True)]
     flags = ["--split", "time", "--split-seed", "3", "--epochs", "25", "--folds", "auto", "--no-quiet"]
     folder = train(*flags, csv=paths)
     printed, metrics = capsys.readouterr().out, metrics_of(folder)
-    assert printed.count("rows close in time are alike") == 1 and "by time, by the column timestamp" in printed
+    assert printed.count("rows close in time are similar") == 1 and "by time, sorted by timestamp" in printed
     settings = metrics["settings"]
     assert (settings["time_column"], settings["split_seed"]) == ("timestamp", 3)
-    assert settings["reasons"]["time_column"] == "it holds times"
-    (warning,) = metrics["warnings"]
+    assert settings["reasons"]["time_column"] == "it contains times"
+    lost, warning = metrics["warnings"]
+    assert lost.startswith("user_id: ids such as 5.0E+17 have lost digits") and f"Warning    {lost[:40]}" in printed
     assert warning.startswith("productive_rate: its name") and printed.count(f"Warning    {warning}\n") == 1
     suspects_have_the_lowest_probabilities(folder, metrics["suspect_labels"], printed)
     assert printed.index("rise in test log-loss") < printed.index("Labels worth") < printed.index("\nMetrics ")
@@ -88,4 +95,4 @@ def suspects_have_the_lowest_probabilities(folder, suspects, printed):
         cells = tested[row["file"], row["line"]]
         assert row["label"] == int(cells["label"]) and abs(row["probability"] - float(cells["probability"])) < 1e-6
         assert line.split("  ")[1] == f"{row['file']}, line {row['line']}"
-        assert f"labelled {row['label']}, probab" in line
+        assert f"labeled {row['label']}, probab" in line

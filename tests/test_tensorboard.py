@@ -29,7 +29,7 @@ ROWS = np.array([0, 1, 1, 0]), np.array([0.1, 0.9, 0.4, 0.2])
 
 
 def values_of(fold, weights):
-    return {"layers/hidden_1/weights": weights.trained, "layers/hidden_1/activations": weights.trained[:2]}
+    return {"layers/hidden_1/weights": weights.trained, "layers/hidden_1/activations": weights.trained[:2]}, 0.75
 
 
 def made_up_folds(count=1, epochs=0):
@@ -91,17 +91,21 @@ def test_two_runs_in_one_second_have_folders_of_their_own(tmp_path, monkeypatch)
 
 DEFAULTS = {"architecture": "standard", "batch_size": None, "folds": "auto", "learning_rate": None, "seed": 42}
 DEFAULTS |= {"adamw": True, "class_weight": "none", "early_stopping": True, "epochs": 150, "reduce_lr": True}
-DEFAULTS |= {"split": "random", "quiet": False, "model_dir": "model"}
+DEFAULTS |= {"split": "random", "quiet": False, "model_dir": "model", "csv": ["data/my rows.csv"], "sample": None}
 
 
 @pytest.mark.parametrize(
     ("given", "name"),
     [
-        ({}, "standard_folds10"),
-        ({"quiet": True, "model_dir": "other", "folds": 3}, "standard_folds10"),
-        ({"architecture": "deep", "seed": 7}, "deep_folds10_seed7"),
-        ({"adamw": False, "learning_rate": 0.00002}, "standard_folds10_learning_rate2e-05_no_adamw"),
-        ({"split": "time", "class_weight": "balanced"}, "standard_folds10_class_weightbalanced_splittime"),
+        ({}, "my-rows_standard_folds10"),
+        ({"sample": 500}, "sample_standard_folds10"),
+        ({"csv": ["b/../HARVEST.CSV", "x", "y"]}, "HARVEST-and-2-more_standard_folds10"),
+        ({"csv": ["данные.csv"]}, "data_standard_folds10"),
+        ({"csv": ["..csv/" + "x" * 90]}, f"{'x' * 40}_standard_folds10"),
+        ({"quiet": True, "model_dir": "other", "folds": 3}, "my-rows_standard_folds10"),
+        ({"architecture": "deep", "seed": 7}, "my-rows_deep_folds10_seed7"),
+        ({"adamw": False, "learning_rate": 0.00002}, "my-rows_standard_folds10_learning_rate2e-05_no_adamw"),
+        ({"split": "time", "class_weight": "balanced"}, "my-rows_standard_folds10_class_weightbalanced_splittime"),
     ],
 )
 def test_a_run_is_called_by_what_differs(given, name):
@@ -127,7 +131,10 @@ def test_every_epoch_is_logged_and_the_histograms_of_some(tmp_path):
         assert found[7] == pytest.approx(choose(fold.history[6]["val_loss"] for fold in folds))
     train, validation = events_of(log.folder), events_of(log.folder, "validation")
     names = {"epoch/loss", "epoch/accuracy", "epoch/precision", "epoch/recall"}
-    assert set(validation) == names | {"folds/lowest_loss", "folds/highest_loss"}
+    assert set(validation) == names | {"epoch/auc", "folds/lowest_loss", "folds/highest_loss"}
+    steps = [step for step, _ in validation["epoch/auc"]]
+    assert steps == sorted(set(steps)) and {1, *range(2, 21, 2)} <= set(steps)
+    assert set(scalars_of(log.folder, "validation", "epoch/auc").values()) == {0.75}
     speed = {"speed/rows_per_second", "speed/cpu_share", "speed/resident_megabytes"}
     histograms = {"layers/hidden_1/weights", "layers/hidden_1/activations"}
     assert set(train) == names | {"epoch/learning_rate"} | speed | histograms
@@ -168,13 +175,13 @@ def test_what_is_logged_once_a_run_is_over(tmp_path, capsys):
     log = open_log(tmp_path, folds)
     log_epochs(log, folds, 5)
     settings = dict.fromkeys([*tensorboard.TELLING, *tensorboard.OTHERS, "label"], "x")
-    settings |= {"early_stopping": True, "columns": {}, "reasons": {}}
+    settings |= {"early_stopping": True, "columns": {}, "reasons": {}, "csv": ["rows.csv"], "sample": None}
     metrics = {
         "best_epoch": 3,
         "settings": settings,
         "test": {"f1": 0.5, "roc_auc": 0.75, "confusion": [[1, 2], [3, 4]]},
     }
-    log.results(metrics, ROWS, ROWS, {"report": ["a  line", "<b>"], "calibration": ["0 to 10 %"]}, Console(False))
+    log.results(metrics, ROWS, ROWS, {"report": ["a  line", "<b>"], "calibration": ["0 to 10%"]}, Console(False))
     train, validation = events_of(log.folder), events_of(log.folder, "validation")
     assert {"settings", "report", "calibration"} < set(train) and capsys.readouterr().out == ""
     assert train["report"][0][1].tensor.string_val[0] == b"    a  line\n    <b>"
@@ -253,28 +260,30 @@ def test_logs_that_cannot_be_opened(tmp_path, monkeypatch, capsys):
     (tmp_path / "logs").write_text("in the way")
     assert open_log(tmp_path / "logs", folds, console=console) is None
     assert capsys.readouterr().out == (
-        f"TensorBoard: {tmp_path / 'logs'}: Not a directory; training goes on without logs\n"
+        f"TensorBoard: {tmp_path / 'logs'}: Not a directory; training continues without logs\n"
     )
     (tmp_path / "elsewhere" / "train").mkdir(parents=True)
     (tmp_path / "20260101-000000_standard").symlink_to(tmp_path / "elsewhere")
     assert open_log(tmp_path, folds, "20260101-000000_standard", console=console) is None
-    assert "the folder of the run is a link, which is not followed; training goes on" in capsys.readouterr().out
+    assert "the folder of the run is a link, which is not followed; training continues" in capsys.readouterr().out
     assert os.listdir(tmp_path / "elsewhere" / "train") == []
     monkeypatch.setattr(tensorboard, "metadata_version", lambda package: "")
     assert open_log(tmp_path, folds, console=console) is None
-    message = "the package tensorboard is not installed (pip install tensorboard); training goes on without logs"
+    message = "the package tensorboard is not installed (pip install tensorboard); training continues without logs"
     assert capsys.readouterr().out == f"TensorBoard: {message}\n"
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)  # an installation that is broken
     assert open_log(tmp_path / "broken", folds, console=console) is None
-    assert "training goes on without logs" in capsys.readouterr().out
+    assert "training continues without logs" in capsys.readouterr().out
 
 
 def test_logs_that_cannot_be_written_do_not_stop_a_run(train, tmp_path, capsys):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "logs").write_text("in the way")
     train("--tensorboard", "--no-quiet", rows=60)
-    assert "training goes on without logs" in capsys.readouterr().out and (tmp_path / "model" / "metrics.json").exists()
+    assert (
+        "training continues without logs" in capsys.readouterr().out and (tmp_path / "model" / "metrics.json").exists()
+    )
 
 
 def test_tensorboard_is_imported_in_functions_only():
@@ -349,7 +358,9 @@ def test_scalars(server, model_dir, run_of):
         for tag in tags[f"{run_of}/{part}"]:
             points = ask(server, "plugin/scalars/scalars", run=f"{run_of}/{part}", tag=tag)
             assert points and all(math.isfinite(value) for _, _, value in points)
-            if tag.startswith("epoch/"):
+            if tag == "epoch/auc":
+                assert points[0][1] == 1 and all(0.5 < value <= 1 for _, _, value in points)
+            elif tag.startswith("epoch/"):
                 assert [step for _, step, _ in points] == list(range(1, metrics["epochs"] + 1))
     assert {"epoch/learning_rate", "speed/rows_per_second", "speed/cpu_share", "speed/resident_megabytes"} <= set(
         tags[f"{run_of}/train"]
@@ -367,7 +378,7 @@ def test_histograms_of_all_variables_and_activations(server, model_dir, run_of):
     hidden = range(1, 1 + len(train_model_modern.ARCHITECTURES[settings["architecture"]].units))
     layers = {f"hidden_{number}": ("weights", "bias") for number in hidden}
     layers |= {f"normalization_{number}": ("gamma", "beta", "mean", "variance") for number in hidden}
-    layers |= {"from_hidden": ("weights", "bias"), "from_inputs": ("weights",)}
+    layers |= {"from_hidden": ("weights", "bias"), "from_inputs": ("weights",), "logit": ()}
     assert tags == {f"layers/{layer}/{kind}" for layer, kinds in layers.items() for kind in (*kinds, "activations")}
     for tag in tags:
         steps = [entry[1] for entry in ask(server, "plugin/histograms/histograms", run=f"{run_of}/train", tag=tag)]
@@ -383,16 +394,15 @@ def test_graphs(server, model_dir, run_of):
     folds = metrics_of(model_dir)["settings"]["folds"]
     assert 20 < forward.count("\nnode {") < 200 * (1 + folds) and "_output_shapes" in forward
     names = re.findall(r'\n  name: "([^"]+)"', forward)
-    # The boxes: the lookup of categories, the scaled numbers, their encoding, the network and the output.
-    roots = {name.partition("/")[0] for name in names if "/" in name}
-    assert len(roots) == 1
-    top = {re.sub("_1$", "", name.split("/")[1]) for name in names if "/" in name}
+    # The boxes: the lookup of categories, the scaled numbers, their encoding, the layers of the network, the output.
+    top = {name.partition("/")[0] for name in names if "/" in name}
     network = ["row_encoding", "network"] if folds == 1 else ["fold_1_encoding", "fold_1"]
-    assert {"scaling", *network} <= top, top
-    assert not {"Sub", "Mul", "IsNan", "SelectV2", "Const", "Concat"} & top
+    assert {"scaling", network[0], "hidden_1", "normalization_1", "from_hidden", "from_inputs", "logit"} <= top, top
+    assert len(names) == len(set(names)) and "NoOp" not in names
+    assert not {"Sub", "Mul", "IsNan", "SelectV2", "Const", "Concat", network[1]} & top
     assert {"keyboard_activity", "foreground_app"} <= set(names)
     used = set(re.findall(r'\n  input: "\^?([^":]+)', forward))
-    assert used < set(names)
+    assert used < set(names) and 'input: "^' not in forward
     step = get(server, "plugin/graphs/graph", run=run, tag="training_step", conceptual="false").decode()
     assert all(f'name: "{scope}/' in step for scope in ("forward", "backward", "update", "metrics"))
     layers = get(server, "plugin/graphs/graph", run=run, tag="keras", conceptual="true").decode()
@@ -418,7 +428,7 @@ def post(server, path, **body):
 def test_hparams(server, model_dir, run_of):
     metrics, experiment = metrics_of(model_dir), post(server, "plugin/hparams/experiment")
     shown = [entry["name"] for entry in experiment["hparamInfos"]]
-    assert set(shown[:5]) == {"architecture", "batch_size", "folds", "learning_rate", "seed"}
+    assert set(shown[:5]) == {"data", "architecture", "folds", "learning_rate", "seed"}
     assert not {"quiet", "model_dir", "device", "tensorboard", "label"} & set(shown)
     tags = [entry["name"]["tag"] for entry in experiment["metricInfos"]]
     assert tags[:5] == ["validation/loss", "validation/accuracy", "test/accuracy", "test/roc_auc", "test/log_loss"]
@@ -426,6 +436,7 @@ def test_hparams(server, model_dir, run_of):
     body = {"startIndex": 0, "sliceSize": 9, "colParams": wanted, "allowedStatuses": ["STATUS_SUCCESS"]}
     groups = post(server, "plugin/hparams/session_groups", **body)["sessionGroups"]
     group = {group["name"]: group for group in groups}[run_of.partition("/")[2]]
+    assert group["hparams"]["data"] == "HARVEST" and "_HARVEST_" in run_of
     assert group["hparams"]["architecture"] == metrics["settings"]["architecture"]
     values = {entry["name"]["tag"]: entry["value"] for entry in group["metricValues"]}
     assert values["test/accuracy"] == pytest.approx(metrics["test"]["accuracy"], rel=1e-5)
@@ -437,7 +448,7 @@ def test_texts(server, model_dir, run_of):
     assert "rows" in ask(server, "plugin/text/text", run=run, tag="report")[0]["text"]
     (true_negative, false_positive), _ = metrics_of(model_dir)["test"]["confusion"]
     calibration = ask(server, "plugin/text/text", run=run, tag="calibration")[0]["text"]
-    assert re.search(rf"label 0\s+{true_negative}\s+{false_positive}\b", calibration) and "90 to 100 %" in calibration
+    assert re.search(rf"label 0\s+{true_negative}\s+{false_positive}\b", calibration) and "90 to 100%" in calibration
 
 
 @pytest.mark.slow

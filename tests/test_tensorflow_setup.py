@@ -112,5 +112,5 @@ def test_too_little_address_space_is_found_before_the_import(monkeypatch):
 
     check_address_space()
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (10**9, 10**9))
-    with pytest.raises(MemoryError, match="limited to 953 MB, TensorFlow needs 2,098 MB"):
+    with pytest.raises(MemoryError, match="limited to 953 MB, but TensorFlow needs 2,098 MB"):
         import_tensorflow()

@@ -9,6 +9,7 @@ from table_files import arguments, column_of, kinds, read, read_split, refusal, 
 
 from harvest.data.splits import describe_split, make_splits
 from harvest.data.table import read_table
+from harvest.data.times import RISING
 
 START = datetime(2026, 1, 31, 22, 30, tzinfo=UTC)
 ZONES = [timezone(timedelta(hours=hours)) for hours in (-8, 0, 5.5)]
@@ -61,7 +62,7 @@ def test_rows_are_sorted_by_their_times(tmp_path, spelling):
     path = write_times(tmp_path / "a.csv", name, spell, shuffled(60, 1))
     table, (split,) = read_split(path, split="time")
     assert keyboard(table) == list(range(60)) and split.test.tolist() == list(range(51, 60))
-    assert time_column(path) == (name, "it holds times") and kinds(table)[name] == ("dropped", "a timestamp")
+    assert time_column(path) == (name, "it contains times") and kinds(table)[name] == ("dropped", "a timestamp")
 
 
 def test_the_order_of_rows_in_the_file_changes_nothing(tmp_path):
@@ -81,15 +82,15 @@ def test_without_a_column_of_time_the_order_is_that_of_the_files(tmp_path):
     order = shuffled(60, 1)
     lines = [f"{index % 3},{index},{5_000 + index},{index // 2 % 2}" for index in order]
     path = write(tmp_path / "a.csv", lines, header="foreground_app,keyboard_activity,time_last_request,productive")
-    unknown = (None, "no column tells the time")
+    unknown = (None, "there is no timestamp column")
     assert keyboard(read(path)) == order and kinds(read(path))["time_last_request"] == ("number", "")
     assert time_column(path) == unknown
     path = write_times(tmp_path / "b.csv", *SPELLINGS["seconds"], order)
     assert time_column(path, drop=["timestamp"]) == unknown
     path = write_times(tmp_path / "b.csv", "time", lambda index: 90_000 - index, order)
     assert time_column(path) == unknown
-    path = write_times(tmp_path / "b.csv", "date", lambda _: "2024-01-01", order)  # the same for all rows
-    assert time_column(path) == unknown
+    path = write_times(tmp_path / "b.csv", "date", lambda _: "2024-01-01", order)
+    assert time_column(path) == (None, "the timestamp column date has the same time in all rows")
     assert tuple(read_table(arguments(path))[1]) == (None, "")
 
 
@@ -114,9 +115,10 @@ def test_a_row_without_a_time_is_refused(tmp_path, cell, spelling):
     name, spell = SPELLINGS[spelling]
     path = write_times(tmp_path / "a.csv", name, lambda index: cell if index == 7 else spell(index), range(60))
     assert len(read(path, split="random").label) == 60
-    assert f"{path}: line 9, column {name}: no time, such as 2026-01-31 09:30:00 or seconds" in refusal(path)
+    fault = "not a time; write times as 2026-01-31 09:30:00 or seconds since 1970" if cell else "the time is missing"
+    assert f"{path}: line 9, column {name}: {fault}; fix the rows, choose another column" in refusal(path)
     table = read(path, skip_bad_rows=True)
-    assert keyboard(table) == [*range(7), *range(8, 60)] and "line 9: unusable values, left out" in table.notes
+    assert keyboard(table) == [*range(7), *range(8, 60)] and "line 9: invalid cells, skipped" in table.notes
 
 
 def american(when):
@@ -143,6 +145,9 @@ OTHER_SPELLINGS = {
     "years of two digits": lambda when: when.strftime("%m/%d/%y %H:%M"),
     "years of two digits, a month by name": lambda when: when.strftime("%d-%b-%y %H:%M"),
     "ctime": lambda when: when.ctime(),
+    "a web server's log": lambda when: when.strftime("[%d/%b/%Y:%H:%M:%S +0100]"),
+    "Spanish Excel": lambda when: american(when).replace("AM", "a. m.").replace("PM", "p.\xa0m."),
+    "A and P": lambda when: american(when).replace(" AM", "A").replace(" PM", "P"),
     "a zone by name": lambda when: when.strftime("%Y-%m-%d %H:%M:%S UTC"),
 }
 
@@ -166,14 +171,14 @@ def test_dates_in_digits_are_days(tmp_path):
     args = arguments(path, split="time")
     table, time = read_table(args)
     assert [number // 2 for number in keyboard(table)] == [index // 2 for index in range(60)]
-    assert tuple(time) == ("day", "it holds dates without a time of day")
-    note = "           note: these are whole days: rows of one day may be both trained on and tested on"
+    assert tuple(time) == ("day", "it contains dates without a time of day")
+    note = "           note: the times are whole days: training and test rows may be from the same day"
     assert note in describe_split(args, table, make_splits(args, table.label, 1), time)
     path = write_times(tmp_path / "b.csv", "day", lambda index: f"{moment(index * 1_440):%Y%m%d}", range(60))
-    assert time_column(path) == ("day", "it holds times")  # each day has one row
+    assert time_column(path) == ("day", "it contains times")  # each day has one row
 
 
-AMBIGUOUS = "01/02/2026 is 2026-01-02 or 2026-02-01, and no cell tells which; write dates as 2026-01-31"
+AMBIGUOUS = "01/02/2026 may be 2026-01-02 or 2026-02-01, and no other cell shows which; write dates as 2026-01-31"
 UNREADABLE = {
     "day and month are both below 13": (
         "date",
@@ -194,8 +199,8 @@ def test_a_column_named_as_a_time_is_never_passed_over(tmp_path, case):
     path = write_times(tmp_path / "a.csv", name, spell, range(60))
     error = refusal(path)
     assert error.startswith(f"{path}: line 2, column {name}: ") and fault in error
-    assert error.endswith(f"name another column with --time-column or leave this one out with --drop {name}")
-    assert refusal(path, time_column=name).endswith("name another column with --time-column")
+    assert error.endswith(f"choose another column with --time-column or drop this one with --drop {name}")
+    assert refusal(path, time_column=name).endswith("choose another column with --time-column")
     assert keyboard(read(path, drop=[name])) == list(range(60))
     assert len(read(path, split="random").label) == 60
 
@@ -216,14 +221,72 @@ def test_one_cell_tells_day_and_month_of_all(tmp_path):
 def test_a_timestamp_of_other_numbers_is_refused(tmp_path):
     path = write_times(tmp_path / "a.csv", "timestamp", lambda index: 45_321.25 + index * 7 % 60, range(60))
     assert refusal(path) == (
-        f"{path}: line 2, column timestamp: 45321.25 is no time since 1990; sort by it all the same with "
-        "--time-column timestamp, or keep the file order: --numeric timestamp"
+        f"{path}: line 2, column timestamp: 45321.25 is not a time between 1990 and 2100 unless it is a serial date of "
+        "Excel, 2024-01-30 06:00; use --time-column timestamp to sort by it, or --numeric timestamp to keep the file "
+        "order"
     )
+    years = write_times(tmp_path / "b.csv", "timestamp", lambda index: 2_026 + index % 9, range(60))
+    assert ": 2026 is not a time between" in refusal(years)
     assert keyboard(read(path, time_column="timestamp"))[:2] == [0, 43]
     assert keyboard(read(path, numeric=["timestamp"])) == list(range(60))
 
 
-def write_two(path, first, second, names=("visit_date", "birth_date")):
+UNREAD = {  # numbers of other units, texts that look like dates under any name
+    "serial dates": ("Date", lambda index: f"{46_025.998 + index * 7 % 60:.3f}", "2026-01-03 23:57; use"),
+    "serial dates, another name": ("start_time", lambda index: 46_025.5 + index, "2026-01-03 12:00; use --time-column"),
+    "Windows": (
+        "FileTime",
+        lambda index: 134_122_563_320_000_000 + index * 10**7,
+        "use --time-column FileTime to sort",
+    ),
+    "years": ("year", lambda index: 1_980 + index % 40, "1980 is not a time between 1990 and 2100; use --time-column"),
+    "months in digits": ("month", lambda index: 202_501 + index % 12, "202501 is not a time"),
+    "days of a year": ("x2", lambda index: f"2026-{index + 1:03d}", "2026-001 cannot be read as a time; write it as"),
+    "Chinese": ("x2", lambda index: f"2026年01月{index % 28 + 1:02d}日", "2026年01月01日 cannot be read as a time"),
+    "quarters": ("x2", lambda index: f"2026-Q{index % 4 + 1}", "2026-Q1 cannot be read as a time"),
+    "a month by name": ("month", lambda index: f"{['Juli', 'März'][index % 2]} 2026", "Juli 2026 cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", UNREAD)
+def test_the_order_of_the_file_is_never_taken_where_a_column_may_hold_times(tmp_path, case):
+    name, spell, fault = UNREAD[case]
+    path = write_times(tmp_path / "a.csv", name, spell, range(60))
+    assert refusal(path).startswith(f"{path}: line 2, column {name}: ") and fault in refusal(path)
+    assert len(read(path, split="random").label) == 60
+    unknown = (None, "there is no timestamp column")
+    for flags in ({"categorical": [name]}, {"drop": [name]}):
+        assert time_column(path, **flags) == unknown
+
+
+def test_a_date_in_several_columns_is_refused(tmp_path):
+    lines = [f"2026,{index // 28 + 1},{index % 28 + 1},{index * 7 % 11},{index // 2 % 2}" for index in range(60)]
+    path = write(tmp_path / "a.csv", lines, header="year,month,day,x,productive")
+    assert refusal(path) == (
+        f"{path}: line 2, column year: the columns year, month and day together contain one time; write it in "
+        "one column, such as 2026-01-31, or --numeric year to keep the file order"
+    )
+    assert time_column(path, numeric=["year"]) == (None, "there is no timestamp column")
+
+
+@pytest.mark.parametrize("name", ["hour_of_day", "day_of_week", "idle_time", "time_to_date", "month", "week", "time"])
+def test_parts_of_a_cycle_and_durations_are_not_times(tmp_path, name):
+    path = write_times(tmp_path / "a.csv", name, lambda index: index * 7 % 11 + 1, range(60))
+    assert time_column(path) == (None, "there is no timestamp column")
+
+
+def test_a_date_of_birth_is_not_sorted_by_without_a_request(tmp_path):
+    path = write_two(
+        tmp_path / "a.csv", lambda index: index % 7, lambda index: day(index * 37 % 60), ("y", "birth_date")
+    )
+    error = f"{path}: line 1, column birth_date: the only timestamp column seems to contain dates of birth"
+    assert refusal(path).startswith(error) and "use --time-column birth_date to sort by it" in refusal(path)
+    assert time_column(path, time_column="birth_date")[0] == "birth_date"
+    path = write_two(tmp_path / "a.csv", day, lambda index: day(index * 37 % 60), ("visit_date", "birth_date"))
+    assert time_column(path)[0] == "visit_date"
+
+
+def write_two(path, first, second, names=("visit_date", "entry_date")):
     lines = [f"{index * 7 % 11},{first(index)},{second(index)},{index // 2 % 2}" for index in range(60)]
     return write(path, lines, header=f"x,{','.join(names)},productive")
 
@@ -234,18 +297,18 @@ def day(index):
 
 def test_several_times_are_a_question_unless_they_agree(tmp_path):
     path = write_two(tmp_path / "a.csv", lambda index: day(index // 3), lambda index: day(index * 37 % 60 - 9_000))
-    cure = "put the rows in different orders; name the one to sort by with --time-column"
-    assert refusal(path) == f"{path}: line 1: the columns birth_date and visit_date hold times and {cure}"
+    cure = "sort the rows differently; choose the one to sort by with --time-column"
+    assert refusal(path) == f"{path}: line 1: the timestamp columns entry_date and visit_date {cure}"
     assert read(path, time_column="visit_date").line_numbers[0] in (2, 3, 4)
     assert len(read(path, split="random").label) == 60
     path = write_two(tmp_path / "a.csv", day, lambda index: day(index * 37 % 60), ("Timestamp", "birth_date"))
     assert time_column(path)[0] == "Timestamp"
     path = write_two(tmp_path / "a.csv", lambda index: day(index // 3), lambda index: 1_700_000_000_000 + index)
-    assert time_column(path)[0] == "birth_date"  # it is finer
+    assert time_column(path)[0] == "entry_date"  # it is finer
     path = write_two(tmp_path / "a.csv", day, lambda index: f"09:{index:02d}", ("date", "time"))
     assert time_column(path)[0] == "date"
     path = write_two(tmp_path / "a.csv", lambda index: "" if index == 5 else day(index), lambda index: day(index + 90))
-    assert time_column(path)[0] == "birth_date"  # it is there in all rows
+    assert time_column(path)[0] == "entry_date"  # it is there in all rows
 
 
 def test_columns_that_are_mostly_empty_or_no_times_are_not_asked_about(tmp_path):
@@ -253,13 +316,51 @@ def test_columns_that_are_mostly_empty_or_no_times_are_not_asked_about(tmp_path)
     assert time_column(path)[0] == "visit_date"
     path = write_two(tmp_path / "a.csv", lambda index: f"q{index % 4}", lambda index: index, ("time_slot", "x2"))
     error = f"{path}: line 2, column time_slot: q0 cannot be read as a time"
-    cure = "name another column with --time-column or, if it holds no times, give --categorical time_slot"
+    cure = "choose another column with --time-column or, if its cells are not times, use --categorical time_slot"
     assert refusal(path).startswith(error) and refusal(path).endswith(cure)
-    assert time_column(path, categorical=["time_slot"]) == (None, "no column tells the time")
+    assert time_column(path, categorical=["time_slot"]) == (None, "there is no timestamp column")
     path = write_two(
         tmp_path / "a.csv", lambda index: ["morning", "noon"][index % 2], lambda index: index, ("time", "x2")
     )
-    assert time_column(path) == (None, "no column tells the time")
+    assert time_column(path) == (None, "there is no timestamp column")
+
+
+@pytest.mark.parametrize("name", ["time", "timestamp", "time_s"])
+def test_a_time_that_rises_through_all_rows_sorts_them(tmp_path, name):
+    path = write_times(tmp_path / "a.csv", name, lambda index: 3 + 10 * index, range(60))
+    for split in ("time", "random"):
+        assert kinds(read(path, split=split))[name] == ("dropped", RISING)
+    assert time_column(path) == (name, "it contains times") and keyboard(read(path)) == list(range(60))
+    other = write_times(tmp_path / "b.csv", name, lambda index: 3 + 10 * index, range(60))
+    other.write_text(other.read_text().replace(",0\n", ",0 \n"))  # another content
+    why = f"there is no timestamp column and {name} restarts: --time-column {name} sorts by it"
+    assert tuple(read_table(arguments(path, other, split="time"))[1]) == (None, why)
+    table = read(path, other, time_column=name)
+    assert keyboard(table) == [number // 2 for number in range(120)]
+
+
+def test_a_timestamp_column_of_one_value_is_refused(tmp_path):
+    for cell, fault in (
+        (5, "has the same time in all rows, 5;"),
+        ("2026-01-31", "has the same time"),
+        ("", "is empty"),
+    ):
+        path = write_times(tmp_path / "a.csv", "when", lambda _, cell=cell: cell, range(60))
+        assert refusal(path, time_column="when").startswith(f"--time-column when: the column {fault}")
+
+
+def test_numbers_that_look_like_times_can_be_kept(tmp_path):
+    for name, number in (
+        ("build", lambda index: 20_250_101 + index % 20),
+        ("v", lambda index: 1_700_000_000 + index % 17),
+    ):
+        path = write_times(tmp_path / "a.csv", name, number, range(60))
+        found = column_of(read(path, split="random"), name)
+        assert (found.kind, found.reason) == ("dropped", "a timestamp")
+        assert found.hint.endswith(f"keep the column with --numeric {name} or --categorical {name}")
+        assert column_of(read(path, numeric=[name], split="random"), name).kind == "number"
+    path = write_times(tmp_path / "a.csv", *SPELLINGS["seconds"], range(60))
+    assert column_of(read(path), "timestamp").hint == ""
 
 
 def test_only_times_are_brought_to_seconds(tmp_path):
@@ -277,4 +378,4 @@ def test_times_under_any_name_sort_the_rows(tmp_path):
         ("start", "stop"),
     )
     assert {kinds(read(path))[name] for name in ("start", "stop")} == {("dropped", "a timestamp")}
-    assert time_column(path) == ("start", "it holds times") and column_of(read(path), "x").kind == "number"
+    assert time_column(path) == ("start", "it contains times") and column_of(read(path), "x").kind == "number"

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harvest.data.columns import AMOUNT_WORDS, name_words
+from harvest.data.columns import AMOUNT_WORDS
 from harvest.data.times import DATE, are_times, number_times, read_times, show_readings
+from harvest.text import name_words
 
 RISING = 1_769_851_805 + np.arange(60.0) * 601  # seconds, in 2026
 GENERATOR = np.random.default_rng(1)
@@ -84,6 +85,17 @@ def test_cells_in_seconds():
     ]
     np.testing.assert_array_equal(read_all(np.nan, "3e11", "5"), [np.nan, 3e11, 5])  # no times, so as they are
     np.testing.assert_array_equal(read_times(pd.Series([np.nan, midnight * 1e3])), [np.nan, midnight])
+    noon = [f"1/31/2026 12:05{half}" for half in (" p. m.", "\xa0P.\xa0M.", "P", " p", "\u202fpm", " p.m")]
+    assert (
+        read_all(*noon, "1/31/2026 12:05 a. m.", "1/31/2026 12:05A") == [midnight + 43_500] * 6 + [midnight + 300] * 2
+    )
+    assert read_all("1/31/2026 03:05下午", "1/31/2026 3:05 μ.μ.", "1/31/2026 15h05") == [
+        np.inf,
+        np.inf,
+        midnight + 54_300,
+    ]
+    assert read_all("2026-01", "2026-W05", "2026-W05-6") == [midnight - 30 * 86_400, midnight - 5 * 86_400, midnight]
+    assert read_all("31/Jan/2026:01:00:00 +0100", "[30/Jan/2026:20:00:00 -0400]") == [midnight] * 2
     assert read_all("1/31/26", "2/1/99") == [midnight, 917_827_200] and read_all("31.01.26") == [midnight]
     assert read_all("26/01/31", "26/02/28", "soon") == [-np.inf, -np.inf, np.inf]  # days of January 2031, or of 2026
     assert show_readings("26/01/31") == "2031-01-26 or 2026-01-31"

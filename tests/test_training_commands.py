@@ -28,10 +28,10 @@ from train_model_modern import MIXED_PENALTY, postprocess, start_from_linear_mod
 def test_a_run_with_folds(tf, train, capsys):
     folder = train("--folds", "5", "--epochs", "8", "--checkpoints", "--no-quiet", rows=90)
     printed = capsys.readouterr().out
-    assert "5 nets, each with" in printed and "each by a net that was not trained on it" in printed
+    assert "5 networks, each with" in printed and "each by a network that was not trained on it" in printed
     metrics = metrics_of(folder)
     assert metrics["rows"]["test"] == 90 and np.sum(metrics["test"]["confusion"]) == 90
-    for path in (folder / MODEL_FILE, *(folder / "checkpoints").iterdir()):
+    for path in (folder / MODEL_FILE, *(folder / "checkpoints").glob("*.keras")):
         assert keras.models.load_model(path).output_shape == (None, 1)
 
 
@@ -47,8 +47,8 @@ def test_windows_that_slide_over_time(train, tmp_path, capsys):
     path = write(tmp_path / "a.csv", lines, header="timestamp,app,idle,productive")
     folder = train("--split", "time", "--folds", "3", "--epochs", "2", "--no-quiet", csv=path)
     printed = capsys.readouterr().out
-    assert "each net has 96 rows for training, 16 used for early stopping, 16 for testing" in printed
-    assert "by time, by the column timestamp, 3 windows that slide over it" in printed
+    assert "each network has 96 rows for training, 16 for validation and early stopping, 16 for testing" in printed
+    assert "by time, sorted by timestamp, in 3 sliding windows" in printed
     found = sorted((order[int(row["line"]) - 2], int(row["fold"])) for row in predictions_of(folder))
     assert found == [(index, 1 + (index - 112) // 16) for index in range(112, 160)]
     assert metrics_of(folder)["rows"]["test"] == 48
@@ -139,7 +139,7 @@ def test_any_callback_of_keras_sees_the_model_of_the_epoch(made, tmp_path):
     (fold,) = train_heard(small, folds, listening)
     assert [entry[0] for entry in seen] == [0, 1, 2, 3] and len(fold.history) == 4
     assert [entry[1] for entry in seen] == [logs["val_loss"] for logs in fold.history]
-    assert fold.reason == "a callback asked for it"
+    assert fold.reason == "stopped by a callback"
     np.testing.assert_array_equal(seen[-1][2].ravel(), fold.now.trained[: seen[-1][2].size])
     raw = raw_inputs(small.table, small.encoding.scaler, fold.split.val)
     found = keras.models.load_model(path)({name: tf.constant(values) for name, values in raw.items()}).numpy()[:, 0]
@@ -271,5 +271,5 @@ def test_the_choice_is_said_with_both_times(on_devices):
     assert re.fullmatch(r"a step takes [\d,]+ us; [\d,]+ us on second", reason)
     assert f"Device     first ({reason})" in printed
     assert read(folder, "broken second")[1].endswith("us; second failed: libdevice not found")
-    assert read(folder, "slow first") == ("second", "that of the interrupted run", "float16")
+    assert read(folder, "slow first") == ("second", "as in the interrupted run", "float16")
     assert "Device     second (a step takes" in printed

@@ -168,7 +168,7 @@ def test_a_model_without_the_rows_and_damaged_ones(tmp_path):
     whole = read_training_rows(model_file(path, entries))
     before = read_training_rows(model_file(path, {ROWS_ENTRY: entries[ROWS_ENTRY]}))  # of an earlier version
     assert before.rounded is None and before.exact.hashes.tolist() == whole.exact.hashes.tolist()
-    text = "what it tells of its training rows is damaged; train the model again"
+    text = "the hashes of its training rows are damaged; train the model again"
     for name, entry in entries.items():
         reverse = np.frombuffer(entry, "<u8")[::-1].tobytes()
         for content in (b"", entry[:20], entry[:-1], reverse, entry + entry[-8:], bytes(16) + entry[16:]):
@@ -176,5 +176,5 @@ def test_a_model_without_the_rows_and_damaged_ones(tmp_path):
                 read_training_rows(model_file(path, entries | {name: content}))
             assert str(error.value) == f"{path}: {text}"
     path.write_bytes(b"no archive")
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="are damaged"):
         read_training_rows(path)

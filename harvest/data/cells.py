@@ -1,6 +1,6 @@
-"""What the text of a cell means: a number, an integer id, a time, a label or a text.
+"""The meaning of the text of a cell: a number, an integer id, a time, a label or a text.
 
-These functions alone decide it, in training, in prediction and in every comparison of exported models.
+Only these functions decide it, in training, in prediction and in every comparison of exported models.
 """
 
 import math
@@ -11,18 +11,20 @@ from datetime import UTC, datetime
 import numpy as np
 
 MISSING = -(2**63)  # an empty cell among integer ids
-UNSEEN = MISSING + 1  # among integer ids, text that is no id: it cannot have been seen in training
+UNSEEN = MISSING + 1  # among integer ids, text that is not an id, which training cannot have seen
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-INTEGER = re.compile(r"(-?[1-9]\d{0,18}|0)(\.0+)?", re.ASCII)  # 5.0 is 5, as programs write ids beside empty cells
-TIME = re.compile(  # ISO 8601: a date, perhaps a time of day, perhaps its zone
+INTEGER = re.compile(
+    r"(-?[1-9]\d{0,18}|0)(\.0+)?", re.ASCII
+)  # 5.0 is 5, because programs write ids this way in columns with empty cells
+TIME = re.compile(  # ISO 8601: a date, optionally with a time of day and its zone
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)? ?(Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII
 )
 LABELS = {"false": 0, "no": 0, "true": 1, "yes": 1}
 
 
 def parse_number(cell: str) -> float:
-    """The number a cell means: NaN for an empty cell, infinity for what is no number or is beyond 3.4e38."""
+    """The number in a cell: NaN if empty, infinity if not a number or beyond 3.4e38."""
     if not (text := cell.strip()):
         return math.nan
     value = float(text) if NUMBER.fullmatch(text) else math.inf
@@ -30,32 +32,32 @@ def parse_number(cell: str) -> float:
 
 
 def parse_id(cell: str) -> int:
-    """The integer id a cell means: MISSING for an empty cell, UNSEEN for what is no integer of 64 bits."""
+    """The integer id in a cell: MISSING if empty, UNSEEN if not an integer of 64 bits."""
     if not (text := cell.strip()):
         return MISSING
     value = int(text.partition(".")[0]) if INTEGER.fullmatch(text) else UNSEEN
-    return value if MISSING + 8 <= value < 2**63 else UNSEEN  # what lies below is kept for cells that are no ids
+    return value if MISSING + 8 <= value < 2**63 else UNSEEN  # lower values are reserved for cells that are not ids
 
 
 def parse_time(cell: str) -> float:
-    """The time a cell means, a number or seconds since 1970: NaN for an empty cell, infinity for what is no time."""
+    """The time in a cell, a number or seconds since 1970: NaN if empty, infinity if not a time."""
     text = cell.strip()
     if not TIME.fullmatch(text):
         return parse_number(cell)
     try:
         moment = datetime.fromisoformat(text[:11] + text[11:].replace(" ", ""))
-    except ValueError:  # the 30th of February
+    except ValueError:  # February 30
         return math.inf
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def parse_label(cell: str) -> int:
-    """0 or 1, as a word or as a number in any spelling, or -1 for what is neither."""
+    """0 or 1, as a word or as a number in any spelling; -1 for any other cell."""
     value = parse_number(cell)
     return int(value) if value in (0, 1) else LABELS.get(cell.strip().lower(), -1)
 
 
-parse_text = str.strip  # "" for an empty cell; no meaning starts or ends with white space
+parse_text = str.strip  # "" for an empty cell; leading and trailing white space has no meaning
 PARSERS: dict[str, Callable] = {  # by the dtype of a model's input
     "float64": parse_number,
     "float32": parse_number,
@@ -64,11 +66,18 @@ PARSERS: dict[str, Callable] = {  # by the dtype of a model's input
 }
 
 
+def cell_text(value: object) -> str:
+    """The text of a cell that pandas may have read as a number: 5.0 is 5, as in a column of ids with gaps."""
+    if isinstance(value, float | np.floating):
+        return f"{value:.0f}" if float(value).is_integer() else repr(float(value))
+    return str(value)
+
+
 def is_missing(numbers: np.ndarray) -> np.ndarray:
-    """Which numbers [N], as a model takes them, are of empty cells: whole ones are int64, others floating point."""
+    """Which inputs [N] of a model, int64 for whole numbers or float, are missing numbers."""
     return numbers == MISSING if numbers.dtype == np.int64 else np.isnan(numbers)
 
 
 def placeholder(integers: bool) -> int | str:
-    """A value no cell means, for a vocabulary that must not be empty: text with white space at its ends, or no id."""
+    """A value that no cell has, for a vocabulary that must not be empty."""
     return UNSEEN + 1 if integers else " nothing "

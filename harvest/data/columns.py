@@ -1,10 +1,10 @@
-"""What each column of a table is, from its name and all its cells: a number, a category, or left out and why."""
+"""The kind of each column, from its name and all its cells: a number, a category, or dropped for a reason."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
+import math
 import re
 import shlex
 from collections.abc import Callable
@@ -13,20 +13,23 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from harvest.data.cells import UNSEEN, parse_id, parse_number, parse_text
+from harvest.data.cells import UNSEEN, parse_id, parse_label, parse_number, parse_text
 from harvest.data.csv_file import V0_COLUMNS
-from harvest.data.hashes import cell_bits
+from harvest.data.hashes import CACHED_ROWS, cell_bits
 from harvest.data.times import (
     CLOCKS,
     DATE,
     MOMENT_WORDS,
+    RISING,
     STAMP_WORDS,
     TIME_NAMES,
     TIME_OF_DAY,
+    TIME_WORDS,
     TIMESTAMP,
     UNIT_WORDS,
     are_times,
 )
+from harvest.text import name_words, split_words
 
 CATEGORY_WORDS = {"app", "apps", "domain", "domains", "hash", "id", "ids"}
 AMOUNT_WORDS = {"count", "flag", "rate", "share", "distinct", "60s", "300s", "number", "age", "score", "size"}
@@ -38,12 +41,20 @@ QUANTITY_WORDS = {*AMOUNT_WORDS, *UNIT_WORDS}
 INDEX_WORDS = {"", "unnamed", "index", "idx", "row", "rows", "rowid", "rowname", "rownames", "name", "names", "rownum"}
 INDEX_WORDS |= {"number", "num", "nr", "no", "level", "line", "record", "obs", "seq", "sequence", "serial", "id", "ids"}
 INDEX_WORDS |= {"rowno", "recno", "seqno", "serialno"}
-AXIS_WORDS = {"", *MOMENT_WORDS, *UNIT_WORDS}  # of a column that is an axis of time, in whatever unit
-INDEX_NAME = re.compile(r"[XV]?[.\d]*")  # as R calls a column without a name
-PIECE_ROWS = 50  # at least so many, on average, are in each of the tables that were put together with their indices
-DIGITS = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)  # an id of any length and with zeros in front, perhaps kept as text
-LOST_DIGITS = re.compile(r"[+-]?\d(?:[.,](\d+))?[eE]\+([1-9]\d)", re.ASCII)  # a long id, as a spreadsheet saves it
-ANSWER = re.compile(r"(?:model_)?(probability|predicted)_*")  # as predict.py calls the columns that it adds
+AXIS_WORDS = {"", *MOMENT_WORDS, *UNIT_WORDS}  # of a column that is a time axis, in any unit
+INDEX_NAME = re.compile(r"[XV]?[.\d]*")  # the names that R gives to unnamed columns
+PANDAS_INDEX = re.compile(r"unnamed[\W_]*[\d.]*|index|level_\d+", re.IGNORECASE)  # an index that was saved
+ROW_NAMES = re.compile(r"X(?:\.\d+)?|[.\d]*|(?i:row[._]?names)")  # of R, which are never repeated
+COUNTING_WORDS = {"no", "nr", "number", "pk", "key", "index", "row", "zeile", "nummer"}  # the last one of a name
+MOST_DRAWS = 10  # of a row, on average, in a table that was resampled; an index with fewer values is a category
+PIECE_ROWS = 50  # the minimum average number of rows per table in a file of concatenated tables with their indices
+DIGITS = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)  # an id of any length, also with leading zeros
+LOST_DIGITS = re.compile(  # a long id, saved by a spreadsheet
+    r"[+-]?\d(?:[.,](?P<decimals>\d+)[eE]\+?|[eE]\+)(?P<exponent>\d\d?)", re.ASCII
+)
+ANSWER = re.compile(  # the names of the columns that predict.py adds, also after a join
+    r"(?:model_)?(probability|predicted)_*(?:[._](?:\d+|[xy]))?", re.IGNORECASE
+)
 
 Columns = dict[str, pd.Series]  # by name: float64, or category of texts, NaN where the cell is empty
 
@@ -53,51 +64,61 @@ class Column:
     name: str
     kind: str  # number, category or dropped
     reason: str = ""
-    missing: int | None = None  # None: never read, so not counted
+    missing: int | None = None  # None: not read, so not counted
     distinct: int | None = None
-    vocabulary: list[int] | list[str] = field(default_factory=list)  # of a category, sorted; MISSING or "": no value
+    vocabulary: list[int] | list[str] = field(
+        default_factory=list
+    )  # of a category, sorted; MISSING or "" is an empty cell
     hint: str = ""
+    warning: str = ""  # of cells that have lost information
 
     @property
     def integers(self) -> bool:
-        """Of a category: are its values integers, not text."""
+        """Whether the values of a category are integers, not text."""
         return isinstance(self.vocabulary[0], int)
 
 
 def parse_cells(cells: pd.Series, parse: Callable[[str], float]) -> np.ndarray:
-    """What each cell means, float64; cells that pandas parsed are numbers already."""
+    """The meaning of each cell, float64; cells that pandas parsed are already numbers."""
     if cells.dtype == np.float64:
         return cells.to_numpy()
     texts = cells.cat.categories.tolist()
     return np.array([*map(parse, texts), parse("")], float)[cells.cat.codes.to_numpy()]  # -1, an empty cell, is last
 
 
-def name_words(name: str) -> set[str]:
-    """The words of a name, in small letters: appId, App_ID and "app id" have the same."""
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z](?!s(?![a-z]))[a-z])", "_", name)
-    return set(re.split(r"[\W_]+", name.lower()))
-
-
 def is_id_name(name: str) -> bool:
     words = name_words(name)
-    return bool(words & CATEGORY_WORDS) and not words & (QUANTITY_WORDS | STAMP_WORDS)
+    return bool(words & CATEGORY_WORDS) and not words - {"phone"} & (QUANTITY_WORDS | STAMP_WORDS)
+
+
+def may_lose_digits(name: str) -> bool:
+    """Whether a column is of ids or phone numbers by its name, which a spreadsheet may have rounded."""
+    return is_id_name(name) or "phone" in name_words(name)
 
 
 def infer_columns(cells: Columns, fixed: dict[str, str], files: list[int], args: argparse.Namespace) -> list[Column]:
-    """What the columns are, in the order of their names, some by a fixed reason to leave them out.
+    """The columns, sorted by name; fixed contains reasons to drop some of them.
 
-    Cells are in the order of the files, which have so many rows.
+    Cells are in the order of the files; files contains the number of rows of each.
     """
-    answers = find_answers(cells, files) - {*args.categorical, *args.numeric}
-    fixed = dict.fromkeys(sorted(answers), "added by predict.py") | fixed
+    answers = find_answers(cells, files)
+    fixed = {name: answers[name] for name in sorted(answers.keys() - {*args.categorical, *args.numeric})} | fixed
     columns = [Column(name, "dropped", reason) for name, reason in fixed.items()]
     kinds = {name: infer_kind(name, part, files, args) for name, part in cells.items() if name not in fixed}
-    columns += [Column(name, *kind) for name, kind in kinds.items()]
+    columns += [Column(name, *kind, hint=time_hint(name, *kind, cells[name])) for name, kind in kinds.items()]
     return sorted(columns, key=lambda column: column.name)
 
 
+def time_hint(name: str, kind: str, reason: str, cells: pd.Series) -> str:
+    """How to keep numbers that look like times in a column that is not named like one; otherwise ""."""
+    if (kind, reason) != ("dropped", TIMESTAMP) or cells.dtype != np.float64 or name_words(name) & TIME_WORDS:
+        return ""
+    keep = f"--numeric {shlex.quote(name)} or --categorical {shlex.quote(name)}"
+    return f"its numbers look like times or dates; if they are not, keep the column with {keep}"
+
+
 def infer_kind(name: str, cells: pd.Series, files: list[int], args: argparse.Namespace) -> tuple[str, str]:
-    """The kind of a column and the reason, from its name and all its cells; their order only tells a row number."""
+    """The kind of a column and the reason, from its name and all its cells; only row numbers depend on their order."""
     if name in args.categorical:
         return "category", "--categorical"
     if name in args.numeric:
@@ -114,7 +135,7 @@ def infer_kind(name: str, cells: pd.Series, files: list[int], args: argparse.Nam
             if name not in V0_COLUMNS and are_times(known, words, bool(words & AMOUNT_WORDS)):
                 return "dropped", TIMESTAMP
             if name not in V0_COLUMNS and words & MOMENT_WORDS and words <= AXIS_WORDS and rises(values, files):
-                return "dropped", "a time, as it rises from row to row"
+                return "dropped", RISING
             if name not in V0_COLUMNS and is_row_number(name, values, files):
                 return "dropped", "a row number"
             return "number", ""
@@ -128,45 +149,82 @@ def infer_kind(name: str, cells: pd.Series, files: list[int], args: argparse.Nam
 
 
 def is_row_number(name: str, values: np.ndarray, files: list[int]) -> bool:
-    """Whether whole numbers [N] count rows: each once without a gap, or rising under no name or that of an index."""
+    """Whether whole numbers [N] count rows: all distinct without gaps, or rising in a column named like an index.
+
+    If the name of the column ends in a counting word, they must all differ, and rise or fall in every file.
+    """
     known = values[np.isfinite(values)]
+    if is_unordered_index(name, known):
+        return True
     dense = len(known) > 20 and np.ptp(known) <= 1.01 * len(known)
     is_index = INDEX_NAME.fullmatch(name) or {word.strip("0123456789") for word in name_words(name)} <= INDEX_WORDS
-    if not (dense or is_index) or np.any(known % 1):
+    counts = is_index or " ".join(split_words(name)).split()[-1] in COUNTING_WORDS
+    if not (dense or counts) or np.any(known % 1):
         return False
-    if dense and len(np.unique(known)) == len(known):
+    is_distinct = len(np.unique(known)) == len(known)
+    if (dense and is_distinct) or (is_index and rises(values, files)):
         return True
-    return bool(is_index) and rises(values, files)
+    steps = [np.diff(part) for part in np.split(values, np.cumsum(files)[:-1]) if not np.isnan(part).all()]
+    steady = any(all(np.all(sign * part > 0) for part in steps) for sign in (1, -1))
+    return bool(counts) and is_distinct and len(known) > 20 and known.min() >= 0 and steady
+
+
+def is_unordered_index(name: str, known: np.ndarray) -> bool:
+    """Whether numbers [N], in any order, are the index of a saved data frame with sampled or repeated rows."""
+    is_pandas, is_r = PANDAS_INDEX.fullmatch(name), ROW_NAMES.fullmatch(name)
+    if not (is_pandas or is_r) or not len(known) or known.min() < 0 or np.any(known % 1):
+        return False
+    distinct = len(np.unique(known))
+    if is_pandas:
+        return distinct > 20 and distinct * MOST_DRAWS >= len(known)
+    return distinct == len(known) > 20 and known.max() < 5 * len(known)  # otherwise X may be a coordinate
 
 
 def rises(values: np.ndarray, files: list[int]) -> bool:
     """Whether numbers [N] rise from row to row in each file that has any.
 
-    They may start again in each of the tables, not too small, that a file was put together from.
+    They may restart with each table (unless it is small) in a file that was concatenated from several tables.
     """
     parts = [part for part in np.split(values, np.cumsum(files)[:-1]) if not np.isnan(part).all()]
     falls = (np.count_nonzero(~(part[1:] > part[:-1])) for part in parts)
     return all(count <= len(part) // PIECE_ROWS for count, part in zip(falls, parts, strict=True))
 
 
-def find_answers(cells: Columns, files: list[int]) -> set[str]:
-    """The columns that predict.py added: probabilities of six decimals, and whether they reach one threshold."""
+def find_answers(cells: Columns, files: list[int]) -> dict[str, str]:
+    """The columns that predict.py added, with the reason: probabilities with up to six decimals, and the predictions
+    at one threshold; or one of the two alone, which has exactly its name.
+    """
     named: dict[str, list[str]] = {"probability": [], "predicted": []}
     for name in cells:
         if match := ANSWER.fullmatch(name):
-            named[match[1]].append(name)
-    found = set()
+            named[match[1].lower()].append(name)
+    found = {}
+    for (kind, own), other in zip(named.items(), reversed(named.values()), strict=True):
+        if kind in own and not other:
+            values = parse_cells(cells[kind], parse_number if kind == "probability" else parse_answer)
+            known = values[~np.isnan(values)]
+            is_prob = kind == "probability"
+            if len(known) and np.all((known >= 0) & (known <= 1) if is_prob else np.isin(known, [0, 1])):
+                flag = "--numeric" if is_prob else "--categorical"
+                found[kind] = f"like the column that predict.py adds; {flag} {kind} keeps it"
     for pair in itertools.product(named["probability"], named["predicted"]):
-        y_prob, y_pred = (parse_cells(cells[name], parse_number) for name in pair)
+        y_prob, y_pred = map(parse_cells, (cells[name] for name in pair), (parse_number, parse_answer))
         parts = (np.split(values, np.cumsum(files)[:-1]) for values in (y_prob, y_pred))
-        long = np.any(np.abs(y_prob - np.round(y_prob, 3)) > 1e-9)  # else they may be anything
+        if np.isinf(y_prob).any():
+            continue
+        long = np.any(np.abs(y_prob - np.round(y_prob, 1)) > 1e-9)  # otherwise they may be anything
         if long and all(itertools.starmap(is_answer, zip(*parts, strict=True))):
-            found |= {*pair}
+            found |= dict.fromkeys(pair, "added by predict.py")
     return found
 
 
+def parse_answer(cell: str) -> float:
+    """0 or 1, which pandas may have saved as False or True; NaN for an empty cell, -1 for anything else."""
+    return parse_label(cell) if cell else math.nan
+
+
 def is_answer(y_prob: np.ndarray, y_pred: np.ndarray) -> bool:
-    """Whether numbers [N] are probabilities and what follows from them for the rows of a file; some may be missing."""
+    """Whether numbers [N] are probabilities and predictions from predict.py for one file; some may be missing."""
     known, either = ~np.isnan(y_prob + y_pred), ~np.isnan(y_prob) | ~np.isnan(y_pred)
     if 2 * np.count_nonzero(known) < np.count_nonzero(either):
         return False
@@ -176,9 +234,9 @@ def is_answer(y_prob: np.ndarray, y_pred: np.ndarray) -> bool:
 
 
 def fill_columns(columns: list[Column], cells: Columns, keep: np.ndarray | slice, rows: int) -> pd.DataFrame:
-    """The kept rows of the columns that are used; those that can teach nothing are dropped."""
+    """The kept rows of the used columns; drops columns that are constant, empty or identical to another one."""
     frame: dict[str, np.ndarray | pd.Categorical] = {}
-    first: dict[tuple, str] = {}  # of columns with the same cells, by these
+    alike: dict[tuple, list[str]] = {}  # columns that may have the same cells
     for column in columns:
         if column.name not in cells:
             continue  # never read
@@ -192,29 +250,38 @@ def fill_columns(columns: list[Column], cells: Columns, keep: np.ndarray | slice
             useless = len(column.vocabulary) < 2
         else:
             step = max(1, len(known) // 1_000_000) if column.kind == "number" else 1
-            column.distinct = len(np.unique(known[::step]))
+            column.distinct = count_distinct(known[::step])
             useless = not len(known) or (np.ptp(known) == 0 and not column.missing)
         if column.kind == "dropped":
             continue
         reason = ("constant" if column.distinct else "empty") if useless else ""
         if not useless:
-            content = column.kind, tuple(column.vocabulary), hashlib.sha256(cell_bits(values).data).digest()
-            if (twin := first.setdefault(content, column.name)) != column.name:
-                reason = f"the same as {twin} in all rows"
+            content = cell_bits(values[:CACHED_ROWS]).tobytes(), (values if column.vocabulary else known).sum()
+            others = alike.setdefault((column.kind, column.missing, tuple(column.vocabulary), *content), [])
+            cells_of = {name: getattr(frame[name], "codes", frame[name]) for name in others}
+            twins = [name for name in others if np.array_equal(cells_of[name], values, equal_nan=True)]
+            reason = f"identical to {twins[0]}" if twins else ""
         if reason:
             column.kind, column.reason, column.vocabulary = "dropped", reason, []
             continue
+        others.append(column.name)
         category = column.kind == "category"
         frame[column.name] = pd.Categorical.from_codes(values, column.vocabulary) if category else values
         named = category or name_words(column.name) & QUANTITY_WORDS
         if not named and column.distinct in range(3, 11) and rows > 200 and not np.any(known % 1):
             flag = f"--categorical {shlex.quote(column.name)}"
-            column.hint = f"few different whole numbers; {flag} if they stand for categories"
+            column.hint = f"few distinct whole numbers; use {flag} if they are codes of categories"
     return pd.DataFrame(frame, index=range(rows), copy=False)
 
 
+def count_distinct(known: np.ndarray) -> int:
+    """The number of distinct values, faster than with np.unique()."""
+    ranked = np.sort(known)
+    return int(np.count_nonzero(ranked[1:] != ranked[:-1])) + (len(ranked) > 0)
+
+
 def sort_category(column: Column, codes: np.ndarray, texts: list[str]) -> np.ndarray:
-    """Give a category its vocabulary, sorted by meaning; return the codes in it [N] int32."""
+    """Set the vocabulary of a category, sorted by meaning; return the codes in it [N] int32."""
     counts = np.bincount(codes + 1, minlength=len(texts) + 1)  # the first counts empty cells
     used = [text for text, count in zip(["", *texts], counts, strict=True) if count]
     integers = any(used) and all(parse_id(text) != UNSEEN for text in used)

@@ -1,4 +1,4 @@
-"""The structure of a CSV file, checked line by line before anything is read from it, and the cells of its columns."""
+"""The structure of a CSV file, checked line by line before its cells are read, and the cells of its columns."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from harvest.text import name_some
 
 ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape reads them
 V0_COLUMNS = ["foreground_app", "keyboard_activity", "mouse_activity", "time_last_request", "productive"]
-GUESS_ROWS = 10_000  # rows from which it is guessed whether a column is read as text; what it is follows from all rows
-CHUNK_ROWS = 1_000_000  # rows read at once: bounds the memory on large files
+GUESS_ROWS = 10_000  # the first rows, from which the type of a column is guessed; its kind follows from all rows
+CHUNK_ROWS = 1_000_000  # rows read at once, which limits the memory for large files
 BLOCK_BYTES = 1 << 24
 LONGEST_LINE = 1 << 26  # bytes
 LONGEST_NAME = 500  # characters
 FEWEST_ROWS = 20  # to train on
-HEAD_RECORDS = 50  # among which a header that is not in line 1 is looked for
+HEAD_RECORDS = 50  # in which a header below line 1 is searched for
 csv.field_size_limit(LONGEST_LINE)
 
 
 class ByteRange(NamedTuple):
-    """A run of whole lines of a file, when several workers share it."""
+    """A range of whole lines of a file that several workers share."""
 
     start: int  # in bytes
     end: int
@@ -43,28 +43,28 @@ class ByteRange(NamedTuple):
 
 
 class CsvFile(NamedTuple):
-    """A file whose structure is sound, and how its rows map to its lines."""
+    """A file with a valid structure, and the lines of its rows."""
 
     path: str
     names: list[str]
-    content: str | None  # None: pandas reads the file itself; otherwise quoted text, put right by the csv module
-    skip: list[int]  # lines of the file, from 0, that pandas leaves out
+    content: str | None  # None: pandas reads the file itself; otherwise the text, normalized by the csv module
+    skip: list[int]  # lines of the file, from 0, that pandas skips
     line_numbers: np.ndarray  # int: the line, from 1, of each data row
     notes: list[str]
     skipped: int
-    torn: bool  # the file ends without a line end: its last line may be cut off
-    byte_range: ByteRange | None = None  # the lines that are read, when that is not all
+    torn: bool  # the file does not end with a line end, so its last line may be incomplete
+    byte_range: ByteRange | None = None  # the lines that are read, if not all are
 
 
 def undecodable(path: str) -> UserError:
-    """The refusal of a file that is not UTF-8 text; it names the first line at fault."""
+    """The error for a file that is not UTF-8 text; it names the first invalid line."""
     with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         faulty = (f"line {number}" for number, line in enumerate(file, 1) if ESCAPED.search(line))
         return UserError(f"{path}: {next(faulty, 'a line')} is not UTF-8 text; save the file as UTF-8")
 
 
 def find_files(paths: list[str]) -> list[str]:
-    """The files to read as one table: those given, and those that end in .csv in directories given, by name."""
+    """The files to read as one table: the given files, and the .csv files of the given directories, by name."""
     files: list[str] = []
     for path in paths:
         if not os.path.isdir(path):
@@ -72,21 +72,21 @@ def find_files(paths: list[str]) -> list[str]:
         elif found := [name for name in sorted(os.listdir(path)) if name.lower().endswith(".csv")]:
             files += [os.path.join(path, name) for name in found]
         else:
-            raise UserError(f"{path}: is a directory without a .csv file; give the CSV file")
+            raise UserError(f"{path}: is a directory without .csv files; give a CSV file")
     seen: dict[object, str] = {}
     for path in files:
         status = os.stat(path) if os.path.exists(path) else None
         identity = (status.st_dev, status.st_ino) if status and status.st_ino else os.path.abspath(path)
         if identity in seen:
-            also = "" if seen[identity] == path else f", as {seen[identity]} too"
-            raise UserError(f"{path}: was given twice{also}; leave one of them out")
+            also = "" if seen[identity] == path else f", also as {seen[identity]}"
+            raise UserError(f"{path}: is given twice{also}; give it once")
         seen[identity] = path
     refuse_equal(files)
     return files
 
 
 def refuse_equal(paths: list[str]) -> None:
-    """Raise UserError for a file whose content is that of another one: each of its rows would count twice."""
+    """Raise UserError for a file with the same content as another one, because each of its rows would count twice."""
     by_size: dict[int, list[str]] = {}
     for path in filter(os.path.isfile, paths):
         by_size.setdefault(os.path.getsize(path), []).append(path)
@@ -96,15 +96,15 @@ def refuse_equal(paths: list[str]) -> None:
             try:
                 with open(path, "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").digest()
-            except OSError:  # check_file() says what is wrong with it
+            except OSError:  # check_file() reports it
                 continue
             if (other := digests.setdefault(digest, path)) != path:
-                raise UserError(f"{path}: has the same content as {other}; leave one of them out")
+                raise UserError(f"{path}: has the same content as {other}; use one of them")
 
 
 def check_file(path: str, unlabelled: bool = False) -> str:
-    """Refuse what is not a readable CSV and return its first line, without the byte-order mark."""
-    or_sample = "" if unlabelled else ", or --sample to try without data"
+    """The first line of a CSV file, without the byte-order mark. Raises UserError if it cannot be read as CSV."""
+    or_sample = "" if unlabelled else ", or use --sample to try without data"
     if os.path.isdir(path):
         raise UserError(f"{path}: is a directory; give a file")
     if not os.path.exists(path):
@@ -115,22 +115,22 @@ def check_file(path: str, unlabelled: bool = False) -> str:
         with open(path, "rb") as file:
             start, second = file.readline(LONGEST_LINE), file.readline(LONGEST_LINE)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; make the file readable or give a copy of it") from None
+        raise UserError(f"{path}: {error.strerror}; make the file readable, or use a copy of it") from None
     first = start.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
     after = second.decode("utf-8", "surrogateescape") or first
     faults = {
         "line 1 starts as UTF-16 text; save the file as UTF-8": start.startswith((b"\xff\xfe", b"\xfe\xff")),
         "is compressed; unpack it first": start.startswith((b"\x1f\x8b", b"PK\x03\x04")),
-        "line 1 holds a NUL byte: the file is not UTF-8 text; save the table as UTF-8 CSV": b"\0" in start,
+        "line 1 contains a NUL byte: the file is not UTF-8 text; save the table as UTF-8 CSV": b"\0" in start,
         "the file is empty; let the harvester write some rows first": not start,
         "line 1 is not UTF-8 text; save the file as UTF-8": ESCAPED.search(first),
-        "line 1 is empty; it must hold the column names": not first.strip(),
-        "line 1 ends with a carriage return alone; save the file with line feeds": "\r" in first,
+        "line 1 is empty; it must contain the column names": not first.strip(),
+        "line 1 ends with a bare carriage return; save the file with line feeds": "\r" in first,
     }
     for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         found = first if "," in first or sign in first else after  # line 1 may be a title
         separated = found.count(sign) > found.count(",") and sign in after
-        faults[f"is separated by {name}; save the file with commas"] = separated
+        faults[f"uses {name} as separators; save the file with commas"] = separated
     for fault, is_so in faults.items():
         if is_so:
             raise UserError(f"{path}: {fault}")
@@ -138,7 +138,7 @@ def check_file(path: str, unlabelled: bool = False) -> str:
 
 
 def open_bytes(path: str, byte_range: ByteRange | None) -> io.BufferedReader:
-    """A file to read bytes from, which ends where the range does."""
+    """A file opened for reading bytes, which ends with the range."""
     start, end, _ = byte_range or ByteRange(0, sys.maxsize)
 
     class Raw(io.FileIO):
@@ -151,8 +151,8 @@ def open_bytes(path: str, byte_range: ByteRange | None) -> io.BufferedReader:
 
 
 def scan_lines(path: str, first: bytes, byte_range: ByteRange | None) -> tuple[np.ndarray, np.ndarray, bool, bool]:
-    """The fields of each line, int32, 0 for an empty one; the lines, from 0, that equal the first; whether there are
-    quotes, or byte-order marks but the first; whether the last line has an end. Refuses what no file may hold.
+    """The number of fields of each line, int32, 0 if empty; the lines, from 0, that equal the first; whether there are
+    quotes, or byte-order marks after the first; whether the last line has an end. Raises UserError for a damaged file.
     """
     counts, header_lines, has_quotes, ends_with_newline = [np.empty(0, np.int32)], [], False, False
     has_marks = False
@@ -166,12 +166,12 @@ def scan_lines(path: str, first: bytes, byte_range: ByteRange | None) -> tuple[n
             has_quotes = has_quotes or b'"' in text
             start_of_file = first_line + before == 0
             has_marks = has_marks or (not text.isascii() and text.find(codecs.BOM_UTF8, start_of_file) >= 0)
-            fault = "holds a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV"
+            fault = "contains a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV"
             place = text.find(b"\0")
             if place < 0 and len(tail) == LONGEST_LINE and not ends_with_newline:
                 place, fault = len(text), "is longer than 64 MB; this is not a HARVEST.CSV"
-            elif place < 0 and not has_quotes and (alone := re.search(rb"\r(?!\n|\Z)", text)):  # the end may be cut off
-                place, fault = alone.start(), "holds a carriage return; save the file with line feeds"
+            elif place < 0 and not has_quotes and (alone := re.search(rb"\r(?!\n|\Z)", text)):  # the end may be torn
+                place, fault = alone.start(), "contains a carriage return; save the file with line feeds"
             text += b"" if ends_with_newline else b"\n"
             signs = np.frombuffer(text, np.uint8)
             ends = np.flatnonzero(signs == ord("\n"))
@@ -182,7 +182,7 @@ def scan_lines(path: str, first: bytes, byte_range: ByteRange | None) -> tuple[n
             is_blank = (length == 0) | ((length == 1) & (signs[ends - 1] == ord("\r")))
             fields[is_blank] = 0
             counts.append(fields.astype(np.int32))
-            if text.find(first, start_of_file) >= 0:  # which is faster, and skips the first line of the file
+            if text.find(first, start_of_file) >= 0:  # faster than the pattern, and skips the first line of the file
                 starts = [found.start() for found in header.finditer(b"\n" + text)]
                 header_lines += (before + np.searchsorted(ends, starts)).tolist()
             before += len(ends)
@@ -190,12 +190,12 @@ def scan_lines(path: str, first: bytes, byte_range: ByteRange | None) -> tuple[n
 
 
 def read_quoted(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Take text apart with the csv module, without byte-order marks at the start of lines, as files put together have.
+    """Parse text with the csv module, without the byte-order marks that concatenated files have at the start of lines.
 
-    Returns the records as plain CSV, the fields of each, and the number of the line that each starts on.
+    Returns the records as plain CSV, the number of fields of each, and the line that each starts on.
     """
     records, fields, lines, line = [], [], [], 1
-    echo: Any = SimpleNamespace(write=str)  # a file whose write() gives back the line
+    echo: Any = SimpleNamespace(write=str)  # a file object; its write() returns the line
     writer = csv.writer(echo)  # with a line end, so that it quotes line ends
     with open(path, encoding="utf-8-sig", newline="\n") as file:
         reader = csv.reader((text.removeprefix("\ufeff") for text in file), skipinitialspace=True, strict=True)
@@ -224,36 +224,43 @@ def read_head(path: str) -> list[tuple[int, list[str]]]:
 
 
 def check_header(path: str, fields: int = 0, name: str = "") -> None:
-    """Refuse a file if a line below line 1 holds the names of the columns, as where a title is above them.
+    """Raise UserError if the header is below line 1, for example under a title, or if a 2017 file starts with a title.
 
-    It would be the first line of so many fields, or with a name, and hold text alone, with a number below it.
+    The header is the first line with this many fields, or with a name, if all its cells are text and a number follows.
     """
-    for (line, cells), (_, below) in pairwise(read_head(path)):
+    head = read_head(path)
+    first = check_file(path).strip()[:40]
+    for (line, cells), (_, below) in pairwise(head):
         if line > 1 and (name in cells if name else len(cells) == fields):
             names = [cell for cell in cells if cell]
             distinct = len(names) >= max(2, len(cells) - 1) and len(set(names)) == len(names)
             texts = all(math.isinf(parse_number(cell)) for cell in names)
             if distinct and texts and any(math.isfinite(parse_number(cell)) for cell in below):
-                first, delete = check_file(path).strip()[:40], "line 1" if line == 2 else "the lines before it"
-                fault = f"line 1 ({first}) is not the header, line {line} seems to be: delete {delete}"
+                delete = "line 1" if line == 2 else "the lines before it"
+                fault = f"line 1 ({first}) is not the header, but line {line} seems to be: delete {delete}"
                 raise UserError(f"{path}: {fault}")
-            return
+            break
+    rows = [cells for _, cells in head[1:] if len(cells) == fields]
+    if fields == len(V0_COLUMNS) != len(head[0][1]) and rows and not any(map(math.isinf, map(parse_number, rows[0]))):
+        raise UserError(
+            f"{path}: line 1 ({first}) is not a header, and the rows look like a headerless file of 2017: delete line 1"
+        )
 
 
 def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple[list[str], bool]:
-    """The names of the columns and whether the first line holds them: in 2017 it was a row, maybe without its label."""
+    """The names of the columns, and whether line 1 contains them: in 2017 it was a row, possibly without its label."""
     cells = [cell.strip() for cell in first]
     numbers = [parse_number(cell) for cell in cells]
-    start = int(math.isnan(numbers[0]))  # a table saved with its index has no name for that
+    start = int(math.isnan(numbers[0]))  # the index of a saved data frame has no name
     if not any(cells):
-        raise UserError(f"{path}: line 1 holds no column names; add a header line")
+        raise UserError(f"{path}: line 1 has no column names; add a header line")
     if len(cells) >= 2 and numbers[start:] == list(range(len(cells) - start)):
         shown = ",".join(cells[:5]) + ",..." * (len(cells) > 5)
-        fault = f"line 1 is {shown}, the column numbers that pandas writes; save the table with its column names"
+        fault = f"line 1 is {shown}, the column numbers of pandas; save the table with its column names"
         raise UserError(f"{path}: {fault}")
     if not any(map(math.isinf, numbers)):
         if not len(V0_COLUMNS) - unlabelled <= len(cells) <= len(V0_COLUMNS):
-            fault = "add a header line (only five columns are known without)"
+            fault = "add a header line (only files of five columns may lack one)"
             raise UserError(f"{path}: line 1 has {len(cells)} numbers and no column names; {fault}")
         return V0_COLUMNS[: len(cells)], False
     names = [cell or f"unnamed_{number}" for number, cell in enumerate(cells, 1)]
@@ -263,9 +270,9 @@ def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple
         if name in seen:
             fault = f" names the column {name} twice; rename one of them"
         elif len(name) > LONGEST_NAME:
-            fault = f", column {number}: the name has {len(name):,} characters; shorten it to {LONGEST_NAME} or fewer"
+            fault = f", column {number}: the name has {len(name):,} characters; shorten it to at most {LONGEST_NAME}"
         elif "/" in name or not name.isprintable():
-            fault = f", column {name!r}: the name holds a slash or an unprintable character; rename it"
+            fault = f", column {name!r}: the name contains a slash or an unprintable character; rename it"
         if fault:
             raise UserError(f"{path}: line 1{fault}")
         seen.add(name)
@@ -273,15 +280,15 @@ def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple
 
 
 def without_torn(rows: np.ndarray, line_numbers: np.ndarray, torn: bool, notes: list[str]) -> np.ndarray:
-    """Bad rows without the last row of the file when no line end follows it: it was cut off, and a note says so."""
+    """Bad rows, except a last row without a line end, which is incomplete: a note reports it."""
     if torn and len(rows) and rows[-1] == len(line_numbers) - 1:
-        notes.append(f"line {line_numbers[-1]}, the last, is cut off and left out")
+        notes.append(f"line {line_numbers[-1]}, the last, is incomplete and skipped")
         return rows[:-1]
     return rows
 
 
 def open_csv(path: str, skip_bad_rows: bool, unlabelled: bool = False, byte_range: ByteRange | None = None) -> CsvFile:
-    """Check the structure of a CSV file, or a part without quotes, every line, before anything is read from it."""
+    """Check the structure of every line of a CSV file, or of a part without quotes, before its cells are read."""
     first = check_file(path, unlabelled)
     records: list[str] = []
     notes: list[str] = []
@@ -309,16 +316,16 @@ def open_csv(path: str, skip_bad_rows: bool, unlabelled: bool = False, byte_rang
         repeated = repeated[kept[repeated]]
         kept[repeated] = False
         if len(repeated):
-            notes.append(f"{name_some(lines[repeated])}: the header again, left out")
+            notes.append(f"{name_some(lines[repeated])}: repeated header, skipped")
     if len(bad):
         where = name_some(lines[bad])
         if not skip_bad_rows or (mostly_wrong and np.count_nonzero(kept) < FEWEST_ROWS):
             found = int(fields[bad[0]])
             fault = f"{found} field{'s' * (found != 1)} where {len(names)} are expected"
             cure = f"fix line 1 ({first.strip()[:40]}) or the rows" if mostly_wrong else "fix the rows"
-            cure += "" if mostly_wrong or unlabelled else " or leave them out with --skip-bad-rows"
+            cure += "" if mostly_wrong or unlabelled else " or skip them with --skip-bad-rows"
             raise UserError(f"{path}: {where}: {fault}; {cure}")
-        notes.append(f"{where}: wrong number of fields, left out")
+        notes.append(f"{where}: wrong number of fields, skipped")
     content = "\n".join([*compress(records, kept), ""]) if has_quotes else None
     skip = [] if has_quotes else np.flatnonzero(~kept).tolist()
     return CsvFile(path, names, content, skip, lines[kept], notes, len(bad), torn, byte_range)
@@ -327,10 +334,10 @@ def open_csv(path: str, skip_bad_rows: bool, unlabelled: bool = False, byte_rang
 def read_chunks(
     file: CsvFile, dtypes: dict[str, type], chunk_rows: int, keep_spaces: bool = False
 ) -> Iterator[pd.DataFrame]:
-    """Iterate over data frames of columns, of these types; UserError for what is no text, or other rows."""
+    """Iterate over data frames of columns with these types. Raises UserError if the file is not text or has changed."""
     rows = len(file.line_numbers)
     given = open_bytes(file.path, file.byte_range) if file.byte_range else file.path
-    why = "changed while it was read; start again when nothing but the harvester writes to it"
+    why = "changed while it was read; try again when only the harvester writes to it"
     changed = UserError(f"{file.path}: {why}")
     try:
         for chunk in pd.read_csv(
@@ -346,8 +353,8 @@ def read_chunks(
             skipinitialspace=not keep_spaces,
             encoding="utf-8-sig",
             index_col=False,
-            skip_blank_lines=False,  # those that are blank are among the lines to skip
-            low_memory=False,  # or a part of a chunk in which every cell is TRUE would be read as ones
+            skip_blank_lines=False,  # blank lines are in skiprows
+            low_memory=False,  # otherwise a part of a chunk in which every cell is TRUE would be read as ones
         ):
             yield chunk
             rows -= len(chunk)
@@ -360,7 +367,7 @@ def read_chunks(
 
 
 def is_doubtful(values: np.ndarray) -> bool:
-    """Whether pandas may have read what is no number: infinity, and TRUE, which is 1 to it where all cells are such."""
+    """Whether pandas may have misread cells: infinity, or TRUE, which it reads as 1 if all cells are TRUE."""
     most = np.fmax.reduce(np.abs(values), initial=-1.0)
     return bool(most > LARGEST_NUMBER or (0 <= most <= 1 and (np.isin(values, [0, 1]) | np.isnan(values)).all()))
 
@@ -368,15 +375,15 @@ def is_doubtful(values: np.ndarray) -> bool:
 def read_columns(files: list[CsvFile], names: list[str], textual: set[str]) -> dict[str, pd.Series]:
     """Read columns of all files: float64, or category of stripped texts, NaN where the cell is empty.
 
-    Those of textual are read as text, others by pandas' own parser of numbers. Where that finds anything else, the
-    column is read again, as text: what it is follows from its texts.
+    Those in textual are read as text, the others by the number parser of pandas. If that fails, the column is read
+    again as text, and its kind follows from its texts.
     """
     numeric = [name for name in names if name not in textual]
     heads = [file._replace(line_numbers=file.line_numbers[: GUESS_ROWS // len(files) + 1]) for file in files]
     textual = textual | find_textual(heads, numeric)
     try:
         columns, doubtful = read_once(files, names, textual)
-    except ValueError:  # text below the first rows of a column of numbers, which is rare
+    except ValueError:  # text below the first rows of a numeric column, which is rare
         columns, doubtful = read_once(files, names, textual | find_textual(files, numeric))
     return columns | read_once(files, sorted(doubtful), doubtful)[0]
 
@@ -393,7 +400,7 @@ def chunks_of(files: list[CsvFile], dtypes: dict[str, type]) -> Iterator[tuple[i
 
 
 def find_textual(files: list[CsvFile], names: list[str]) -> set[str]:
-    """The columns in which pandas' parser of numbers finds anything else, or may have."""
+    """The columns in which the number parser of pandas fails, or may have misread cells."""
     textual = set()
     for _, chunk in chunks_of(files, dict.fromkeys(names, object)):
         for name in chunk:
@@ -405,7 +412,7 @@ def find_textual(files: list[CsvFile], names: list[str]) -> set[str]:
 
 
 def read_once(files: list[CsvFile], names: list[str], textual: set[str]) -> tuple[dict[str, pd.Series], set[str]]:
-    """The columns, those of textual as text; and which of the others may hold more than numbers.
+    """The columns, those in textual as text; and which of the others may contain more than numbers.
 
     Raises ValueError for a number that cannot be parsed.
     """
@@ -425,7 +432,7 @@ def read_once(files: list[CsvFile], names: list[str], textual: set[str]) -> tupl
 
 
 def code_texts(cells: pd.Series, code: dict[str, int]) -> np.ndarray:
-    """The code of each text [N] int32, -1 for an empty cell; new texts are added to those that have one."""
+    """The code of each text [N] int32, -1 for an empty cell; new texts are added to the given codes."""
     numbers, texts = cells.factorize()
     found = [code.setdefault(text, len(code)) if (text := parse_text(cell)) else -1 for cell in texts]
     return np.array([*found, -1], np.int32)[numbers]  # -1, an empty cell, is the last

@@ -1,4 +1,4 @@
-"""What is printed of a table: its files, its label, and what each column is."""
+"""The printed description of a table: files, label and columns."""
 
 import argparse
 
@@ -10,8 +10,8 @@ from harvest.text import percent, titled_list
 
 
 def describe(args: argparse.Namespace, table: Table) -> list[str]:
-    """What is printed of the data: files, label, and what each column is."""
-    share, skipped = float(table.label.mean()), f" ({table.skipped:,} left out)" if table.skipped else ""
+    """The printed lines on the data: files, label and the kind of each column."""
+    share, skipped = float(table.label.mean()), f" ({table.skipped:,} skipped)" if table.skipped else ""
     rows = "" if args.sample else f": {len(table.label):,} rows{skipped}"
     lines = [f"Data       {', '.join(short_names(args.csv))}{rows}"]
     lines += [f"           note: {note}" for note in table.notes]
@@ -26,8 +26,8 @@ def describe(args: argparse.Namespace, table: Table) -> list[str]:
 
 
 def describe_columns(table: Table) -> list[str]:
-    """A line for each column: what it is read as, how many values it has, how many cells are empty."""
-    rows = [("column", "read as", "distinct", "missing", "values")]
+    """A line for each column: its kind, and how many distinct values and empty cells it has."""
+    rows = [("column", "kind", "distinct", "missing", "values")]
     for column in table.columns:
         values = column.reason
         if column.kind == "number":
@@ -37,7 +37,7 @@ def describe_columns(table: Table) -> list[str]:
             counts = np.bincount(table.codes(column.name))
             most = column.vocabulary[np.argmax(counts)]
             most = "(missing)" if most in ("", MISSING) else most
-            values = f"most often {most}, in {percent(counts.max() / len(table.label))} of rows"
+            values = f"most frequent {most}, in {percent(counts.max() / len(table.label))} of rows"
         distinct, missing = ("" if count is None else f"{count:,}" for count in (column.distinct, column.missing))
         values += f"; {column.hint}" if column.hint else ""
         rows.append((column.name, column.kind, distinct, missing, values))

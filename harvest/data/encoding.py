@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 SCALE_ROWS = 200_000  # rows from which scales are taken
-WIDE = 50  # a column spreads over decades when its 95th percentile is this many times its 5th, zeros left out
-FARTHEST = 1e6  # a scaled number is held within this distance of 0, where the soft clip has long been flat
-ABSENT = 2e6  # what a missing number is once it is scaled: fast arithmetic may not tell NaN
-MAXIMUM_CATEGORIES = 256  # of a column; the most frequent are kept, the others share the input of the unseen
+WIDE = 50  # a column spans decades if its 95th percentile is more than this many times its 5th, zeros excluded
+FARTHEST = 1e6  # scaled numbers are clipped to this distance from 0, where the smooth clip is flat
+ABSENT = 2e6  # stands for a missing number after scaling: fast arithmetic may not detect NaN
+MAXIMUM_CATEGORIES = 256  # the most frequent values of a column; the others share an input with unseen values
 PIECE_ROWS = 100_000  # rows scaled or predicted at a time
 MOST_BINS = 16  # of one number
 BIN_INPUTS = 1_024  # bins of all numbers together
-NARROWEST_BIN = 0.002  # of the size of its edge, or what 32 bits lose would show
-BIN_SIZE = 0.25  # at the size of 1, bins fit small tables too closely
-SLICED_COLUMNS = 64  # of more the slices take longer to compile than they save
+NARROWEST_BIN = 0.002  # relative to its edge: narrower bins would be dominated by 32-bit rounding
+BIN_SIZE = 0.25  # with a size of 1, bins overfit small tables
+SLICED_COLUMNS = 64  # with more, slices take longer to compile than they save
 
 
 def row_pieces(rows: np.ndarray, size: int = PIECE_ROWS) -> list[np.ndarray]:
@@ -33,11 +33,11 @@ def row_pieces(rows: np.ndarray, size: int = PIECE_ROWS) -> list[np.ndarray]:
 
 
 class Scaler(NamedTuple):
-    """How the cells of D numbers are brought to the size of 1, in 64 bits, before 32 bits keep them: [D] each.
+    """How D numbers are scaled to a size of about 1 in 64 bits, before they are stored in 32 bits: [D] each.
 
-    A column that spreads over decades is taken as a signed logarithm, sign(s) log1p(|s|) of s = x / unit; any other
-    as (x - median) / interquartile range, subtracted before digits are lost. All folds share what the training rows of
-    the first say, which in time come before the test of any window; each centres and scales again by its own.
+    A column that spans decades becomes a signed logarithm, sign(s) log1p(|s|) of s = x / unit; any other becomes
+    (x - median) / interquartile range, computed before digits are lost. All folds share one scaler, fitted on the first
+    fold's training rows, which precede the test rows of every window in time; each fold centers and scales again.
     """
 
     offset: np.ndarray  # float64; 0 for a logarithm
@@ -47,14 +47,14 @@ class Scaler(NamedTuple):
 
 
 def draw_rows(rows: np.ndarray) -> np.ndarray:
-    """SCALE_ROWS rows, drawn at random where there are more: the first may be of another time than the last."""
+    """At most SCALE_ROWS rows, drawn at random because the first and the last rows may be from different times."""
     if len(rows) <= SCALE_ROWS:
         return rows
     return np.sort(np.random.default_rng(0).choice(rows, SCALE_ROWS, replace=False))
 
 
 def fit_scaler(table: Table, rows: np.ndarray) -> Scaler:
-    """The scaler of some rows of a table; what takes 64 bits is seen from all rows."""
+    """The scaler fitted on some rows of a table; whether a column needs 64 bits depends on all rows."""
     columns, drawn = table.of_kind("number"), draw_rows(rows)
     scaler = Scaler(*(np.full(len(columns), value) for value in (0.0, 1.0, False, False)))
     for number, column in enumerate(columns):
@@ -65,11 +65,11 @@ def fit_scaler(table: Table, rows: np.ndarray) -> Scaler:
             known = values[rows]
             known = known[~np.isnan(known)]
         if not len(known):
-            known = np.zeros(1)  # of a column that is empty in these rows nothing is learned
+            known = np.zeros(1)  # the column is empty in these rows
         size = np.abs(known[known != 0])
         low, high = np.percentile(size, [5, 95]) if len(size) else (1.0, 1.0)
         first, middle, third = np.percentile(known, [25, 50, 75])
-        narrow = 0 < third - first < 0.001 * max(abs(first), abs(third))  # logarithms would be equal in 32 bits
+        narrow = 0 < third - first < 0.001 * max(abs(first), abs(third))  # the logarithms would be equal in 32 bits
         scaler.logarithmic[number] = high > WIDE * low and not narrow
         if scaler.logarithmic[number]:
             scaler.gain[number] = 1 / max(min(1.0, low), size.max() * 1e-30, 1e-300)
@@ -92,25 +92,25 @@ def scale_numbers(raw: Any, scaler: Scaler) -> tf.Tensor:
 
 
 class Encoding(NamedTuple):
-    """What all folds share of how a row becomes E inputs of the network. D numbers, M of them with gaps, C categories.
+    """How all folds encode a row as E inputs of the network, of D numbers, M of them with gaps, and C categories.
 
-    The inputs are: D scaled numbers, centred on the median, divided by the interquartile range, clipped smoothly to +-3
-    (the preprocessing of RealMLP: Holzmueller, Grinsztajn, Steinwart, 2024), 0 where missing; an indicator for each
-    number that a training row lacks; for each category a one-hot input for each value, and one for rare values if there
-    are any; for each number bins between quantiles, which say how much of each bin lies below it (the piecewise-linear
-    encoding of Gorishniy, Rubachev, Babenko, 2022), centred on their means, 0 where missing. A linear model takes all
-    but these. What no training row of a fold has (a value, a gap) leaves all inputs of its column at 0 in that fold.
+    The inputs are: D scaled numbers, centered on the median, divided by the interquartile range and clipped smoothly to
+    +-3 (the preprocessing of RealMLP: Holzmueller, Grinsztajn, Steinwart, 2024), 0 if missing; a missing indicator for
+    each number that is empty in a training row; for each category one-hot inputs, and one for rare values if there are
+    any; for each number quantile bins (the piecewise-linear encoding of Gorishniy, Rubachev, Babenko, 2022), centered
+    on their means, 0 if missing. The linear model uses all inputs except the bins. If no training row of a fold has a
+    value or a missing cell, that value or missing cell sets all inputs of its column to 0 in that fold.
     """
 
     scaler: Scaler
     indicators: list[int]  # the numbers that have a missing indicator
-    known: list[np.ndarray]  # for each category: the codes that some fold learns; index 1 and up, 0 for all others
+    known: list[np.ndarray]  # for each category: the codes that some fold learns, with indices from 1; 0 for all others
     widths: list[int]  # for each category: its one-hot width
     bins: list[int]  # for each number: its number of bins
 
     @property
     def first_indices(self) -> np.ndarray:
-        """Where the indices of each category [C] start, so that those of all are numbered in one row: int32."""
+        """The first index of each category [C] if those of all are numbered consecutively: int32."""
         return np.cumsum([0, *(1 + len(codes) for codes in self.known)][:-1] or [], dtype=np.int32)
 
     @property
@@ -120,11 +120,11 @@ class Encoding(NamedTuple):
 
     @property
     def linear_width(self) -> int:
-        """L, the number of the first inputs, those of a linear model."""
+        """L, the number of the first inputs, which the linear model uses."""
         return len(self.scaler.gain) + len(self.indicators) + sum(self.widths)
 
     def inputs_of_columns(self) -> list[list[int]]:
-        """Which of the E inputs each number, then each category, makes."""
+        """The positions among the E inputs of each number, then of each category."""
         count = len(self.scaler.gain)
         categories = count + np.repeat(np.arange(len(self.widths)), self.widths)
         bins = np.repeat(np.arange(count), self.bins)
@@ -133,11 +133,11 @@ class Encoding(NamedTuple):
 
 
 class FoldEncoding(NamedTuple):
-    """What one fold learns from its training rows."""
+    """The encoding that one fold learns from its training rows."""
 
     center: np.ndarray  # [D] float32
     scale: np.ndarray  # [D] float32
-    indicator_known: np.ndarray  # [M] float32: 1 where a training row has the gap
+    indicator_known: np.ndarray  # [M] float32: 1 if a training row has the gap
     positions: np.ndarray  # int32: from an index to its one-hot position in its category, -1 for none
     lower: np.ndarray  # [bins] float32: the lower end of each bin
     slope: np.ndarray  # [bins] float32: BIN_SIZE divided by the width of the bin, 0 where it is empty
@@ -145,10 +145,10 @@ class FoldEncoding(NamedTuple):
 
 
 class Features(NamedTuple):
-    """The rows of a table as all folds take them. Rows come last, so that vector units work along them."""
+    """The rows of a table as all folds use them. Rows are the last axis, so vector instructions run along them."""
 
-    numbers: np.ndarray  # [D, N] float32, ABSENT where missing
-    categories: np.ndarray  # [C, N] int32, counted through all categories
+    numbers: np.ndarray  # [D, N] float32, ABSENT if missing
+    categories: np.ndarray  # [C, N] int32, numbered through all categories
     labels: np.ndarray  # [N] float32
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +157,7 @@ class Features(NamedTuple):
 
 
 def fit_encoding(table: Table, splits: list[Split]) -> tuple[Encoding, list[FoldEncoding], Features]:
-    """One encoding a fold, from its training rows; all have the same width, so that one program trains every fold."""
+    """One encoding for each fold, fitted on its training rows; all have the same width, so one program trains all."""
     categories = [fit_category(table, column, splits) for column in table.of_kind("category")]
     numbers = table.of_kind("number")
     bins = count_bins(numbers, len(splits[0].train))
@@ -177,13 +177,13 @@ def fit_encoding(table: Table, splits: list[Split]) -> tuple[Encoding, list[Fold
 
 
 def count_bins(numbers: list[Column], training_rows: int) -> list[int]:
-    """The bins of each number: fewer where a bin would have few rows, or a wide table many bins in all."""
+    """The number of bins of each number: fewer if bins would have few rows, or if a wide table would have many bins."""
     most = min(MOST_BINS, max(2, training_rows // 20), BIN_INPUTS // max(1, len(numbers)))
     return [count if (count := min(most, (column.distinct or 0) - 1)) > 1 else 0 for column in numbers]
 
 
 def expected_width(table: Table, training_rows: int) -> int:
-    """About the E of fit_encoding(), from the columns alone: rare values and gaps may be in no training row."""
+    """An estimate of E from the columns alone: rare values and gaps may be in no training row."""
     numbers = table.of_kind("number")
     categories = sum(min(len(column.vocabulary), 1 + MAXIMUM_CATEGORIES) for column in table.of_kind("category"))
     gaps = sum(bool(column.missing) for column in numbers)
@@ -207,10 +207,10 @@ def fit_category(table: Table, column: Column, splits: list[Split]) -> tuple[np.
 
 
 def make_features(table: Table, encoding: Encoding) -> Features:
-    """Scale the numbers of a table, and find its categories among the known."""
+    """The scaled numbers of a table and the indices of its categories."""
     columns, rows = table.of_kind("number"), len(table.label)
     numbers = np.empty((len(columns), rows), np.float32)
-    for start in range(0, rows if columns else 0, PIECE_ROWS):  # so that what is in 64 bits stays small
+    for start in range(0, rows if columns else 0, PIECE_ROWS):  # to limit the memory for 64-bit numbers
         piece = slice(start, start + PIECE_ROWS)
         raw = np.stack([table.numbers(column.name)[piece] for column in columns], axis=1)
         numbers[:, piece] = np.transpose(scale_numbers(raw, encoding.scaler))
@@ -223,8 +223,8 @@ def make_features(table: Table, encoding: Encoding) -> Features:
 
 
 def fit_numbers(numbers: np.ndarray, rows: np.ndarray, bins: list[int]) -> list[np.ndarray]:
-    """Of scaled numbers [D, N] in some rows: median and inverse interquartile range, 0 where they are equal [D] each,
-    and lower ends, slopes and means of the bins between quantiles.
+    """Of scaled numbers [D, N] in some rows: the medians and inverse interquartile ranges, 0 for constants, [D] each,
+    and the lower ends, slopes and means of the quantile bins.
     """
     center, scale = np.zeros((2, len(numbers)), np.float32)
     lower, slope, mean = np.zeros((3, sum(bins)), np.float32)
@@ -242,7 +242,7 @@ def fit_numbers(numbers: np.ndarray, rows: np.ndarray, bins: list[int]) -> list[
             for edge in np.quantile(known, np.linspace(0, 1, count + 1)):
                 if not edges or edge - edges[-1] > NARROWEST_BIN * max(1, abs(edge)):
                     edges.append(edge)
-            own = slice(start, start + len(edges) - 1)  # quantiles too close to each other leave the last bins empty
+            own = slice(start, start + len(edges) - 1)  # if quantiles are too close, the last bins are empty
             lower[own], slope[own] = edges[:-1], BIN_SIZE / np.diff(edges)
             ends = zip(lower[own], slope[own], strict=True)
             mean[own] = [np.clip((known - low) * by, 0, BIN_SIZE).mean() for low, by in ends]
@@ -250,7 +250,7 @@ def fit_numbers(numbers: np.ndarray, rows: np.ndarray, bins: list[int]) -> list[
 
 
 def encode_numbers(numbers: Any, encoding: Encoding, fold_encoding: FoldEncoding, axis: int = -1) -> Any:
-    """Numbers as scale_numbers() gives them, and their missing indicators: [B, D] to [B, D + M]."""
+    """Encoded numbers and missing indicators, from the output of scale_numbers(): [B, D] to [B, D + M]."""
     from keras import ops
 
     missing = ops.greater(numbers, FARTHEST)
@@ -263,7 +263,7 @@ def encode_numbers(numbers: Any, encoding: Encoding, fold_encoding: FoldEncoding
 
 
 def spread(values: Any, counts: list[int], axis: int) -> Any:
-    """Each column of values as often as counts says. Of a few columns in training by slices, which XLA fuses best."""
+    """Each column of values, repeated by counts. In training, up to SLICED_COLUMNS are sliced: XLA fuses this best."""
     from keras import ops
 
     if axis == 0 and len(counts) <= SLICED_COLUMNS:
@@ -273,14 +273,14 @@ def spread(values: Any, counts: list[int], axis: int) -> Any:
 
 
 def by_column(values: Any, axis: int) -> Any:
-    """Values [columns] for an array whose columns lie along an axis, -1 or 0."""
+    """Values [columns], broadcastable to an array with the columns on an axis, -1 or 0."""
     return values if axis == -1 else values[:, None]
 
 
 def encode(numbers: Any, categories: Any, encoding: Encoding, fold_encoding: FoldEncoding, axis: int = -1) -> Any:
     """The inputs of the network: [B, E] from scaled numbers [B, D] and the indices of categories [B, C].
 
-    With axis=0, rows come last: [E, B] from [D, B] and [C, B]. Saved model, training and evaluation all encode here.
+    With axis=0, rows are last: [E, B] from [D, B] and [C, B]. Training, evaluation and the saved model all use this.
     """
     from keras import ops
 
@@ -298,7 +298,7 @@ def encode(numbers: Any, categories: Any, encoding: Encoding, fold_encoding: Fol
 
 
 def raw_inputs(table: Table, scaler: Scaler, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Raw columns of a table as the inference model takes them: arrays [rows, 1]."""
+    """Raw columns of a table as inputs of the inference model: arrays [rows, 1]."""
     inputs: dict[str, np.ndarray] = {}
     for column, whole in zip(table.of_kind("number"), scaler.whole, strict=True):
         values = table.numbers(column.name)[rows]

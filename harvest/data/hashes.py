@@ -1,4 +1,4 @@
-"""Rows told apart by hashes of what they hold."""
+"""Hashes of rows and of cells."""
 
 import zlib
 from collections.abc import Iterable
@@ -9,21 +9,21 @@ import pandas as pd
 
 from harvest.data.cells import parse_number
 
-CACHED_ROWS = 1 << 15  # hashed at a time, so that they stay in the cache of a core
+CACHED_ROWS = 1 << 15  # hashed at a time, so that they fit the cache of a core
 
 
 def cell_bits(values: np.ndarray) -> np.ndarray:
-    """Numbers or codes as uint64 that are equal where the cells mean the same, as NaNs and zeros do."""
+    """Numbers or codes as uint64, identical for cells with the same meaning: all NaNs, and both zeros."""
     if values.dtype != np.float64:
         return values.astype(np.uint64)
     return np.where(np.isnan(values), np.inf, values + 0.0).view(np.uint64)
 
 
 def hash_rows(columns: Iterable[np.ndarray]) -> np.ndarray:
-    """A hash of what each row of columns [N] holds, uint64: 64-bit numbers by their bits, others by their values."""
+    """A hash of each row of columns [N], uint64: of 64-bit numbers from their bits, of others from their values."""
     hashes: Any = np.uint64(0)
     for column in columns:
-        bits = cell_bits(column)  # in place, as there may be many rows
+        bits = cell_bits(column)  # changed in place because there may be many rows
         bits ^= hashes
         bits *= np.uint64(0x9E3779B97F4A7C15)
         bits ^= bits >> np.uint64(29)
@@ -32,13 +32,13 @@ def hash_rows(columns: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def hash_column(name: str, cells: pd.Series) -> np.ndarray:
-    """A hash of each cell of a column [N], uint64; the sum over columns is that of a row, whatever their order.
+    """A hash of each cell of a column [N], uint64; the sum over the columns, in any order, is the hash of a row.
 
-    Cells are float64, or category of texts; NaN is an empty cell. Texts that are numbers count as such, to 44 bits, on
-    which pandas' parser and Python's agree, so that it does not matter how a column was read.
+    Cells are float64, or category of texts; NaN is an empty cell. Texts that are numbers are hashed as numbers, to 44
+    bits, on which the parsers of pandas and Python agree, so that the hash does not depend on how a column was read.
     """
     if cells.dtype == np.float64:
-        bits = (cells.to_numpy() + 0.0).view(np.uint64)  # -0 is 0; every NaN is the same that is below
+        bits = (cells.to_numpy() + 0.0).view(np.uint64)  # -0 becomes 0; every NaN has the bits of the one below
     else:
         texts = cells.cat.categories.to_numpy(object)
         numbers = np.array([value for text in texts if abs(value := parse_number(text)) < 2**53], float)
@@ -57,5 +57,5 @@ def hash_column(name: str, cells: pd.Series) -> np.ndarray:
 
 
 def order_rows(content: np.ndarray, times: np.ndarray | None) -> np.ndarray:
-    """The order of rows [N] by time, if there is any, then by what they hold, not by where they are in the files."""
+    """The order of rows [N] by time, if given, then by their hashes, independent of their order in the files."""
     return np.argsort(content) if times is None else np.lexsort([content, times])

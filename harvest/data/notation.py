@@ -1,9 +1,10 @@
-"""Columns that are meant as numbers, and hold them in another notation or words for those that are missing."""
+"""Columns of numbers in other notations, or with words for missing numbers."""
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,17 +13,19 @@ import numpy as np
 import pandas as pd
 
 from harvest.data.cells import NUMBER, parse_number
-from harvest.data.columns import LOST_DIGITS, Column, Columns, is_id_name
+from harvest.data.columns import LOST_DIGITS, Column, Columns, is_id_name, may_lose_digits
 
-MOST_OTHERS = 0.1  # of the filled cells of a column of numbers: those that are none, in no notation, nor missing
-MOST_WORDS, MANY_NUMBERS = 3, 10  # different ones, where the words may stand for missing numbers
+MOST_OTHERS = 0.1  # of the filled cells of a numeric column: texts that are neither numbers in any notation nor missing
+MOST_WORDS, MANY_NUMBERS = 3, 10  # distinct ones, where the words may mean missing numbers
 LONGEST = 40  # characters of a number in any notation
 SPACES = " \u00a0\u2009\u202f"  # plain, no-break, thin, narrow no-break
 SIGN = r"[+\-\u2212\u2013]?"  # also a minus sign and a dash
-ANY = rf"{SIGN}(?:\d[\d.,'\u2019_{SPACES}]*|[.,]\d+)"  # digits and whatever may be between them
+ANY = rf"{SIGN}(?:\d[\d.,'\u2019_{SPACES}]*|[.,]\d+)"  # digits and what may separate them
 ADDRESS = r"(?:(?:1?\d?\d|2[0-4]\d|25[0-5])(?:\.|$)){4}"  # 192.168.100.200
-CURRENCY = r"(?:[$\u20ac\u00a3\u00a5\u20b9]|eur|usd|gbp|chf|jpy|inr)"
-UNIT = r"(?:[nmu\u00b5\u03bc]?s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|[kmgt]?i?b|bytes?|[kmg]?hz|k|px)"
+CURRENCY = r"(?:(?:us|[acr])?\$|[\u00a2-\u00a5\u20a0-\u20c0]|kr|k\u010d|z\u0142|eur|usd|gbp|chf|jpy|inr"
+CURRENCY += r"|cny|aud|cad|nok|sek|dkk|pln)"
+UNIT = r"(?:[nmu\u00b5\u03bc]?s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|[kmgt]?i?b|bytes?|[kmg]?hz|k|px"
+UNIT += r"|[mk]g|[cmk]m|km/h|mph|rpm|\u00b0[cf]?|[mk]?[vw]|kwh|db|dpi|fps)"
 MISSING_WORDS = {"na", "n/a", "#n/a", "n.a.", "<na>", "n/d", "nan", "-nan", "nat", "null", "(null)", "none", "nil"}
 MISSING_WORDS |= {"\\n"}  # of MySQL
 MISSING_WORDS |= {"missing", "unknown", "undefined", "-", "--", "---", "\u2013", "\u2014", "?", "??", "???", ".", ".."}
@@ -31,58 +34,67 @@ MISSING_WORDS |= {"#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}  #
 
 class Notation(NamedTuple):
     pattern: str
-    what: str  # cells of this notation do
+    what: str  # the unusual part of such a cell
     cure: str
-    is_doubtful: bool = False  # where all numbers are of it, they may be a category, as times of day and sizes are
+    is_doubtful: bool = False  # if all numbers have it, they may be a category, as times of day and sizes may
 
 
-# A cell is of the first whose pattern it matches.
+# The notation of a cell is the first one with a pattern that matches.
 NOTATIONS = {
-    "missing": Notation("(?!)", "hold a word for a missing number", "leave them empty"),
+    "missing": Notation("(?!)", "a word for a missing number", "leave it empty"),
     "comma": Notation(
         rf"{SIGN}[1-9]\d{{0,2}}(?P<decimals>,\d{{3}})",
-        "have a comma, of thousands or of decimals",
+        "a comma, for thousands or decimals",
         "write {whole} or {plain}",
     ),
     "thousands": Notation(
         rf"(?!{ADDRESS}){SIGN}[1-9](?:\d{{0,2}}(?P<mark>[,.'\u2019_{SPACES}])\d{{3}}(?:(?P=mark)\d{{3}})*"
         r"|\d?(?:,\d\d)+,\d{3})(?P<decimals>[.,]\d+)?",  # 1,234.5 and, in India, 12,34,567
-        "have thousands separators",
+        "thousands separators",
         "write {plain}",
     ),
-    "decimals": Notation(rf"{SIGN}\d*(?P<decimals>,\d+(?:e[+-]?\d+)?)", "have a decimal comma", "write {plain}"),
+    "decimals": Notation(rf"{SIGN}\d*(?P<decimals>,\d+(?:e[+-]?\d+)?)", "a decimal comma", "write {plain}"),
     "minus": Notation(
-        r"[\u2212\u2013](?=\.?\d)\d*(?P<decimals>\.\d*)?", "have another minus sign than the hyphen", "write {plain}"
+        r"[\u2212\u2013](?=\.?\d)\d*(?P<decimals>\.\d*)?", "a minus sign other than the hyphen", "write {plain}"
     ),
-    "percent": Notation(rf"{ANY}%|%{ANY}", "have a percent sign", "write the number alone"),
+    "percent": Notation(rf"{ANY}%|%{ANY}", "a percent sign", "write the number alone"),
     "currency": Notation(
-        rf"{SIGN}{CURRENCY}[{SPACES}]?{ANY}|{ANY}{CURRENCY}", "have a currency", "write the number alone"
+        rf"{SIGN}{CURRENCY}[{SPACES}]?{ANY}(?:k|m|bn?)?|{ANY}{CURRENCY}\.?",
+        "a currency sign or code",
+        "write the number alone",
     ),
-    "bound": Notation(rf"[<>\u2264\u2265~\u2248]=?[{SPACES}]?{ANY}", "are bounds", "write numbers", True),
-    "infinity": Notation(r"[+-]?inf(?:inity)?", "are infinite or beyond 3.4e38", "leave them empty"),
+    "bound": Notation(rf"[<>\u2264\u2265~\u2248]=?[{SPACES}]?{ANY}", "a bound", "write a number", True),
+    "negative": Notation(
+        rf"\([{SPACES}]?{CURRENCY}?{ANY}{CURRENCY}?\)|\d[\d.,]*[-\u2212]",
+        "a negative number as in accounting",
+        "write it with a leading minus sign",
+    ),
+    "hexadecimal": Notation(r"[+-]?0x[\da-f]+", "a hexadecimal number", "write it in decimal", True),
+    "infinity": Notation(r"[+-]?inf(?:inity)?", "infinity or a number beyond 3.4e38", "leave it empty"),
     "clock": Notation(
         rf"{SIGN}(?:\d+ days?,? \+?)?\d+:[0-5]\d(?::[0-5]\d(?:[.,]\d+)?)?",
-        "look like durations or times of day",
+        "a duration or time of day",
         "write seconds",
         is_doubtful=True,
     ),
     "units": Notation(  # 5m 3s, 300 ms, 1.5 GB, PT5M3S
         rf"{SIGN}(?:(?:\d+(?:[.,]\d+)?|[.,]\d+)[{SPACES}]?{UNIT}[{SPACES}]?)+"
         rf"|{SIGN}P(?=.*\d)(?:\d+[YMWD])*(?:T(?:[\d.]+[HMS])+)?",
-        "look like numbers with units",
-        "write numbers of one unit alone",
+        "a number with a unit",
+        "write all numbers in one unit, without its name",
         is_doubtful=True,
     ),
+    "characters": Notation("(?!)", "unusual digits or invisible characters", "write {simple}"),
 }
 PATTERNS = {name: re.compile(one.pattern, re.ASCII | re.IGNORECASE) for name, one in NOTATIONS.items()}
 
 
 class Reading(NamedTuple):
-    """What the texts of a column look like."""
+    """The classification of a column of texts."""
 
-    is_meant: bool  # as numbers, though not all are plain ones
-    fault: str  # of the cells that are no plain numbers, and how they are mended; "": they are anything
-    hint: str  # what the cells may be meant as
+    is_numeric: bool  # although not all are plain numbers
+    fault: str  # the fault of cells that are not plain numbers, with the fix; "" if they are other text
+    hint: str  # a possible meaning of the cells
 
 
 def notation_of(text: str) -> str:
@@ -95,11 +107,26 @@ def notation_of(text: str) -> str:
         return "infinity"
     if len(text) > LONGEST:
         return ""
-    return next((name for name, pattern in PATTERNS.items() if pattern.fullmatch(text)), "")
+    if name := next((name for name, pattern in PATTERNS.items() if pattern.fullmatch(text)), ""):
+        return name
+    name = "" if (simple := simplify(text)) == text else notation_of(simple)
+    return "characters" if name == "number" else name
+
+
+def simplify(text: str) -> str:
+    """A text with the digits 0 to 9 instead of those of other scripts, and without invisible characters."""
+    if text.isascii():
+        return text
+    visible = (sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
+    digits = "".join(str(unicodedata.decimal(sign, sign)) for sign in visible)
+    return digits.translate({0x66B: ".", 0x66C: ","}).strip()
 
 
 def cure(name: str, text: str) -> str:
-    """How a cell of a notation is mended."""
+    """How to fix a cell of a notation."""
+    simple = simplify(text)
+    if not PATTERNS[name].fullmatch(text):
+        text = simple
 
     def digits(part: str) -> str:
         return "-" * (text[0] in "-\u2212\u2013") + (re.sub(r"\D", "", part) or "0")
@@ -107,11 +134,11 @@ def cure(name: str, text: str) -> str:
     match = PATTERNS[name].fullmatch(text)
     decimals = (match and match.groupdict().get("decimals")) or ""
     plain = digits(text.removesuffix(decimals)) + decimals.replace(",", ".")
-    return NOTATIONS[name].cure.format(whole=digits(text), plain=plain)
+    return NOTATIONS[name].cure.format(whole=digits(text), plain=plain, simple=simple)
 
 
 def read_notation(cells: pd.Series) -> Reading:
-    """Judge a column of texts by how many of its cells are in each notation, however many these are."""
+    """Classify a column of texts by the number of its cells in each notation."""
     counts: Counter[str] = Counter()  # of cells, by notation
     texts: dict[str, list[str]] = {}
     of_text = np.bincount(cells.cat.codes + 1, minlength=len(cells.cat.categories) + 1)[1:]  # without empty cells
@@ -120,30 +147,30 @@ def read_notation(cells: pd.Series) -> Reading:
             texts.setdefault(name := notation_of(text), []).append(text)
             counts[name] += count
     filled, other, plain = counts.total(), counts.pop("", 0), counts.pop("number", 0)
-    for name in ("decimals", "thousands"):  # where these are clear, they say what the comma of the others is
+    for name in ("decimals", "thousands"):  # unambiguous commas decide the meaning of the others
         if "comma" in counts and "," in texts.get(name, [""])[0]:
             counts[name] += counts.pop("comma")
     numeric = [name for name in counts if name != "missing"]
     if not counts or not (plain or numeric):
         words = [" ".join(word.split())[:30] for word in texts.get("", [])[: MOST_WORDS + 1]]
         is_mixed = 0 < len(words) <= MOST_WORDS and len(texts.get("number", [])) >= MANY_NUMBERS
-        mixed = f"{plain:,} of {filled:,} cells are numbers, the others are {', '.join(words)}"
+        mixed = f"numbers in {plain:,} of {filled:,} cells, {', '.join(words)} in the others"
         return Reading(False, "", mixed if is_mixed else "")
     (first, count), *more = counts.most_common(2)
-    seen = {name: f"{NOTATIONS[name].what}, such as {texts[name][0]} ({cure(name, texts[name][0])})" for name in counts}
-    fault = f"{count:,} of {filled:,} cells {seen[first]}"
-    fault += "".join(f", and {few:,} {seen[name]}" for name, few in more)
-    is_meant = other <= MOST_OTHERS * filled
-    is_doubtful = numeric and all(NOTATIONS[name].is_doubtful for name in numeric)
-    if is_meant and is_doubtful and plain <= MOST_OTHERS * filled:
-        return Reading(False, fault, "" if numeric == ["bound"] else f"{fault}; they are read as text")
-    return Reading(is_meant, fault if count >= other else "", "")
+    shown = {name: f"such as {texts[name][0]} ({cure(name, texts[name][0])})" for name in counts}
+    fault = f"{NOTATIONS[first].what} in {count:,} of {filled:,} cells, {shown[first]}"
+    fault += "".join(f", and {NOTATIONS[name].what} in {few:,}, {shown[name]}" for name, few in more)
+    is_numeric = other <= MOST_OTHERS * filled
+    if is_numeric and not plain and all(NOTATIONS[name].is_doubtful for name in numeric):
+        few_bounds = numeric == ["bound"] and len(texts["bound"]) <= MOST_WORDS  # as in two answers, <5 and >=5
+        return Reading(False, fault, "" if few_bounds else fault)
+    return Reading(is_numeric, fault if count >= other else "", "")
 
 
 def find_notations(columns: list[Column], cells: Columns) -> dict[str, str]:
-    """By column, what is wrong with cells that are no plain numbers, if these are of another notation or missing.
+    """By column, the fault of cells in another notation or with a word for a missing number.
 
-    Where nearly all cells of a column are such, it is one of numbers, whatever it was taken for. Others get a hint.
+    If nearly all cells are such, the column becomes numeric, so its rows are rejected. Other columns get a hint.
     """
     faults = {}
     for column in columns:
@@ -151,19 +178,19 @@ def find_notations(columns: list[Column], cells: Columns) -> dict[str, str]:
         if texts is None or texts.dtype == np.float64:
             continue
         if column.kind == "number" or column.reason in ("text", "nearly all values distinct"):
-            is_meant, faults[column.name], hint = read_notation(texts)
-            is_number = column.kind == "number"
-            if is_meant and not is_number and not is_id_name(column.name):
-                column.kind, column.reason = "number", ""
-            column.hint = "" if is_number else hint
-        if column.reason == "--categorical" or is_id_name(column.name):
-            column.hint = lost_digits(texts.cat.categories)
+            is_numeric, faults[column.name], hint = read_notation(texts)
+            if column.kind != "number" and not is_id_name(column.name):
+                column.hint = f"{hint}; read as text" if hint and column.kind == "category" else hint
+                if is_numeric:
+                    column.kind, column.reason = "number", ""
+        if column.reason == "--categorical" or may_lose_digits(column.name):
+            column.warning = lost_digits(texts.cat.categories)
     return faults
 
 
 def lost_digits(texts: Iterable[str]) -> str:
-    """A hint where ids have more digits than there are in the file; otherwise ""."""
+    """A warning if ids had more digits than the file has; otherwise ""."""
     found = ((text, LOST_DIGITS.fullmatch(text)) for text in texts)
-    lost = [text for text, match in found if match and len(match[1] or "") < int(match[2])]
-    why = "have lost digits, as a spreadsheet saves them; export them again as text"
+    lost = [text for text, match in found if match and len(match["decimals"] or "") < int(match["exponent"]) > 8]
+    why = "have lost digits, probably in a spreadsheet, so different ids look the same; export them again as text"
     return f"ids such as {lost[0]} {why}" if lost else ""

@@ -1,4 +1,4 @@
-"""Rows that equal each other in all feature columns: they stay together in every split, and copies are tested once."""
+"""Repeated rows, identical in all feature columns: they stay in one part of every split, and are tested once."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-FEW_VALUES = 30  # a number with so many different values or fewer repeats by chance, as an hour of the day does
-UNLIKELY = 0.5  # rows that equal one by chance: of more, nothing can be said
-MANY_TIMES = 10  # as many rows must equal another as would by chance, to be called copies
-FEWEST_GROUPS = 3  # of a class: one each to train, to validate and to test
+FEW_VALUES = 30  # a number with at most this many different values repeats by chance, as an hour of the day does
+UNLIKELY = 0.5  # expected number of rows that match one by chance; above it, repeated rows are no evidence of copies
+MANY_TIMES = 10  # repeated rows are copies if there are so many times more than expected by chance
+FEWEST_GROUPS = 3  # of a class: one each for training, validation and test
 
 
 class Repeats(NamedTuple):
-    """Which rows of a table equal each other."""
+    """Which rows of a table are repeated."""
 
-    groups: np.ndarray  # [N] int32: the first row of the table that equals this one in all feature columns
-    copies: np.ndarray  # [N] bool: equals an earlier row in its label too, which chance does not explain
+    groups: np.ndarray  # [N] int32: the first row of the table with the same cells in all feature columns
+    copies: np.ndarray  # [N] bool: matches an earlier row including its label, and not by chance
+    conflicts: np.ndarray | None = None  # [N] bool: matches only earlier rows with another label, and not by chance
 
 
 def find_repeats(hashes: np.ndarray, label: np.ndarray, numbers: list[np.ndarray]) -> Repeats | None:
-    """The equal rows, by hashes of their features [N], with their labels and numbers [N]; None when all differ."""
+    """The repeated rows, from hashes of their features, labels and numbers, [N] each; None if there are none."""
     ranked = np.sort(hashes)
     if not np.any(ranked[1:] == ranked[:-1]):
         return None
@@ -29,16 +30,18 @@ def find_repeats(hashes: np.ndarray, label: np.ndarray, numbers: list[np.ndarray
     earlier = np.ones(len(groups), bool)
     earlier[np.unique(2 * groups.astype(np.int64) + (label > 0.5), return_index=True)[1]] = False
     expected = expected_repeats([values[first] for values in numbers]) if numbers else np.ones(len(first))
-    copies = earlier & (expected < UNLIKELY)[inverse]
-    by_chance = expected[expected < UNLIKELY].sum()
-    return Repeats(groups, copies & (copies.sum() > MANY_TIMES * by_chance))
+    unlikely = (expected < UNLIKELY)[inverse]
+    copies = earlier & unlikely
+    conflicts = ~earlier & unlikely & (groups != np.arange(len(groups)))
+    most = MANY_TIMES * expected[expected < UNLIKELY].sum()
+    return Repeats(groups, copies & (copies.sum() > most), conflicts & (conflicts.sum() > most))
 
 
 def expected_repeats(numbers: list[np.ndarray]) -> np.ndarray:
-    """How many of rows that differ may be expected to equal each by chance, by their numbers, [G] each: float [G].
+    """The expected number of chance matches of each of G different rows, from their numbers [G]: float [G].
 
-    Judged by the three rarest numbers of each row, as if columns were independent. Zeros and missing cells say nothing:
-    a computer that nobody uses gives the same row for hours. Nor do columns with few values.
+    Computed from the three rarest numbers of each row, as if columns were independent. Zeros, missing cells and columns
+    with few values do not count, because an idle computer writes the same row for hours.
     """
     rows = len(numbers[0])
     shares = [np.ones(rows)] * 3  # of the other rows that have the same value, for each number
@@ -53,9 +56,9 @@ def expected_repeats(numbers: list[np.ndarray]) -> np.ndarray:
 
 
 def strata(label: np.ndarray, repeats: Repeats | None) -> list[np.ndarray]:
-    """The first rows of all groups of equal rows, by the class of most rows of each: [G0], [G1] int32.
+    """The first rows of all groups of repeated rows, by the majority class of each group: [G0], [G1] int32.
 
-    Where a class has too few groups, as where most values of a category have rows of both, all are in one stratum.
+    If a class is the majority in too few groups, all groups are in one stratum.
     """
     if repeats is None:
         return [np.flatnonzero(label == value).astype(np.int32) for value in (0, 1)]
@@ -67,16 +70,25 @@ def strata(label: np.ndarray, repeats: Repeats | None) -> list[np.ndarray]:
 
 
 def most_folds(label: np.ndarray, repeats: Repeats | None) -> int:
-    """How many parts the rows can be cut into when equal rows stay together, and every part gets some of each class."""
-    return min(map(len, strata(label, repeats)))
+    """The maximum number of parts if repeated rows stay together and every part contains both classes."""
+    rows = [np.flatnonzero(label == value) for value in (0, 1)]
+    return min(len(own if repeats is None else np.unique(repeats.groups[own])) for own in rows)
 
 
 def repeat_warnings(repeats: Repeats | None, files: np.ndarray, by_time: bool) -> list[str]:
-    """How many rows are copies of others, and what is done about them; files are the numbers of their files [N]."""
-    if repeats is None or not (copies := int(repeats.copies.sum())):
+    """How many rows are copies of others, or differ only in the label, and the consequence; files are the file numbers
+    of the rows [N].
+    """
+    if repeats is None:
         return []
+    warnings = []
+    if repeats.conflicts is not None and (conflicts := int(repeats.conflicts.sum())):
+        what = f"{conflicts:,} of {len(files):,} rows {'repeat' if conflicts > 1 else 'repeats'} another row"
+        warnings = [f"{what} with the other label: no model can tell them apart; check their labels"]
+    if not (copies := int(repeats.copies.sum())):
+        return warnings
     count = len(np.unique(files[np.isin(repeats.groups, repeats.groups[repeats.copies])]))
     other, where = "an earlier" if by_time else "another", f", in {count} files" if count > 1 else ""
     what = f"{copies:,} of {len(files):,} rows {'repeat' if copies > 1 else 'repeats'} {other} row in every column"
-    kept = "copies are not tested" if by_time else "equal rows stay in one part of the split and are tested once"
-    return [f"{what}{where}: {kept}; delete them if they should not count in training either"]
+    kept = "they are not tested" if by_time else "repeated rows stay in one part of the split and are tested once"
+    return [f"{what}{where}: {kept}; delete the duplicates if they should not count in training either", *warnings]

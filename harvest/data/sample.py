@@ -1,4 +1,4 @@
-"""A simulated HARVEST.CSV, for a first try without data and for tests."""
+"""A simulated HARVEST.CSV, for a first run without data and for tests."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from harvest.data.csv_file import V0_COLUMNS
 def write_sample(path: str | Path, rows: int, seed: int) -> np.ndarray:
     """Write a v0 HARVEST.CSV of simulated rows; return the probability [rows] that each row is productive.
 
-    Twelve applications of unequal frequency and usefulness; recent typing speaks for work, a long absence against it.
+    Twelve applications differ in frequency and usefulness; recent typing makes 1 more likely, a long absence less so.
     """
     generator = np.random.default_rng(seed)
     world = np.random.default_rng(seed + 1_000_003)

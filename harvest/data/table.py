@@ -6,7 +6,9 @@ import argparse
 import os
 import shlex
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ import pandas as pd
 
 from harvest.cli import UserError
 from harvest.data.cells import parse_label, parse_number
-from harvest.data.columns import Column, Columns, fill_columns, infer_columns, is_id_name, parse_cells
+from harvest.data.columns import Column, Columns, fill_columns, infer_columns, may_lose_digits, parse_cells
 from harvest.data.csv_file import (
     FEWEST_ROWS,
     CsvFile,
@@ -34,46 +36,52 @@ from harvest.data.times import DATE, TIME_NAMES, TIMESTAMP
 from harvest.decision import Decision
 from harvest.text import name_some, rows_of
 
-PEEK_ROWS = 1_000  # of each file, by which it is decided that a column named as a time is not read
-NO_NUMBER = "text, infinity or a number beyond 3.4e38 in a column of numbers; a missing number is an empty cell"
+PEEK_ROWS = 1_000  # the first rows of each file, which show whether a column named like a time needs to be read
+NO_NUMBER = "text, infinity or a number beyond 3.4e38 in a numeric column; leave missing numbers empty"
 FEWEST_OF_CLASS = 5  # rows
-MOST_OTHER_LABELS = 0.1  # of the filled labels: more of them are no slips of single rows
-NO_TIME = "no time, such as 2026-01-31 09:30:00 or seconds since 1970"
+MOST_OTHER_LABELS = 0.1  # of the filled labels; more are not typing errors in single rows
+MOST_SKIPPED = 0.05  # of the rows, because of one column; with more, the user should fix the column instead
+NO_TIME = "the time is missing"
+BAD_TIME = "not a time; write times as 2026-01-31 09:30:00 or seconds since 1970"
 
 
 class Fault(NamedTuple):
-    """What is wrong with cells of a column."""
+    """Why cells of a column are invalid."""
 
     column: str
     wrong: str
-    cures: tuple[str, ...]  # but to mend the rows, or to leave them out
+    cures: tuple[str, ...]  # in addition to fixing or skipping the rows
 
 
 @dataclass
 class Table:
     """The rows of the files.
 
-    Columns are in the order of their names. Rows are in the order of time when that matters, and otherwise, or at the
-    same time, in the order of what they hold, so that their order in the files changes nothing.
+    Columns are sorted by name. Rows are sorted by time if --split time needs it; otherwise, and among equal times, by a
+    hash of their cells, so their order in the files does not matter.
     """
 
-    frame: pd.DataFrame  # float64, NaN where the cell is empty, or category, whose categories are the vocabulary
+    frame: pd.DataFrame  # float64, NaN where the cell is empty, or category, with the vocabulary as categories
     columns: list[Column]
     label: np.ndarray  # [N] float32, 0 or 1
-    files: np.ndarray  # [N] uint16: which of the files a row is from
-    line_numbers: np.ndarray  # [N] int32: the line of its file
+    files: np.ndarray  # [N] uint16: the file of each row
+    line_numbers: np.ndarray  # [N] int32: the line of each row in its file
     names: list[str]  # of the files, without directories
     notes: list[str]
     read: int
     skipped: int
-    hashes: np.ndarray  # [N] uint64: equal in rows that are equal in all columns that are used
-    repeats: Repeats | None = None  # None: no rows equal each other
+    hashes: np.ndarray  # [N] uint64: the same for rows that are identical in all used columns
+    repeats: Repeats | None = None  # None: no rows are repeated
 
     def of_kind(self, kind: str) -> list[Column]:
         return [column for column in self.columns if column.kind == kind]
 
+    def warnings(self) -> list[str]:
+        """A warning for each column whose cells have lost information."""
+        return [f"{column.name}: {column.warning}" for column in self.columns if column.warning]
+
     def numbers(self, name: str) -> np.ndarray:
-        """The cells of a number column [N] float64, NaN where empty."""
+        """The cells of a numeric column [N] float64, NaN where empty."""
         return self.frame[name].to_numpy()
 
     def codes(self, name: str) -> np.ndarray:
@@ -81,25 +89,29 @@ class Table:
         return self.frame[name].cat.codes.to_numpy().astype(np.int32)
 
     def find_repeats(self) -> None:
-        """Note which rows equal each other in the columns that are used."""
+        """Find the rows that are identical in all used columns."""
         numbers = [self.numbers(column.name) for column in self.of_kind("number")]
         self.repeats = find_repeats(self.hashes, self.label, numbers)
 
 
 def read_table(args: argparse.Namespace, group: Any = None) -> tuple[Table, Decision]:
-    """Read CSV files of any generation into one table; and the column that --split time sorts by, None for no such.
+    """Read CSV files of any version of HARVEST.CSV into one table; also return the timestamp column, or None.
 
-    A group shares the files among its workers. Raises UserError, which says what is wrong, where and what to do.
+    The workers of a group share the files. Raises UserError with the place, the fault and the fix.
     """
     cells, files, fixed = read_cells(args, group)
     label_cells = cells.pop(args.label)
-    label = read_label(args, files, label_cells)
+    label, other_labels = read_label(args, files, label_cells)
     columns = infer_columns(cells, fixed, [len(file.line_numbers) for file in files], args)
     features, others = hash_columns(columns, cells)
-    content = features + others + hash_column(args.label, label_cells)  # of all, so that no flag moves the split
+    content = (
+        features + others + hash_column(args.label, label_cells)
+    )  # of all columns, so that no flag changes the split
     time_column, times = find_time_column(columns, cells, files, args)
-    faults, bad = find_faults(args, columns, cells, label, time_column, times)
+    faults, bad = find_faults(args, columns, cells, label, other_labels, time_column, times)
     skip, is_advised = judge_skipping(args, label, bad)
+    is_code = len(other_labels) <= 2 and sum(other_labels.values()) > FEWEST_OF_CLASS  # another way to write 0 or 1
+    is_advised &= not (other_labels and is_code)
     rows, names = [len(file.line_numbers) for file in files], short_names([file.path for file in files])
     skipped, notes = sum(file.skipped for file in files), []
     read = len(label) + skipped
@@ -108,7 +120,7 @@ def read_table(args: argparse.Namespace, group: Any = None) -> tuple[Table, Deci
         notes += [f"{name}: {note}" if len(files) > 1 else note for note in file.notes]
     of_file = np.repeat(np.arange(len(files), dtype=np.uint16), rows)
     lines = np.concatenate([file.line_numbers for file in files]).astype(np.int32)
-    keep = bad == 0 if bad.any() else slice(None)  # which copies nothing
+    keep = bad == 0 if bad.any() else slice(None)  # without a copy
     label, of_file, lines = label[keep], of_file[keep], lines[keep]
     frame = fill_columns(columns, cells, keep, len(label))
     table = Table(frame, columns, label, of_file, lines, names, notes, read, skipped, features[keep])
@@ -122,7 +134,7 @@ def read_table(args: argparse.Namespace, group: Any = None) -> tuple[Table, Deci
 
 
 def hash_columns(columns: list[Column], cells: Columns) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of each row's cells in the columns that are used, and in those that are not: [N] uint64 each."""
+    """Hashes of each row's cells in the used columns, and in the dropped ones: [N] uint64 each."""
     rows = max(map(len, cells.values()), default=0)
     used, unused = np.zeros((2, rows), np.uint64)
     for column in columns:
@@ -132,25 +144,48 @@ def hash_columns(columns: list[Column], cells: Columns) -> tuple[np.ndarray, np.
     return used, unused
 
 
-def read_label(args: argparse.Namespace, files: list[CsvFile], cells: pd.Series) -> np.ndarray:
-    """The labels [N] float32, -1 where a cell holds none. Raises UserError for a column of other values than labels."""
+def read_label(args: argparse.Namespace, files: list[CsvFile], cells: pd.Series) -> tuple[np.ndarray, dict[str, int]]:
+    """The labels [N] float32, -1 if missing or invalid, and the number of rows of each invalid one, whatever its case.
+
+    Raises UserError for a column that does not contain labels.
+    """
     label = parse_cells(cells, parse_label).astype(np.float32)
     codes, texts = cells.cat.codes.to_numpy(), cells.cat.categories
     counts = np.bincount(codes + 1, minlength=len(texts) + 1)[1:]  # the first counts empty cells
     meanings = np.array([parse_label(text) for text in texts], int)
     is_other = (meanings < 0) & np.array([text.lower() not in MISSING_WORDS for text in texts], bool)
     few = {0, 1} <= set(meanings) and counts[is_other].sum() <= MOST_OTHER_LABELS * counts.sum()
-    if few or (len(texts) and not is_other.any()):
-        return label
-    shown = [repr(text)[1:-1][:30] for text in texts[np.argsort(-counts, kind="stable")][:3]]
-    cure = f"write 1 for the value that means {args.label} and 0 for the other, or name another column with --label"
-    what = f"holds {' and '.join(sorted(shown))}" if shown else "is empty in all rows"
-    if len(texts) > 2:
-        cure = "keep rows of two classes, 1 and 0, or name another column with --label"
-        what = f"holds {len(texts):,} different values, such as {', '.join(shown)}"
-    place = np.argmax(np.append(is_other, False)[codes])  # -1, an empty cell, is the last
+    missing = int(np.count_nonzero(label < 0))
+    one_class = {*meanings[meanings >= 0].tolist()}
+    is_half = len(one_class) == 1 and missing > FEWEST_OF_CLASS  # only one class is filled in
+    if few or (one_class and not is_other.any() and not is_half):
+        return label, count_texts(texts[is_other], counts[is_other])
+    found = count_texts(texts, counts)
+    shown = [repr(text)[1:-1][:30] for text in [*found][:3]]
+    cure = f"write 1 for the value that means {args.label} and 0 for the other, or choose another column with --label"
+    what = f"contains {' and '.join(sorted(shown))}{' and empty cells' * (len(found) == 1 and bool((codes < 0).any()))}"
+    if not one_class and not is_other.any():
+        what = f"is empty{' or ' + shown[0] if shown else ''} in all rows"
+        cure = f"write 1 in {rows_of(args.label, 1)} and 0 in the others, or choose another column with --label"
+    elif not is_other.any():
+        what = f"is empty except in the rows labeled {max(one_class)}"
+        cure = f"write {1 - max(one_class)} in the others, or choose another column with --label"
+    elif len(found) > 2:
+        cure = "keep rows of two classes, 1 and 0, or choose another column with --label"
+        what = f"contains {len(found):,} different values, such as {', '.join(shown)}"
+    wrong = is_other if is_other.any() else meanings < 0
+    place = np.argmax(np.append(wrong, not is_other.any())[codes])  # -1, an empty cell, is the last
     path = files[np.searchsorted(np.cumsum([len(file.line_numbers) for file in files]), place, "right")].path
-    raise UserError(f"{path}: column {args.label} {what}, and a label is 0 or 1 (also true/false, yes/no); {cure}")
+    raise UserError(f"{path}: column {args.label} {what}, but a label is 0 or 1 (also true/false, yes/no); {cure}")
+
+
+def count_texts(texts: pd.Index, counts: np.ndarray) -> dict[str, int]:
+    """The number of rows of each text in any case, given that of each spelling; the most frequent first."""
+    total: Counter[str] = Counter()
+    spelling: dict[str, str] = {}
+    for place in np.argsort(-counts, kind="stable"):
+        total[spelling.setdefault(texts[place].lower(), texts[place])] += int(counts[place])
+    return dict(total.most_common())
 
 
 def find_faults(
@@ -158,12 +193,13 @@ def find_faults(
     columns: list[Column],
     cells: Columns,
     label: np.ndarray,
+    other_labels: dict[str, int],
     time_column: Decision,
     times: np.ndarray | None,
 ) -> tuple[list[Fault], np.ndarray]:
-    """Why rows are refused, and for each row [N] int32 the number of its fault, from 1 on, or 0.
+    """The faults found, and for each row [N] int32 the number of its fault, counted from 1, or 0.
 
-    The cells of number columns become numbers.
+    Converts the cells of numeric columns to numbers.
     """
     faults: list[Fault] = []
     bad = np.zeros(len(label), np.int32)
@@ -175,28 +211,38 @@ def find_faults(
     notations = find_notations(columns, cells)
     for name in [column.name for column in reversed(columns) if column.kind == "number"]:
         cells[name] = pd.Series(parse_cells(cells[name], parse_number), copy=False)
-        others = f"read it with --categorical {shlex.quote(name)}", f"leave it out with --drop {shlex.quote(name)}"
+        others = [f"drop the column with --drop {shlex.quote(name)}"]
+        if not notations.get(name):
+            others.insert(0, f"read the column as a category with --categorical {shlex.quote(name)}")
         check(np.isinf(cells[name].to_numpy()), name, notations.get(name) or NO_NUMBER, *others)
     if times is not None:
-        drop = [] if args.time_column else [f"leave it out with --drop {shlex.quote(time_column.value)}"]
-        check(~np.isfinite(times), time_column.value, NO_TIME, "name another with --time-column", *drop)
-    check(label < 0, args.label, "the label is missing or not 0 or 1", "name another column with --label")
+        others = [] if args.time_column else [f"drop the column with --drop {shlex.quote(time_column.value)}"]
+        for wrong, fault in ((np.isinf(times), BAD_TIME), (np.isnan(times), NO_TIME)):
+            check(wrong, time_column.value, fault, "choose another column with --time-column", *others)
+    of_each = (f"{repr(text)[1:-1][:30]} in {rows:,} row{'s' * (rows > 1)}" for text, rows in other_labels.items())
+    seen = ", ".join(islice(of_each, 3))
+    fault = "the label is missing or not 0 or 1" + f" ({seen})" * bool(seen)
+    check(label < 0, args.label, fault, "choose another column with --label")
     return faults, bad
 
 
 def judge_skipping(args: argparse.Namespace, label: np.ndarray, bad: np.ndarray) -> tuple[bool, bool]:
-    """Whether bad rows are left out, if that was asked for; and whether it can be advised, for what it leaves."""
+    """Whether to skip bad rows, if requested, and whether to recommend it.
+
+    It is not recommended if too few rows would be left, or if one column other than the label is bad in many rows.
+    """
     left = label[bad == 0]
     rarer = int(min(np.count_nonzero(left > 0), np.count_nonzero(left == 0)))
     is_enough = len(left) >= FEWEST_ROWS and rarer >= FEWEST_OF_CLASS
-    is_most = 2 * len(left) >= int(np.count_nonzero(label >= 0))  # unlabelled rows are of no use
-    return args.skip_bad_rows and (is_enough or is_most), is_enough and is_most
+    is_most = 2 * len(left) >= int(np.count_nonzero(label >= 0))  # unlabeled rows do not count
+    is_few = np.bincount(bad[label >= 0])[1:].max(initial=0) <= max(1, MOST_SKIPPED * len(bad))
+    return args.skip_bad_rows and (is_enough or is_most), bool(is_enough and is_most and is_few)
 
 
 def read_cells(args: argparse.Namespace, group: Any) -> tuple[Columns, list[CsvFile], dict[str, str]]:
-    """The cells of the columns, the files, and why columns are dropped whatever their cells are.
+    """The cells of the columns, the files, and the reasons to drop some columns regardless of their cells.
 
-    All columns are read, but for texts of times by their names and first cells, where no row is sorted by them.
+    All columns are read, except times as text, recognized by name and first cells, unless rows are sorted by time.
     """
     if group:
         own, files = group.find_files(args)
@@ -211,7 +257,7 @@ def read_cells(args: argparse.Namespace, group: Any) -> tuple[Columns, list[CsvF
     unread = {name for name in likely if texts[name] and all(map(DATE.fullmatch, texts[name]))}
     fixed = dict.fromkeys(sorted(unread), TIMESTAMP) | fixed
     wanted = sorted(set(names) - unread)
-    textual = {name for name in wanted if name == args.label or name in args.categorical or is_id_name(name)}
+    textual = {name for name in wanted if name == args.label or name in args.categorical or may_lose_digits(name)}
     if group:
         return *group.read_columns(own, files, wanted, textual, args), fixed
     return read_columns(files, wanted, textual), files, fixed
@@ -227,7 +273,7 @@ def peek(files: list[CsvFile], names: list[str]) -> dict[str, list[str]]:
 
 
 def generate_table(args: argparse.Namespace, group: Any = None) -> tuple[Table, Decision]:
-    """A table of --sample generated rows. args.csv becomes what the data are called."""
+    """A table of --sample generated rows. Sets args.csv to the name of the data."""
     with tempfile.TemporaryDirectory(dir=group and group.folder) as folder:
         path = os.path.join(folder, "HARVEST.CSV")
         args.csv = [path]
@@ -242,8 +288,8 @@ def generate_table(args: argparse.Namespace, group: Any = None) -> tuple[Table, 
 
 
 def short_names(paths: list[str]) -> list[str]:
-    """What files are called in what a run writes: without directories that say more than they must."""
-    names = [os.path.basename(path) for path in paths]
+    """The names of files in the output of a run: without directories, unless two files have the same name."""
+    names = [os.path.basename(os.path.abspath(path)) for path in paths]
     if len(set(names)) < len(names):
         names = [os.path.relpath(path, os.path.commonpath(list(map(os.path.abspath, paths)))) for path in paths]
     return [os.fsencode(name).decode("utf-8", "replace") for name in names]
@@ -255,7 +301,7 @@ def data_name(args: argparse.Namespace) -> str:
 
 
 def check_columns(files: list[CsvFile], args: argparse.Namespace) -> list[str]:
-    """The names of all columns, in the order they are met; UserError for a label or flag that names no column."""
+    """The names of all columns, in order of appearance; UserError for a label or flag that names no column."""
     names = list(dict.fromkeys(name for file in files for name in file.names))
     for file in files:
         present = set(file.names)
@@ -263,13 +309,13 @@ def check_columns(files: list[CsvFile], args: argparse.Namespace) -> list[str]:
             if os.path.isfile(file.path):  # not of another worker
                 check_header(file.path, name=args.label)
             shown = ", ".join(file.names[:12]) + (", ..." if len(file.names) > 12 else "")
-            named = f"name the label with --label (columns: {shown})"
+            named = f"choose the label with --label (columns: {shown})"
             raise UserError(f"{file.path}: line 1 has no column {args.label}; {named}")
         if not len(file.line_numbers):
             raise UserError(f"{file.path}: no rows after the header; let the harvester write some first")
         if absent := [name for name in names if name not in present]:
             others = " and others" if len(absent) > 5 else ""
-            file.notes.append(f"has no {', '.join(absent[:5])}{others}: missing in its rows")
+            file.notes.append(f"has no {', '.join(absent[:5])}{others}: these cells are missing in its rows")
     flags = {"categorical": args.categorical, "numeric": args.numeric, "drop": args.drop}
     if args.time_column is not None:
         flags["time-column"] = [args.time_column]
@@ -282,16 +328,16 @@ def check_columns(files: list[CsvFile], args: argparse.Namespace) -> list[str]:
 
 
 def handle_bad_rows(file: CsvFile, skip: bool, faults: list[Fault], fault_of: np.ndarray, is_advised: bool) -> int:
-    """Leave out a cut last line and, when asked, bad rows; otherwise raise UserError naming the first ones."""
+    """Skip a torn last line and, if requested, bad rows; otherwise raise a UserError that names the first ones."""
     bad = without_torn(np.flatnonzero(fault_of), file.line_numbers, file.torn, file.notes)
     if not len(bad):
         return 0
     if skip:
-        file.notes.append(f"{name_some(file.line_numbers[bad])}: unusable values, left out")
+        file.notes.append(f"{name_some(file.line_numbers[bad])}: invalid cells, skipped")
         return len(bad)
     name, wrong, cures = faults[fault_of[bad[0]] - 1]
     where = name_some(file.line_numbers[bad[fault_of[bad] == fault_of[bad[0]]]])
-    ways = ["fix the rows", *cures] + ["use --skip-bad-rows"] * is_advised
+    ways = ["fix the rows", *cures] + ["skip the rows with --skip-bad-rows"] * is_advised
     raise UserError(f"{file.path}: {where}, column {name}: {wrong}; {', '.join(ways[:-1])} or {ways[-1]}")
 
 
@@ -299,16 +345,16 @@ def check_rows(args: argparse.Namespace, table: Table) -> None:
     rows, positive = len(table.label), int(table.label.sum())
     count, rarer = min((positive, 1), (rows - positive, 0))
     if rows < FEWEST_ROWS:
-        fault = f"only {rows} usable row{'s' * (rows != 1)}, at least {FEWEST_ROWS} are needed; label more rows"
+        fault = f"only {rows} usable row{'s' * (rows != 1)}, but at least {FEWEST_ROWS} are needed; label more rows"
     elif count < FEWEST_OF_CLASS:
-        few = f"{rows_of(args.label, rarer)}: {count} of {rows:,}, at least {FEWEST_OF_CLASS} are needed"
+        few = f"{rows_of(args.label, rarer)}: {count} of {rows:,}, but at least {FEWEST_OF_CLASS} are needed"
         fault = f"too few {few}; label more of them"
     elif all(column.kind == "dropped" for column in table.columns):
         reasons = [f"{column.name} ({column.reason})" for column in table.columns]
         others = f" and {len(reasons) - 5} more" if len(reasons) > 5 else ""
         hints = "".join(f"; {column.name}: {column.hint}" for column in table.columns if column.hint)
         fault = (
-            f"no column is left to learn from: {', '.join(reasons[:5]) or 'there is none but the label'}{others}{hints}"
+            f"no column is left to learn from: {', '.join(reasons[:5]) or 'the label is the only one'}{others}{hints}"
         )
     else:
         return

@@ -1,4 +1,4 @@
-"""Rows told apart by hashes: whether data are the same, and whether rows trained a model."""
+"""Hashes that identify the data of a run, and the rows that trained a model."""
 
 import hashlib
 import json
@@ -19,11 +19,11 @@ from harvest.data.table import Table
 
 ROWS_ENTRY = "training_rows.bin"  # of a model's archive
 ROUNDED_ENTRY = "rounded_training_rows.bin"  # the same with rounded numbers, which models before 1.8.0 do not have
-KEPT_HASHES = 32_768  # of the rows that trained a model, about; of more a sample
+KEPT_HASHES = 32_768  # of the rows that trained a model, about; a sample if there are more
 
 
 def fingerprint(table: Table) -> str:
-    """A digest of everything a table teaches."""
+    """A digest of all columns and labels of a table."""
     described = [[column.name, column.kind, column.vocabulary] for column in table.columns]
     digest = hashlib.blake2b(json.dumps(described).encode())
     for column in table.of_kind("number"):
@@ -35,41 +35,42 @@ def fingerprint(table: Table) -> str:
 
 
 def rows_digest(table: Table, splits: Sequence[Split]) -> str:
-    """A digest of which lines of which files were tested, and their labels: equal whichever columns a run took."""
+    """A digest of the files, lines and labels of the test rows: independent of the columns that a run uses."""
     tested = np.concatenate([split.test for split in splits])
     hashes = hash_rows([table.files[tested], table.line_numbers[tested], table.label[tested]])
     return f"{int(hashes.sum()):016x}"
 
 
 class KnownHashes(NamedTuple):
-    """Hashes of rows that trained a model, to look others up among them."""
+    """Hashes of rows that trained a model, to look up other rows."""
 
-    bound: int  # only rows whose hash is below are told apart
-    repeated: float  # the share of them that equal another one by chance, as new rows may too
+    bound: int  # only rows with a hash below it can be recognized
+    repeated: float  # the share of rows that match another one by chance, as new rows may
     hashes: np.ndarray  # uint64, sorted
 
     @property
     def complete(self) -> bool:
-        """Whether the hashes of all rows are kept, not those of a sample."""
+        """Whether the hashes of all rows are kept, not of a sample."""
         return self.bound == 2**64 - 1
 
 
 class TrainingRows(NamedTuple):
-    """What a model's archive holds of the rows that trained it."""
+    """The hashes in a model's archive of the rows that trained it."""
 
     exact: KnownHashes
     rounded: KnownHashes | None = None  # of the same rows with rounded numbers
-    stored: float = 1.0  # the share of the rows that trained it that are told apart here at all
+    stored: float = 1.0  # the share of the rows that trained it that were hashed
 
 
 def store_training_rows(
     table: Table, splits: list[Split], trained: int | None = None, rows_at_once: int = 100_000
 ) -> dict[str, bytes]:
-    """Entries of a model's archive that say later whether a row trained or stopped a network: hashes of its features.
+    """Entries of a model's archive that identify training and validation rows later: hashes of their features.
 
-    trained is the number of rows that did, when not all of them are in the table. An entry is of unsigned 64-bit
-    integers: the bound below which a hash is kept, the rows whose hash is, how many of these equal another one by
-    chance, and the hashes, sorted, each once. Those of rounded rows have the rows here and all that trained in front.
+    trained is the number of these rows if not all of them are in the table. An entry consists of unsigned 64-bit
+    integers: the bound below which hashes are kept, the number of rows with such a hash, how many of these match
+    another one by chance, and the sorted distinct hashes. The entry of rounded rows starts with the number of hashed
+    rows and of all rows.
     """
     seen = np.zeros(len(table.label), bool)
     for split in splits:
@@ -95,20 +96,20 @@ def store_training_rows(
 
 
 def copied_rows(table: Table) -> np.ndarray:
-    """Which rows [N] equal another one for a reason other than chance, such as a file that holds them twice."""
+    """Which rows [N] match another one, but not by chance, such as rows that a file contains twice."""
     if table.repeats is None:
         return np.zeros(len(table.label), bool)
     return np.isin(table.repeats.groups, table.repeats.groups[table.repeats.copies])
 
 
 def coarse_numbers(values: np.ndarray) -> np.ndarray:
-    """Numbers in 64 bits, of which pandas' parser may miss the last, without the last 20."""
+    """Numbers of 64 bits without the last 20, because pandas may parse the last bit differently."""
     unit = np.uint64(20)
-    return ((values + 0.0).view(np.uint64) + np.uint64(1 << 19) >> unit << unit).view(np.float64)  # 0.0: -0 is 0
+    return ((values + 0.0).view(np.uint64) + np.uint64(1 << 19) >> unit << unit).view(np.float64)  # -0 + 0.0 is 0
 
 
 def round_numbers(values: np.ndarray) -> np.ndarray:
-    """Numbers that stand for values [N] of two significant digits: 0.1249 and 0.12 have the same, 120 another."""
+    """Numbers that encode values [N] rounded to two significant digits: the same for 0.1249 and 0.12, not for 120."""
     size = np.where((values == 0) | ~np.isfinite(values), 1.0, np.abs(values))
     exponent = np.floor(np.log10(size))
     digits = np.round(size / 10.0 ** (exponent - 1))
@@ -117,7 +118,7 @@ def round_numbers(values: np.ndarray) -> np.ndarray:
 
 
 def hash_values(values: list[int] | list[str]) -> np.ndarray:
-    """64 bits for each value of a category: integers as they are, texts as hashes."""
+    """64 bits for each value of a category: integers unchanged, texts hashed."""
     if values and isinstance(values[0], int):
         return np.array(values, np.int64).view(np.uint64)
     digests = (hashlib.blake2b(str(text).encode(), digest_size=8).digest() for text in values)
@@ -125,7 +126,7 @@ def hash_values(values: list[int] | list[str]) -> np.ndarray:
 
 
 def read_training_rows(path: Path) -> TrainingRows | None:
-    """None for a model of a version that did not store them. Raises UserError for a damaged one."""
+    """The stored hashes; None for a model of a version that stored none. Raises UserError if they are damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {
@@ -142,12 +143,12 @@ def read_training_rows(path: Path) -> TrainingRows | None:
         if not 0 < stored <= trained:
             raise ValueError
         return TrainingRows(exact, read_hashes(entries[ROUNDED_ENTRY][2:]), stored / trained)
-    except Exception:  # each way of compressing raises kinds of its own
-        raise UserError(f"{path}: what it tells of its training rows is damaged; train the model again") from None
+    except Exception:  # each compression method raises errors of its own
+        raise UserError(f"{path}: the hashes of its training rows are damaged; train the model again") from None
 
 
 def read_hashes(numbers: np.ndarray) -> KnownHashes:
-    """What store_training_rows() has written of one kind. Raises ValueError."""
+    """The hashes in an entry that store_training_rows() wrote. Raises ValueError if it is invalid."""
     (bound, rows, repeated), hashes = map(int, numbers[:3]), numbers[3:]
     if repeated > rows or len(hashes) > rows or np.any(hashes[1:] <= hashes[:-1]) or np.any(hashes >= bound):
         raise ValueError
@@ -155,8 +156,8 @@ def read_hashes(numbers: np.ndarray) -> KnownHashes:
 
 
 def row_hashes(kinds: dict[str, str], inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes of rows given as a model takes them, cells [B] by column, and those of the rows with rounded numbers:
-    those that store_training_rows() keeps.
+    """The hashes of rows, given as inputs of a model (cells [B] by column), and of the same rows with rounded numbers,
+    comparable to those from store_training_rows().
     """
     numbers, categories = [], []
     for name, kind in kinds.items():

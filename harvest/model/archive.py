@@ -1,4 +1,4 @@
-"""The .keras file of a model: what is stored in it beside the model, and a quick way to write it again and again."""
+"""The .keras file of a model: the details stored in it, and a fast way to write it repeatedly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harvest.cli import UserError, print_error
 from harvest.data.encoding import MAXIMUM_CATEGORIES
 from harvest.run_directory import finish_commit, shared_warning
 
-if TYPE_CHECKING:  # a file is read before TensorFlow is imported, so that what is wrong with it shows at once
+if TYPE_CHECKING:  # files are read before TensorFlow is imported, so faults are reported at once
     import keras
 
     from harvest.data.encoding import Scaler
@@ -25,19 +25,19 @@ if TYPE_CHECKING:  # a file is read before TensorFlow is imported, so that what 
 
 DETAILS_ENTRY = "training.json"
 WEIGHTS_ENTRY = "model.weights.h5"
-MOST_BYTES = 1 << 28  # that a small archive may unpack to
+MOST_BYTES = 1 << 28  # the maximum unpacked size of a small archive
 
 
 class Details(NamedTuple):
-    """What is stored in the archive of a model, for those who call it."""
+    """The details stored in the archive of a model, for predictions."""
 
     label: str
-    threshold: float  # the probability from which a row counts as 1
+    threshold: float  # at or above this probability, the model predicts 1
     kinds: dict[str, str]  # number or category, by the name of the column
-    missing: set[str]  # columns that were seen without a value
+    missing: set[str]  # columns that had empty cells
     scales: dict[str, list]  # the fields of the Scaler
-    new_values: dict[str, float]  # of categories: the share of new rows that may have a value the model does not know
-    ranges: dict[str, list[float]]  # of numbers: the least and the largest
+    new_values: dict[str, float]  # of categories: the expected share of new rows with an unknown value
+    ranges: dict[str, list[float]]  # of numbers: minimum and maximum
 
     def to_json(self) -> str:
         columns: list[dict[str, Any]] = []
@@ -49,7 +49,7 @@ class Details(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Details:
-        """Raises ValueError, LookupError or TypeError where it is of another program."""
+        """Raises ValueError, LookupError or TypeError for a file of another program."""
         stored = json.loads(text)
         kinds = {column["name"]: column["kind"] for column in stored["columns"]}
         missing = {column["name"] for column in stored["columns"] if column.get("missing")}
@@ -64,7 +64,7 @@ class Details(NamedTuple):
         return details
 
     def columns(self, kinds: Sequence[str] = ("number", "category")) -> list[str]:
-        """The columns in the order in which their inputs are named: numbers first."""
+        """The columns in the order of the inputs: numbers first."""
         return [name for kind in kinds for name, own in self.kinds.items() if own == kind]
 
 
@@ -80,18 +80,18 @@ def make_details(table: Table, scaler: Scaler, label: str, threshold: float = 0.
 
 
 def share_of_new_values(codes: np.ndarray) -> float:
-    """The share of new rows whose value a model will not know: as many as have one that occurs once (Good, 1953), or
-    is not among the most frequent.
+    """The expected share of new rows with an unknown value: the share of rows with a value that occurs once (Good,
+    1953), or is not among the most frequent.
     """
     counts = -np.sort(-np.bincount(codes))
     return float((counts[MAXIMUM_CATEGORIES:].sum() + np.count_nonzero(counts[:MAXIMUM_CATEGORIES] == 1)) / len(codes))
 
 
 class Archive:
-    """Makes the .keras file of a model with other values of its variables: in 1 ms, where saving anew takes 60 ms.
+    """Writes the .keras file of a model with new values of its variables in 1 ms; saving it again takes 60 ms.
 
-    The model is saved once with the number of each variable as its value, which shows where in the file it is.
-    `entries` are more entries of the file, such as the hashes of the rows that trained the model.
+    The model is saved once with each variable set to its own number, which locates the variable in the file. `entries`
+    are additional entries of the file, such as the hashes of the training rows.
     """
 
     def __init__(self, model: keras.Model, entries: dict[str, bytes] | None = None) -> None:
@@ -104,7 +104,7 @@ class Archive:
             variable.assign(value)
         with zipfile.ZipFile(io.BytesIO(template)) as archive:
             self.entries = {name: archive.read(name) for name in archive.namelist()} | (entries or {})
-        self.places: dict[int, slice] = {}  # where the bytes of each variable are
+        self.places: dict[int, slice] = {}  # the bytes of each variable
 
         def learn(_: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset) and item.dtype == np.float32:
@@ -115,7 +115,7 @@ class Archive:
             file.visititems(learn)
 
     def write(self, details: Details, values: Sequence[tuple[keras.Variable, np.ndarray]] = ()) -> bytes:
-        """The file with these values of variables; others have the values that they have now."""
+        """The file with these values of variables; the others keep their current values."""
         given = {id(variable): value for variable, value in values}
         weights = bytearray(self.entries[WEIGHTS_ENTRY])
         for number, variable in enumerate(self.variables):
@@ -138,9 +138,9 @@ def save_to_bytes(model: keras.Model) -> bytes:
 
 
 def open_model(path: Path) -> Details:
-    """What is stored in a model's file, once what a run was putting into its place is there.
+    """Finish an interrupted commit of a run, then return the details in a model file.
 
-    Prints a warning if other users can change it.
+    Prints a warning if other users can change the file.
     """
     if warning := shared_warning(path) or shared_warning(path.parent):
         print_error(f"warning: {warning}")
@@ -149,29 +149,29 @@ def open_model(path: Path) -> Details:
 
 
 def read_details(path: Path) -> Details:
-    """What is stored in a model's file. Raises UserError if it is not one of this program's, or could do harm."""
+    """The details in a model file. Raises UserError if another program wrote the file, or if it could do harm."""
     if not path.is_file():
-        raise UserError(f"{path}: not found; train a model first, or give its path with --model")
+        raise UserError(f"{path}: not found; train a model first, or give a file with --model")
     try:
         with zipfile.ZipFile(path) as archive:
             check_entries(path, archive.infolist())
             return Details.from_json(archive.read(DETAILS_ENTRY))
     except UserError:
         raise
-    except Exception:  # each way of compressing raises kinds of its own
+    except Exception:  # each compression method raises errors of its own
         raise foreign_model(path) from None
 
 
 def check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse an archive that unpacks to much more than it is, as none of this program's does."""
+    """Raise UserError for an archive that unpacks to much more than its size, or to a path outside of it."""
     most = max(MOST_BYTES, path.stat().st_size)
     if sum(entry.file_size for entry in entries) > most:
         size = f"{most >> 20} MB"
-        raise UserError(f"{path}: unpacks to more than {size}, no model of this trainer does; train it again")
+        raise UserError(f"{path}: unpacks to more than {size}, unlike models of this trainer; train the model again")
     for name in (entry.filename for entry in entries):
         if name.startswith(("/", "\\")) or ".." in name:
-            raise UserError(f"{path}: holds {name!r}, a path that leads out of it; train the model again")
+            raise UserError(f"{path}: contains {name!r}, a path outside of the archive; train the model again")
 
 
 def foreign_model(path: Path) -> UserError:
-    return UserError(f"{path}: is not a model written by train_model_modern.py; train it again")
+    return UserError(f"{path}: is not a model written by train_model_modern.py; train the model again")

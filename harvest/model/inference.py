@@ -1,4 +1,4 @@
-"""What a saved model says of rows: of texts of cells, or of a DataFrame as pandas read it."""
+"""Predictions of a saved model for rows given as cell texts or as a DataFrame read by pandas."""
 
 import math
 import warnings
@@ -11,7 +11,7 @@ import pandas as pd
 import tensorflow as tf
 
 from harvest.cli import UserError
-from harvest.data.cells import MISSING, PARSERS, parse_label, parse_number
+from harvest.data.cells import MISSING, PARSERS, cell_text, parse_label, parse_number
 from harvest.data.csv_file import V0_COLUMNS
 from harvest.data.training_rows import row_hashes
 from harvest.model.archive import Details, foreign_model, open_model
@@ -21,11 +21,11 @@ from harvest.run_directory import MODEL_FILE
 
 Inputs = dict[str, np.ndarray]  # of a model, by column: [B, 1]
 PANDAS_MISSING = {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"}
-PANDAS_MISSING |= {"NA", "NULL", "NaN", "None", "n/a", "nan", "null"}  # texts that read_csv takes for missing cells
+PANDAS_MISSING |= {"NA", "NULL", "NaN", "None", "n/a", "nan", "null"}  # texts that read_csv reads as missing
 
 
 def load_model(path: Path, details: Details) -> keras.Model:
-    """The Keras model of a file. Raises UserError unless it is one of this program's, with these columns."""
+    """The Keras model in a file. Raises UserError unless this program wrote it, with these columns."""
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
@@ -39,7 +39,7 @@ def load_model(path: Path, details: Details) -> keras.Model:
 
 
 def whole_number(cell: str) -> float:
-    """What a cell means in a column of whole numbers: rounded, within 62 bits; MISSING for an empty cell."""
+    """The number in a cell of a column of whole numbers: rounded, within 62 bits; MISSING if empty."""
     value = parse_number(cell)
     if math.isnan(value):
         return MISSING
@@ -47,7 +47,7 @@ def whole_number(cell: str) -> float:
 
 
 def model_inputs(model: keras.Model, details: Details, rows: pd.DataFrame) -> tuple[Inputs, np.ndarray]:
-    """What the model takes for texts of cells; and for each row a column whose cell is no number, or None: [B]."""
+    """The inputs of the model for cell texts, and for each row a column with an invalid number, or None: [B]."""
     inputs, wrong = {}, np.full(len(rows), None, object)
     for name, tensor in model.input.items():
         cells = rows[name].to_numpy(object) if name in rows else np.full(len(rows), "", object)
@@ -69,17 +69,17 @@ def run_model(model: keras.Model, path: Path, inputs: Inputs) -> np.ndarray:
     try:
         tensors = {name: tf.constant(cells, model.input[name].dtype) for name, cells in inputs.items()}
         probability = model.predict_on_batch(tensors)[:, 0]
-    except Exception as error:  # a model whose layers do not fit together raises kinds of its own
+    except Exception as error:  # a model with incompatible layers raises errors of its own
         raise UserError(f"{path}: cannot be run ({type(error).__name__}); train the model again") from None
     if not np.isfinite(probability).all():
-        raise UserError(f"{path}: holds weights that are not numbers; train the model again")
+        raise UserError(f"{path}: contains weights that are not finite; train the model again")
     return probability
 
 
 def split_readable(model: keras.Model, details: Details, chunk: pd.DataFrame, path: str) -> tuple[pd.DataFrame, Inputs]:
-    """The rows that can be predicted, and what the model takes for them.
+    """The rows that can be predicted, and the inputs of the model for them.
 
-    A bad cell is refused in a file, and noted in a stream ("-"), whose row is left out.
+    An invalid cell in a file raises UserError; in a stream ("-"), its row is skipped with a note.
     """
     inputs, wrong = model_inputs(model, details, chunk)
     bad = wrong.astype(bool)
@@ -88,34 +88,37 @@ def split_readable(model: keras.Model, details: Details, chunk: pd.DataFrame, pa
         text = f"line {chunk.index[number]}, column {name}: {chunk[name].iloc[number][:50]!r} is not a number"
         if path != "-":
             raise UserError(f"{path}: {text}; fix the cell or leave it empty")
-        note(f"{text}, left out")
+        note(f"{text}, skipped")
     return chunk[~bad], {name: cells[~bad] for name, cells in inputs.items()}
 
 
 def read_labels(rows: pd.DataFrame, label: str, path: str) -> np.ndarray:
-    """The labels [B] float32, 0 and 1. Others are refused in a file; in a stream ("-") they are noted and are -1."""
+    """The labels [B] float32, 0 and 1. Others raise UserError in a file; in a stream ("-") they are -1, with a note."""
     labels = np.array([parse_label(cell) for cell in rows[label]], np.float32)
+    found = sorted({cell.strip()[:30] for cell in rows[label][labels < 0]} - {""})[:3]
+    shown = f" (the column contains {' and '.join(found)})" if found and path != "-" else ""
     for number in np.flatnonzero(labels < 0):
-        text = f"line {rows.index[number]}, column {label}: the label is missing or not 0 or 1"
+        fault = f"the label is missing or not 0 or 1{shown}"
+        text = f"line {rows.index[number]}, column {label}: {fault}"
         if path != "-":
-            raise UserError(f"{path}: {text}; leave --evaluate out")
+            raise UserError(f"{path}: {text}; fix the cell or omit --evaluate")
         note(f"{text}, not evaluated")
     return labels
 
 
 def hash_inputs(details: Details, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes of rows [B] that tell whether they trained the model, and those of the rows with rounded numbers."""
+    """The hashes of rows [B], which identify training rows, and those of the rows with rounded numbers."""
     cells = {name: column[:, 0] for name, column in inputs.items()}
     texts = {name: [text.encode() for text in column] for name, column in cells.items() if column.dtype == object}
     return row_hashes(details.kinds, cells | {name: np.array(column, object) for name, column in texts.items()})
 
 
 class Classifier:
-    """A trained model for rows in a DataFrame, called like those of scikit-learn, which is not needed.
+    """A trained model for rows in a DataFrame, with the interface of scikit-learn, which need not be installed.
 
-    The cells are those of a CSV: text as it stands there (dtype=str, keep_default_na=False), or numbers as pandas reads
-    them. Missing are None, NaN and "". Columns may come in any order, and others are passed over. What is wrong raises
-    UserError; a column that holds nothing the model has seen in training is warned of, once.
+    The cells are those of a CSV: unchanged text (dtype=str, keep_default_na=False), or numbers as pandas reads them.
+    None, NaN and "" are missing. Columns may be in any order; other columns are ignored. Raises UserError for invalid
+    rows, and warns once about each column that is absent, or has mostly values not seen in training.
     """
 
     classes_ = np.array([0, 1])
@@ -131,19 +134,24 @@ class Classifier:
         return np.column_stack([1 - probability, probability])
 
     def predict(self, rows: pd.DataFrame) -> np.ndarray:
-        """The answers, 0 or 1, at the model's threshold: [N]."""
+        """The predictions, 0 or 1, at the threshold of the model: [N]."""
         return (self.probabilities(rows) >= self.details.threshold).astype(int)
 
     def probabilities(self, rows: pd.DataFrame) -> np.ndarray:
         """The probabilities of 1: [N] float32."""
+        if not isinstance(rows, pd.DataFrame):
+            raise TypeError(f"the rows are a {type(rows).__name__}; put them in a pandas DataFrame")
+        if not len(rows.columns):
+            raise ValueError("the table is empty: it has no columns")
         names = [str(name).strip() for name in rows]
         if twice := next((name for name in names if names.count(name) > 1), ""):
             raise UserError(f"the rows have two columns {twice}; rename one of them")
         check_header(names, self.details)
-        absent_columns("the table", names, self.details)
+        absent = absent_columns("the table", names, self.details)
         cells, novelty = rows.set_axis(names, axis=1), Novelty(self.model, self.details)
         parts = [self._chunk(cells[start : start + CHUNK_ROWS], novelty) for start in range(0, len(cells), CHUNK_ROWS)]
-        notes = {name: text for name, text in novelty.notes().items() if name not in self.warned}
+        gaps = {name: f"the table has no {name}: these cells are missing in its rows" for name in absent}
+        notes = {name: text for name, text in (novelty.notes() | gaps).items() if name not in self.warned}
         self.warned.update(notes)
         for text in notes.values():
             warnings.warn(text, stacklevel=3)
@@ -169,41 +177,32 @@ class Classifier:
         return run_model(self.model, self.path, inputs)
 
     def _check_missing(self, name: str, row: Any, vocabulary: set[str]) -> None:
-        """Refuse NaN in a column of texts where it may be the text NA, which pandas takes for it."""
+        """Raise UserError for NaN in a text column if it may be the text NA, which pandas reads as NaN."""
         why = "" if name in self.details.missing else "it was never missing in training"
         if texts := sorted(vocabulary & PANDAS_MISSING):
-            why = f"to the model {texts[0]} is a value"
+            why = f"{texts[0]} is a value in the model"
         if why:
             cure = "read the table with dtype=str, keep_default_na=False; an empty cell is an empty string"
             raise UserError(f"row {row}, column {name} is missing, but {why}; {cure}")
 
 
 def check_header(names: list[str], details: Details) -> None:
-    """Refuse a table of 2017, which has no header, when its first row, or nothing, was taken for the names."""
+    """Raise UserError if a 2017 table without a header got its first row, or numbers, as column names."""
     numbers = [name for name in names if not math.isinf(parse_number(name))]
     if set(details.kinds) <= set(V0_COLUMNS) and 2 * len(numbers) > len(names):
         cure = f"read it with header=None, names={V0_COLUMNS[: len(names)]}"
-        raise UserError(f"the columns of the table have numbers for names ({', '.join(names[:3])}); {cure}")
+        raise UserError(f"the column names of the table are numbers ({', '.join(names[:3])}); {cure}")
 
 
 def check_category(name: str, cells: list[Any], integers: bool) -> None:
-    """Refuse cells that pandas may have read as numbers other than what the CSV holds."""
+    """Raise UserError if pandas may have read cells as numbers that differ from the CSV."""
     if not integers and not all(isinstance(cell, str) for cell in cells):
-        raise UserError(f"column {name} is text to the model, not all of it here is; read the table with dtype=str")
+        raise UserError(f"column {name} is text in the model, but not in all rows here; read the table with dtype=str")
     if integers and any(isinstance(cell, float | np.floating) and abs(float(cell)) >= 2**53 for cell in cells):
-        raise UserError(f"column {name} holds ids too long for floating point; read the table with dtype=str")
-
-
-def cell_text(value: Any) -> str:
-    """The text of a cell that pandas may have read as a number: 5.0 is 5, as in a column of ids with gaps."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float | np.floating):
-        return f"{value:.0f}" if float(value).is_integer() else repr(float(value))
-    return str(value)
+        raise UserError(f"column {name} has ids too long for floating point; read the table with dtype=str")
 
 
 def load(path: str | Path = "model") -> Classifier:
-    """The model of a model directory, or of a file."""
+    """A Classifier for the model in a model directory or in a file."""
     path = Path(path)
     return Classifier(path / MODEL_FILE if path.is_dir() else path)

@@ -1,4 +1,4 @@
-"""The model that is saved: raw named columns in, probability out, of stock Keras layers and operations only."""
+"""The saved model: raw named columns in, probability out, built only from Keras layers and operations."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from harvest.data.table import Table
 from harvest.model.names import free_name, graph_name
 
 ENCODED_CELLS = 1 << 25  # inputs encoded at a time: 128 MB
-Values = Sequence[tuple[keras.Variable, np.ndarray]]  # variables of a model, and other values for them
+Values = Sequence[tuple[keras.Variable, np.ndarray]]  # variables of a model, and values for them
 
 
 class InferenceModel(NamedTuple):
@@ -24,10 +24,10 @@ class InferenceModel(NamedTuple):
     networks: list[keras.Model]  # one for each fold: encoded inputs [B, E] -> logit [B, 1]
     calibration: list[layers.Dense]  # of each fold: from its logit to its probability
     first: keras.Model  # raw columns -> the probability of the first network alone
-    offset: float  # what class weights add to the logits of all networks, which is subtracted again
+    offset: float  # class weights add it to the logits of all networks; the model subtracts it again
 
     def set_temperature(self, temperature: float) -> None:
-        """Let all logits, less the offset, be divided by a temperature (Guo et al., 2017)."""
+        """Divide all logits, minus the offset, by a temperature (Guo et al., 2017)."""
         for layer in self.calibration:
             layer.kernel.assign(np.full((1, 1), 1 / temperature, np.float32))
             if layer.use_bias:
@@ -42,12 +42,12 @@ def build_inference_model(
     seed: int,
     offset: float = 0.0,
 ) -> InferenceModel:
-    """A model of one network for each fold; the probabilities of several are averaged.
+    """A model with one network for each fold; the probabilities of several are averaged.
 
-    make_network(E) gives a functional model from encoded inputs [B, E] to the logit [B, 1]. The model takes integer ids
-    as int64 (MISSING where the cell is empty), text as strings (""), numbers as float64 (NaN), and whole numbers beyond
-    32 bits as int64. Networks and encodings are nested models, so names in them clash with no column.
-    offset is what class weights add to the logits of the networks: the log of their ratio (King and Zeng, 2001).
+    make_network(E) returns a functional model from encoded inputs [B, E] to the logit [B, 1]. The model takes integer
+    ids as int64 (MISSING if the cell is empty), text as strings (""), numbers as float64 (NaN), and whole numbers
+    beyond 32 bits as int64. Networks and encodings are nested models, so that their names cannot clash with a column.
+    Class weights add offset to the logits of the networks: the log of the ratio of the weights (King and Zeng, 2001).
     """
     keras.utils.set_random_seed(seed)  # of the initializers
     columns = {column.name for column in table.columns}
@@ -60,7 +60,7 @@ def build_inference_model(
         encoded = encoder([part for part in cells if part is not None])
         made = make_network(encoding.width)
         networks.append(keras.Model(made.input, made.output, name=free_name(fold or "network", columns)))
-        # Sigmoid of the logits, less the offset, divided by the temperature, which is 1 until it is fitted.
+        # The sigmoid of (logit - offset) / temperature; the temperature is 1 until it is fitted.
         bias = {"use_bias": offset != 0, "bias_initializer": keras.initializers.Constant(-offset)}
         name = free_name(f"{fold}_probability" if fold else "probability", columns)
         outputs.append(layers.Dense(1, "sigmoid", kernel_initializer="ones", dtype="float32", name=name, **bias))
@@ -87,7 +87,7 @@ def make_inputs(table: Table, encoding: Encoding) -> dict[str, keras.KerasTensor
 def scale_inputs(
     inputs: dict[str, keras.KerasTensor], table: Table, encoding: Encoding, columns: set[str]
 ) -> keras.KerasTensor | None:
-    """The numbers as scale_numbers() gives them, [B, D] float32; None if there are none."""
+    """The numbers, scaled by scale_numbers(), [B, D] float32; None if there are none."""
     raw = [inputs[column.name] for column in table.of_kind("number")]
     if not raw:
         return None
@@ -95,21 +95,21 @@ def scale_inputs(
     numbers = [missing_to_nan(part) for part in own]
     joined = layers.Concatenate(name="numbers", dtype="float64")(numbers) if len(own) > 1 else numbers[0]
     scaler = keras.Model(own, scale_numbers(joined, encoding.scaler), name=free_name("scaling", columns))
-    return layers.Identity(name=free_name("scaled", columns))(scaler(raw))  # where LiteRT's model starts
+    return layers.Identity(name=free_name("scaled", columns))(scaler(raw))  # where the LiteRT model starts
 
 
 def missing_to_nan(cells: keras.KerasTensor) -> keras.KerasTensor:
-    """Numbers as float64, NaN where an int64 is MISSING."""
+    """Numbers as float64, NaN if an int64 is MISSING."""
     if cells.dtype != "int64":
         return cells
-    sign = ops.where(ops.equal(cells, np.array(MISSING)), -1.0, 1.0)  # the root is NaN, which JSON cannot hold
+    sign = ops.where(ops.equal(cells, np.array(MISSING)), -1.0, 1.0)  # the root is NaN, which JSON cannot represent
     return ops.cast(cells, "float64") * ops.cast(ops.sqrt(sign), "float64")
 
 
 def look_up_inputs(
     inputs: dict[str, keras.KerasTensor], table: Table, encoding: Encoding, columns: set[str]
 ) -> keras.KerasTensor | None:
-    """The indices of the categories, each counted from 0, [B, C] int64; None if there are none."""
+    """The indices of the categories, each from 0, [B, C] int64; None if there are none."""
     found = []
     for number, (column, codes) in enumerate(zip(table.of_kind("category"), encoding.known, strict=True)):
         integers = column.integers
@@ -138,10 +138,10 @@ def make_encoder(
 
 
 class Predictor:
-    """Runs the networks of all folds, with their own or with other weights, in one compiled function.
+    """Runs the networks of all folds, with their own or given weights, in one compiled function.
 
-    Weights are pairs of variable and value, as current_values() gives them. Reading them from variables takes 2 ms, so
-    whoever calls a network often gives them.
+    Weights are pairs of variable and value, as returned by current_values(). Reading them from the variables takes
+    2 ms, so repeated calls pass them as an argument.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Predictor:
         network = self.networks[0]
         shown = [layer for layer in network.layers if layer.trainable_variables]
         self.layer_names = [layer.name for layer in shown]
-        logit = layers.Identity()(network.output)  # Keras takes no output twice
+        logit = layers.Identity()(network.output)  # Keras does not accept an output twice
         probe = keras.Model(network.input, [*(layer.output for layer in shown), logit])
 
         def outputs(vector: tf.Tensor, encoded: tf.Tensor) -> list[tf.Tensor]:
@@ -166,12 +166,12 @@ class Predictor:
         self.outputs = tf.function(outputs, input_signature=[tf.TensorSpec([None]), rows], autograph=False)
 
     def run(self, fold: int, encoded: ArrayLike, values: Values | None = None) -> list[tf.Tensor]:
-        """What each layer with weights of a fold's network gives, then the logit [B, 1], for encoded rows [B, E]."""
+        """The outputs of the layers with weights of a network, then the logit [B, 1], for encoded rows [B, E]."""
         values = values or current_values(self.networks[fold])
         return self.outputs(np.concatenate([np.ravel(value) for _, value in values]), encoded)  # one vector: 1 ms less
 
     def logits(self, fold: int, encoded: ArrayLike, values: Values | None = None) -> np.ndarray:
-        """The logits [B] float32 of a fold's network less the offset, counted from 0, for encoded rows [B, E]."""
+        """The logits [B] float32 of the network of a fold, minus the offset, for encoded rows [B, E]."""
         return self.run(fold, encoded, values)[-1].numpy()[:, 0] - np.float32(self.offset)
 
     def row_logits(self, fold: int, features: Features, rows: np.ndarray, values: Values | None = None) -> np.ndarray:
@@ -181,17 +181,17 @@ class Predictor:
         return np.concatenate([self.logits(fold, inputs, values) for inputs in encoded]).astype(np.float64)
 
     def layer_outputs(self, fold: int, encoded: ArrayLike, values: Values | None = None) -> dict[str, np.ndarray]:
-        """What each layer with weights of a fold's network gives, by its name, for encoded rows [B, E]."""
-        outputs = self.run(fold, encoded, values)[:-1]
-        return {name: output.numpy() for name, output in zip(self.layer_names, outputs, strict=True)}
+        """The outputs of each layer with weights of a fold's network, and the logit, by name, for encoded rows."""
+        outputs = self.run(fold, encoded, values)
+        return {name: output.numpy() for name, output in zip([*self.layer_names, "logit"], outputs, strict=True)}
 
 
 def weights_of(network: keras.Model) -> list[keras.Variable]:
-    """The variables that are trained, then those that follow from batches; not the states of random generators."""
+    """The trained variables, then the moving statistics; not the states of random generators."""
     moving = [variable for variable in network.non_trainable_variables if variable.dtype.startswith("float")]
     return [*network.trainable_variables, *moving]
 
 
 def current_values(network: keras.Model) -> Values:
-    """Each weight of a network with its value now."""
+    """Each weight of a network with its current value."""
     return [(variable, variable.numpy()) for variable in weights_of(network)]

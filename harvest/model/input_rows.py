@@ -1,6 +1,6 @@
-"""Rows that are to be predicted, from a file or from a stream as they come.
+"""Rows to predict, from a file, or from a stream as they arrive.
 
-They are data frames of the texts of cells, indexed by line number. Notes on what is left out go to standard error.
+They are data frames of cell texts, indexed by line number. Notes on skipped lines go to standard error.
 """
 
 import csv
@@ -20,9 +20,9 @@ from harvest.model.archive import Details
 
 CHUNK_ROWS = 100_000
 LONGEST_RECORD = 1_000  # lines that one record of standard input may have
-OPEN_QUOTES = "unexpected end of data"  # what the csv module says of a record that may go on
-STREAM = "standard input"  # what messages call it
-PAUSE_SECONDS = 2.0  # after which a record whose quotes are open is not waited for
+OPEN_QUOTES = "unexpected end of data"  # the message of the csv module for a record that may continue
+STREAM = "standard input"  # in messages
+PAUSE_SECONDS = 2.0  # how long to wait for the next line of a record with open quotes
 
 
 def note(text: str) -> None:
@@ -43,13 +43,13 @@ def read_rows(path: str, details: Details) -> Iterator[pd.DataFrame]:
         chunk = chunk.fillna("").set_axis(csv_file.line_numbers[start : start + len(chunk)])
         start += len(chunk)
         if csv_file.torn and start == rows and is_torn(chunk, details):
-            note(f"line {chunk.index[-1]}, the last, is cut off and left out")
+            note(f"line {chunk.index[-1]}, the last, is incomplete and skipped")
             chunk = chunk.iloc[:-1]
         yield chunk
 
 
 def is_torn(chunk: pd.DataFrame, details: Details) -> bool:
-    """Whether the last row, which no line end follows, ends in a cell that means nothing, or before the label."""
+    """Whether the last row, which has no line end, has an invalid number, or ends before the label."""
     last, label = chunk.iloc[-1], details.label
     if any(math.isinf(parse_number(last[name])) for name in chunk if details.kinds.get(name) == "number"):
         return True
@@ -58,44 +58,44 @@ def is_torn(chunk: pd.DataFrame, details: Details) -> bool:
 
 
 def check_names(path: str, names: list[str], details: Details) -> None:
-    """Note which columns rows do not have. Raises UserError if one of them must be there."""
+    """Print a note on missing columns. Raises UserError if the model needs one of them."""
     absent = [name for name in details.kinds if name not in names]
     if absent and path != STREAM:
         check_header(path, name=absent[0])
     if absent := absent_columns(f"{path}: line 1", names, details):
         shown = ", ".join(absent[:5]) + (" and others" if len(absent) > 5 else "")
-        note(f"{path}: has no {shown}: missing in its rows")
+        note(f"{path}: has no {shown}: these cells are missing in its rows")
 
 
 def absent_columns(place: str, names: list[str], details: Details) -> list[str]:
-    """The columns that rows do not have, and that training saw missing; UserError for those that it never did."""
+    """The missing columns; UserError if one of them was never empty in training, or if all are missing."""
     present = set(names)
     absent = [name for name in details.kinds if name not in present]
     needed = [name for name in absent if name not in details.missing]
     if needed or len(absent) == len(details.kinds):
         name, shown = (needed or absent)[0], ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        raise UserError(f"{place} has no column {name}, which the model needs; columns are {shown}")
+        raise UserError(f"{place} has no column {name}, which the model needs; its columns are {shown}")
     return absent
 
 
 def text_frame(names: list[str], rows: dict[int, list[str]]) -> pd.DataFrame:
-    """Rows, by their lines, as a frame."""
+    """Rows, by line number, as a frame."""
     return pd.DataFrame(list(rows.values()), list(rows), names, dtype=object)
 
 
 class Line(NamedTuple):
     number: int
     text: str  # with its end; bytes that are not UTF-8 are escaped
-    flaw: str  # what no line may hold, or ""
+    flaw: str  # why the line is invalid, or ""
 
 
 def read_line(number: int, line: bytes) -> Line:
-    text = line.decode("utf-8-sig", "surrogateescape")  # files put together have marks at the start of other lines too
+    text = line.decode("utf-8-sig", "surrogateescape")  # concatenated files have marks at the start of other lines too
     if len(line) >= LONGEST_LINE:
         return Line(number, text, "is longer than 64 MB")
     if not text.isascii() and ESCAPED.search(text):
         return Line(number, text, "is not UTF-8 text")
-    return Line(number, text, "holds a NUL byte" if "\0" in text else "")
+    return Line(number, text, "contains a NUL byte" if "\0" in text else "")
 
 
 class Lines:
@@ -103,7 +103,7 @@ class Lines:
 
     def __init__(self) -> None:
         self.queue: queue.Queue[bytes | None] = queue.Queue(2 * CHUNK_ROWS)  # None: the end
-        self.again: list[Line] = []  # to be read anew, the next one last
+        self.again: list[Line] = []  # to be parsed again, the next one last
         self.number, self.ended, self.paused = 0, False, False
         threading.Thread(target=self.listen, daemon=True).start()
 
@@ -111,13 +111,13 @@ class Lines:
         try:
             while sys.stdin and (line := sys.stdin.buffer.readline(LONGEST_LINE)):
                 self.queue.put(line)
-                while len(line) == LONGEST_LINE and not line.endswith(b"\n"):  # the rest of what is too long
+                while len(line) == LONGEST_LINE and not line.endswith(b"\n"):  # the rest of a line that is too long
                     line = sys.stdin.buffer.readline(LONGEST_LINE)
         finally:
             self.queue.put(None)
 
     def next(self, in_record: bool = False) -> Line | None:
-        """The next line, or None at the end. In a record it is waited for only once, and None when it does not come."""
+        """The next line, or None at the end; in a record also None if the line does not arrive after one wait."""
         if self.again:
             return self.again.pop()
         try:
@@ -134,12 +134,12 @@ class Lines:
 
 
 def read_record(lines: Lines, first: Line, most: int) -> tuple[list[Line], list[str], str]:
-    """The lines, at most so many, of the record that one line begins, its cells, and why it cannot be read, or ""."""
+    """The lines of the record that starts with the first one (up to `most` lines), its cells, and its fault or ""."""
     taken, text = [first], first.text.removesuffix("\n").removesuffix("\r")
     if '"' not in text:
-        return taken, text.split(",") if text else [], "holds a carriage return" if "\r" in text else ""
+        return taken, text.split(",") if text else [], "contains a carriage return" if "\r" in text else ""
 
-    def texts() -> Iterator[str]:  # as many as the csv module asks for, until quotes are closed
+    def texts() -> Iterator[str]:  # the csv module reads lines until the quotes are closed
         yield first.text
         while len(taken) < most and (line := lines.next(in_record=True)):
             taken.append(line)
@@ -152,9 +152,9 @@ def read_record(lines: Lines, first: Line, most: int) -> tuple[list[Line], list[
 
 
 def read_stream(details: Details) -> Iterator[pd.DataFrame]:
-    """Frames of standard input: whatever rows have arrived, as soon as they have. The first frame is empty.
+    """Frames of standard input, with the rows that have arrived so far. The first frame is empty.
 
-    A record whose quotes are open goes on over more lines. If that makes no row, only its first line is left out.
+    A record with open quotes continues on the next lines. If the result is not a row, only its first line is skipped.
     """
     lines = Lines()
     first = lines.next()
@@ -162,14 +162,14 @@ def read_stream(details: Details) -> Iterator[pd.DataFrame]:
         raise UserError("standard input is empty; pipe rows into it")
     _, cells, problem = read_record(lines, first, 1)
     if problem := first.flaw or problem:
-        raise UserError(f"{STREAM}: line 1 cannot be read ({problem}); give the column names as UTF-8 text")
+        raise UserError(f"{STREAM}: line 1 cannot be read ({problem}); write the column names as UTF-8 text")
     names, named = column_names(STREAM, cells, unlabelled=True)
     check_names(STREAM, names, details)
     header = cells if named else None
     if not named:
         lines.again.append(first)
     rows: dict[int, list[str]] = {}  # by the line that each starts on
-    yield text_frame(names, rows)  # the header can be answered before any row arrives
+    yield text_frame(names, rows)  # so that the header is written before any row arrives
     while line := lines.next():
         record, cells, problem = read_record(lines, line, 1)
         if problem == OPEN_QUOTES:
@@ -180,16 +180,16 @@ def read_stream(details: Details) -> Iterator[pd.DataFrame]:
         start, alone, whole = line.number, len(record) == 1, not problem and len(cells) == len(names)
         flaws = [f"line {part.number}: {part.flaw}" for part in record if part.flaw]
         if flaws and (whole or alone):
-            note(f"{flaws[0]}, {'' if alone else f'the record from line {start} on is '}left out")
+            note(f"{flaws[0]}; skipped{'' if alone else f' the record that starts on line {start}'}")
         elif cells and cells == header:
-            note(f"line {start}: the header again, left out")
+            note(f"line {start}: repeated header, skipped")
         elif whole:
             rows[start] = cells
         elif not alone or problem == OPEN_QUOTES:
-            note(f"line {start}: its quotes are open, left out")
+            note(f"line {start}: unclosed quotes, skipped")
             lines.again += record[:0:-1]
         elif cells or problem:
-            note(f"line {start}: {problem or f'{len(cells)} fields where {len(names)} are expected'}, left out")
+            note(f"line {start}: {problem or f'{len(cells)} fields where {len(names)} are expected'}, skipped")
         if rows and (lines.queue.empty() or len(rows) >= CHUNK_ROWS):
             yield text_frame(names, rows)
             rows = {}

@@ -1,4 +1,4 @@
-"""What columns are called in exported models, and in TensorFlow's graphs."""
+"""The names of columns in exported models and in TensorFlow graphs."""
 
 import keyword
 import re
@@ -7,22 +7,22 @@ from collections.abc import Iterable
 
 
 def graph_name(column: str, prefix: str) -> str:
-    """A name that TensorFlow allows in graphs, and that no other column's is like."""
+    """A name that TensorFlow allows in graphs; the prefix makes it unique."""
     return f"{prefix}_" + re.sub(r"[^A-Za-z0-9]", "_", column)
 
 
 def free_name(name: str, columns: Iterable[str]) -> str:
-    """A name like the one given that no column has."""
+    """The given name, with underscores added until no column has it."""
     while name in columns:
         name += "_"
     return name
 
 
 def input_names(columns: list[str]) -> dict[str, str]:
-    """The inputs of a SavedModel and of LiteRT, by column: the column's own name if it is an identifier."""
+    """The inputs of a SavedModel and of LiteRT, by column: the name of the column if it is an identifier."""
     plain = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-    lower = Counter(name.lower() for name in columns)  # names in TensorFlow's graphs differ by more than case
-    taken = {"self", "probability"}  # what calls a signature, and its output
+    lower = Counter(name.lower() for name in columns)  # names in TensorFlow graphs must differ by more than case
+    taken = {"self", "probability"}  # an argument of every signature, and its output
 
     def is_odd(name: str) -> bool:
         small = name.lower()
@@ -33,13 +33,13 @@ def input_names(columns: list[str]) -> dict[str, str]:
 
 
 def onnx_names(columns: list[str]) -> dict[str, str]:
-    """The inputs of an ONNX file, by column: the column's own name, unless the output has it."""
+    """The inputs of an ONNX file, by column: the name of the column, unless it is that of the output."""
     alias = free_name("input_probability", columns)
     return {name: alias if name == "probability" else name for name in columns}
 
 
 def renamed_inputs(columns: list[str]) -> list[tuple[str, str, str]]:
-    """The columns whose inputs have other names, with their names in SavedModel and LiteRT, and in ONNX."""
+    """The columns with renamed inputs, and the names of these in SavedModel and LiteRT, and in ONNX."""
     signature_names, graph_names = input_names(columns), onnx_names(columns)
     names = [(name, signature_names[name], graph_names[name]) for name in columns]
     return [found for found in names if len(set(found)) > 1]

@@ -1,4 +1,4 @@
-"""Columns of new rows that hold nothing a model has seen in training: notes, for whoever trusts its probabilities."""
+"""Notes on columns of new rows with values that the model has not seen in training."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from harvest.model.input_rows import note
 if TYPE_CHECKING:
     import keras
 
-FEWEST_ALL = 3  # rows, none of which holds anything known, that a note is worth
-FEWEST_MOST = 20  # the same for more than half of the rows
-STREAM_ROWS = 100  # of an endless stream, after which notes are due
+FEWEST_ALL = 3  # rows needed for a note if none of their values is known
+FEWEST_MOST = 20  # rows needed for a note if more than half of their values are unknown
+STREAM_ROWS = 100  # rows of a stream after which notes are printed
 SHOWN = 3  # examples
 LONGEST = 50  # characters of one
 
 
 class Novelty:
-    """Counts, over parts of rows, empty cells and values that were not seen in training."""
+    """Counts empty cells and values that were not seen in training, over chunks of rows."""
 
     def __init__(self, model: keras.Model, details: Details) -> None:
         self.details, self.rows, self.noted = details, 0, set[str]()
@@ -33,13 +33,16 @@ class Novelty:
             for layer in model.layers
             if hasattr(layer, "get_vocabulary")
         }
+        self.values: dict[str, set[str]] = {name: set() for name in details.kinds}  # at least two, if there are two
         self.empty, self.unseen, self.outside = Counter[str](), Counter[str](), Counter[str]()
         self.examples: dict[str, list[str]] = {name: [] for name in details.kinds}
 
     def add(self, inputs: dict[str, np.ndarray]) -> None:
-        """Count rows as the model takes them, [B, 1] by column."""
+        """Count rows, given as inputs of the model: [B, 1] by column."""
         for name, column in inputs.items():
             cells = column[:, 0]
+            if len(self.values[name]) < 2:
+                self.values[name] |= {*map(str, pd.unique(cells)[:2])}
             if self.details.kinds[name] == "number":
                 missing = is_missing(cells)
                 self.empty[name] += int(np.count_nonzero(missing))
@@ -62,27 +65,31 @@ class Novelty:
                     self.examples[name].append(text)
 
     def notes(self) -> dict[str, str]:
-        """What to say of each column, once."""
+        """A note for each column that needs one; each column gets at most one."""
         found = {name: self.describe(name) for name in self.details.kinds if name not in self.noted}
         found = {name: text for name, text in found.items() if text}
         self.noted.update(found)
         return found
 
     def note(self) -> list[str]:
-        """Print the notes; the names of their columns."""
+        """Print the notes; return the names of their columns."""
         found = self.notes()
         for text in found.values():
             note(text)
         return list(found)
 
+    def uniform(self) -> list[str]:
+        """The columns with the same value in all of many rows, which no column had in training."""
+        return [name for name, values in self.values.items() if len(values) == 1 and self.rows >= FEWEST_MOST]
+
     def describe(self, name: str) -> str:
         empty, outside, unseen = (counts[name] for counts in (self.empty, self.outside, self.unseen))
         filled, examples = self.rows - empty, self.examples[name]
         if name not in self.details.missing and is_most(empty, self.rows):
-            return f"{name}: empty in {count_of(empty, self.rows)} rows, never empty in training"
+            return f"{name}: empty in {count_of(empty, self.rows)} rows, but never empty in training"
         if is_most(outside, filled):
             low, high = self.details.ranges[name]
-            return f"{name}: {count_of(outside, filled)} values are outside the range of training, {low:g} to {high:g}"
+            return f"{name}: {count_of(outside, filled)} values are outside the training range, {low:g} to {high:g}"
         if not is_most(unseen, filled) or unseen <= 2 * self.details.new_values.get(name, 0) * filled:
             return ""
         known, shown = "seen in training", ", ".join(examples[:SHOWN]) + ", ..." * (len(examples) > SHOWN)
@@ -90,7 +97,7 @@ class Novelty:
             known = f"among the {len(self.vocabularies[name])} that the model knows"
         if unseen == filled:
             return f"{name}: none of the values in {filled:,} rows was {known} ({shown})"
-        return f"{name}: {100 * unseen / filled:.0f} % of the values in {filled:,} rows were not {known} ({shown})"
+        return f"{name}: {100 * unseen / filled:.0f}% of the values in {filled:,} rows were not {known} ({shown})"
 
 
 def is_most(count: int, rows: int) -> bool:

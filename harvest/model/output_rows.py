@@ -1,4 +1,4 @@
-"""Rows with what a model says of them, as CSV."""
+"""Rows with predictions, as CSV."""
 
 import contextlib
 import csv
@@ -18,30 +18,30 @@ from harvest.run_directory import open_atomically
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path leads to a terminal, a pipe or a device, or names a stream of this process."""
+    """Whether a path is a terminal, a pipe or a device, or a stream of this process."""
     return (path.exists() and not path.is_file()) or str(path).startswith(("/dev/std", "/dev/fd/"))
 
 
 def check_output(path: Path, read: list[Path | int]) -> None:
-    """Refuse an output that cannot be written, or that would replace what is read: files and open descriptors."""
+    """Raise UserError if the output cannot be written, or is one of the inputs (files or descriptors)."""
     if path.is_dir():
-        raise UserError(f"--output {path}: is a directory; name a file")
+        raise UserError(f"--output {path}: is a directory; give a file")
     if not path.parent.is_dir():
-        raise UserError(f"--output {path}: there is no directory {path.parent}; make it first")
+        raise UserError(f"--output {path}: the directory {path.parent} does not exist; create it first")
     for source in read if path.is_file() else []:
-        with contextlib.suppress(OSError):  # a file that is not there is refused where it is opened
+        with contextlib.suppress(OSError):  # a missing file is reported where it is opened
             if os.path.samestat(path.stat(), os.stat(source)):
-                raise UserError(f"--output {path}: is also the input; name another file")
+                raise UserError(f"--output {path}: is also an input; give another file")
     if path.is_symlink() and not is_stream(path):
-        raise UserError(f"--output {path}: is a link to {path.resolve()}; name that file, or another")
+        raise UserError(f"--output {path}: is a link to {path.resolve()}; give that file, or another one")
 
 
 @contextlib.contextmanager
 def open_output(path: Path | None, endless: bool) -> Iterator[TextIO]:
-    """Where the rows go: standard output, a device or pipe as it is, or a file that is there whole or not at all.
+    """The output for the rows: standard output, a device or pipe, or a file that is written atomically.
 
-    What answers an endless stream is there from the start, and keeps the rows answered so far. A file that was there
-    is replaced, and a note says so.
+    For an endless stream, the file exists from the start and keeps the rows written so far. If the file replaces an
+    existing one, a note reports it.
     """
     if path is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -52,7 +52,7 @@ def open_output(path: Path | None, endless: bool) -> Iterator[TextIO]:
             with open(path, "a", encoding="utf-8", newline="") as out:
                 yield out
         except OSError as error:
-            error.filename = error.filename or str(path)  # a full device does not say where
+            error.filename = error.filename or str(path)  # the error of a full device has no path
             raise
     else:
         replaced = f"replaced {path}" if path.exists() else ""
@@ -67,14 +67,14 @@ def open_output(path: Path | None, endless: bool) -> Iterator[TextIO]:
 
 
 def answer_names(names: list[str]) -> list[str]:
-    """What the added columns are called: by other names where the input has such columns of its own."""
+    """The names of the added columns; other names if the input already has columns with these names."""
     given = []
     for name in ("probability", "predicted"):
         free = name if name not in names else f"model_{name}"
         while free in names:
             free += "_"
         if free != name:
-            note(f"the input has a column {name}, which is kept; the model's is called {free}")
+            note(f"the input has a column {name}, which is kept; that of the model is named {free}")
         given.append(free)
     return given
 
@@ -82,10 +82,10 @@ def answer_names(names: list[str]) -> list[str]:
 def write_answers(
     out: TextIO, rows: pd.DataFrame, y_prob: np.ndarray, threshold: float, names: list[str], header: bool
 ) -> None:
-    """Write rows with two more columns: probabilities [N], and whether they reach the threshold."""
+    """Write rows with two more columns: the probabilities [N], and the predictions at the threshold."""
     answers = ([f"{value:.6f}" for value in y_prob], (y_prob >= threshold).astype(int))
     table = pd.concat([rows, pd.DataFrame(dict(zip(names, answers, strict=True)), rows.index)], axis=1)
-    returns = any("\r" in cell for name in rows for cell in rows[name])  # not quoted unless all cells are
+    returns = any("\r" in cell for name in rows for cell in rows[name])  # quoted only if all cells are
     quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
     table.to_csv(out, index=False, header=header, lineterminator="\n", quoting=quoting)
     out.flush()

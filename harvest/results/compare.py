@@ -1,40 +1,42 @@
-"""Whole runs compared by their metrics.json."""
+"""Comparison of completed runs by their metrics.json."""
 
 import json
 import math
 import time
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from harvest.cli import UserError, print_error
-from harvest.run_directory import METRICS_FILE
-from harvest.text import interval, percent
+from harvest.run_directory import METRICS_FILE, read_checkpoints
+from harvest.text import HARD_SPACE, interval, name_files, percent, wrap
 
-TITLES = ["directory", "date", "network", "folds", "log-loss", "95 %", "ROC AUC", "accuracy"]
+TITLES = ["directory", "date", "network", "folds", "log-loss", "95%", "ROC AUC", "accuracy"]
 
 
 class Run(NamedTuple):
     log_loss: float
-    data: str  # the name of the data, and how many of its rows were used and tested
+    data: str  # the name of the data, and the numbers of rows used and tested
     rows: tuple[str, ...]  # equal in runs that were tested on the same rows
     cells: list[str]
 
 
 def compare_runs(folders: list[str]) -> list[str]:
-    """The results of whole runs as tables, one for each set of tested rows, the lowest log-loss first.
+    """The results of completed runs as tables, one for each set of test rows, the lowest log-loss first.
 
-    Without folders, they are those of the directories here. Notes of runs that are missing or damaged go to standard
-    error. UserError if no run is left.
+    Without folders, compares those in the current directory. Reports missing and damaged runs on standard error, and
+    raises UserError if no other run is left.
     """
     runs = []
-    paths = [Path(folder, METRICS_FILE) for folder in folders] or sorted(Path().glob(f"*/{METRICS_FILE}"))
+    here = [path for depth in ("*", "*/*") for path in Path().glob(f"{depth}/{METRICS_FILE}")]
+    paths = [Path(folder, METRICS_FILE) for folder in folders] or here
     for path in paths:
         try:
             runs.append(read_run(path))
         except (FileNotFoundError, NotADirectoryError):
             print_error(f"note: {path.parent} contains no completed run")
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            print_error(f"note: {path} is damaged and left out")
+            print_error(f"note: skipped {path}, which is damaged")
     if not runs:
         raise UserError("--compare: no completed run was found; name the directories that runs were written to")
     ranked: dict[tuple[str, ...], list[Run]] = {}
@@ -47,16 +49,24 @@ def compare_runs(folders: list[str]) -> list[str]:
         rows = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
         lines += [*[""] * bool(lines), own[0].data, *rows]
     if len(ranked) > 1:
-        lines += ["", "Each table holds runs that were tested on the same rows: compare only within a table."]
-    return lines
+        lines += ["", "The runs of a table were tested on the same rows: compare only within a table."]
+    origins = [line for path in paths for line in checkpoint_lines(path.parent / "checkpoints")]
+    return lines + [""] * bool(origins) + origins
+
+
+def checkpoint_lines(folder: Path) -> list[str]:
+    """The runs that the checkpoints of a directory come from, according to its manifest."""
+    listed = (read_checkpoints(folder) or {}).values()
+    counts = Counter(f"{entry.get('run')} ({entry.get('data')}, {entry.get('rows')} rows)" for entry in listed)
+    parts = [f"{count} from {origin}".replace(" ", HARD_SPACE) for origin, count in counts.items()]
+    return wrap(f"{', '.join(parts)}", f"{folder}: ", "  ") if parts else []
 
 
 def read_run(path: Path) -> Run:
     metrics = json.loads(path.read_bytes())
     test, settings = metrics["test"], metrics["settings"]
     used, tested = f"{metrics['rows']['used']:,}", f"{sum(map(sum, test['confusion'])):,}"
-    first, *others = settings["csv"]
-    name = f"{len(others) + 1} files, {first} to {others[-1]}" if others else first
+    name = name_files(settings["csv"])
     split = [str(settings.get(setting)) for setting in ("split", "split_seed")] if used != tested else []
     date = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
     cells = [str(path.parent), date, str(settings["architecture"]), str(settings["folds"])]

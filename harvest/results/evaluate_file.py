@@ -1,4 +1,4 @@
-"""How good the predictions of labelled rows are, and whether these rows trained the model: predict.py --evaluate."""
+"""predict.py --evaluate: metrics of labeled rows, and whether the model was trained on them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +10,12 @@ from harvest.data.training_rows import KnownHashes, TrainingRows
 from harvest.results.metrics import measure, wilson
 from harvest.text import interval
 
-FEWEST_ROWS = 20  # that are evaluated by themselves
-FEWEST_LOOKED_UP = 16  # rows of a sample, of which none would be known by chance if a fifth had trained the model
-HIDING_REPEATS = 0.25  # so many rows alike by chance once they are rounded hide others that are
+FEWEST_ROWS = 20  # that are evaluated separately
+FEWEST_LOOKED_UP = 16  # rows of a sample: if a fifth were training rows, at least one would be found
+HIDING_REPEATS = 0.25  # above this share of rounded rows that match by chance, the comparison is useless
 METRICS = ("accuracy", "precision", "recall", "roc_auc", "pr_auc", "log_loss")
 SEEN = "of these {:,} rows were used to train this model, so the result is too optimistic"
-UNKNOWN = "whether these rows were used to train this model is not known"
+UNKNOWN = "it is unknown whether these rows were used to train this model"
 
 
 def evaluate_rows(
@@ -25,63 +25,68 @@ def evaluate_rows(
     threshold: float,
     strange: Sequence[str] = (),
 ) -> list[str]:
-    """Metrics of rows given in parts, each labels, probabilities, hashes and hashes of rounded cells, [B], as lines.
+    """The lines with the metrics of rows, given in parts: labels, probabilities, hashes, hashes of rounded cells, [B].
 
-    Next to them those of the rows that did not train the model; known is None if it does not know its training rows.
-    strange are columns in which hardly any row is like a training row.
+    A second column has the metrics of the rows that were not used in training. known is None if the model contains no
+    hashes of its training rows. strange: columns that are absent or differ from training.
     """
     y_true, y_prob, exact, rounded = (np.concatenate(part) for part in zip(*parts, strict=True))
     if not len(y_true):
-        raise UserError(f"{source}: holds no rows to evaluate")
-    tests = {f"{len(y_true):,} rows, 95 % intervals": measure(y_true, y_prob, threshold)}
+        raise UserError(f"{source}: has no rows to evaluate")
+    tests = {f"{len(y_true):,} rows, 95% intervals": measure(y_true, y_prob, threshold)}
     text, unseen = split_seen(known, exact, rounded, strange)
     if unseen is not None and (count := np.count_nonzero(unseen)) < FEWEST_ROWS:
-        few = f"the {count} that did not are too few" if count else "none is left"
-        text += f", and {few} to test on: metrics.json has the result of the run's own test"
+        few = f"the {count} others are too few" if count else "there are no others"
+        text += f", and {few} to test on: see metrics.json for the result of the run's own test"
     elif unseen is not None:
         tests[f"{count:,} rows not used in training"] = measure(y_true[unseen], y_prob[unseen], threshold)
     lines = [f"note: {text}", "".join(f"{title:<40}" for title in tests)]
     for name in METRICS:
         lines.append(f"  {name:<10}" + "".join(f"{metric_text(test, name):<28}" for test in tests.values()))
+    lines += note_copies(y_true, exact, known.exact.repeated if known else 0)
     return [line.rstrip() for line in lines]
 
 
 def split_seen(
     known: TrainingRows | None, exact: np.ndarray, rounded: np.ndarray, strange: Sequence[str] = ()
 ) -> tuple[str, np.ndarray | None]:
-    """What to say of whether rows [N] trained the model, and which of them did not, or None where that is not known."""
+    """A sentence on whether rows [N] were used in training, and which were not; None if that is unknown."""
     if known is None:
-        return f"{UNKNOWN}: it holds no hashes of its training rows", None
+        return f"{UNKNOWN}: the model contains no hashes of its training rows", None
     sampled, seen = look_up(known.exact, exact)
     count, rows = int(seen.sum()), int(sampled.sum())
     if alike := share_rounded(known.rounded, rounded, count / max(1, rows)):
-        what = f"about {100 * min(1.0, alike / known.stored):.0f} % of these {len(exact):,} rows equal rows that were"
-        return f"{what} used to train this model but for rounding, so the result is probably too optimistic", None
-    if count and wilson(count, rows)[0] > known.exact.repeated:  # or as many as new rows would be by chance
-        share = f"about {100 * min(1.0, count / rows / known.stored):.0f} %"
+        what = f"about {100 * min(1.0, alike / known.stored):.0f}% of these {len(exact):,} rows match training rows of"
+        return f"{what} this model, apart from rounding, so the result is probably too optimistic", None
+    if count and wilson(count, rows)[0] > known.exact.repeated:  # otherwise as many as among new rows by chance
+        share, others = f"about {100 * min(1.0, count / rows / known.stored):.0f}%", sampled & ~seen
         if known.exact.complete and known.stored == 1:
             share = f"{count:,}" if count < rows else "all"
-        text = f"{share} {SEEN.format(len(exact))}"
+        is_certain = not others.any() or (known.stored == 1 and np.isin(known.exact.hashes, exact).all())
+        least = "" if is_certain or share.startswith("about") else "at least "
+        text = f"{least}{share} {SEEN.format(len(exact))}"
         if known.exact.repeated >= 0.005:
-            text += f" (by chance {100 * known.exact.repeated:.0f} % of new rows equal one of its training rows)"
-        return text, sampled & ~seen if known.stored == 1 else None
+            text += f" (by chance, {100 * known.exact.repeated:.0f}% of new rows match a training row)"
+        if is_certain:
+            return text, others if known.stored == 1 else None
+        return f"{text}; it is unknown whether the others were, because {why_others(known, strange)}", None
     if reason := why_unknown(known, count, rows, strange):
         return f"{UNKNOWN}: {reason}", None
     if known.rounded is None or known.rounded.repeated > HIDING_REPEATS:
-        hidden = "rows whose numbers were rounded since would not be recognised"
+        hidden = "training rows with numbers rounded since then would not be recognized"
         none = "hardly any" if count else "none"
-        return f"{none} of these rows equals one that trained this model in every column; {hidden}", None
+        return f"{none} of these rows match a training row in every column; {hidden}", None
     return "there is no sign that these rows were used to train this model", None
 
 
 def look_up(known: KnownHashes, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows [N] can be told apart, and which of them are known."""
+    """Which rows [N] are in the sample of hashes, and which of them are known."""
     sampled = hashes < np.uint64(known.bound)
     return sampled, sampled & np.isin(hashes, known.hashes)
 
 
 def share_rounded(known: KnownHashes | None, hashes: np.ndarray, exact: float) -> float:
-    """The share of rows [N] that are known when their numbers are rounded; 0 where chance explains all but a share."""
+    """The share of rows [N] that are known after rounding; 0 if exact matches or chance explain it."""
     if known is None or known.repeated > HIDING_REPEATS:
         return 0.0
     sampled, seen = look_up(known, hashes)
@@ -90,20 +95,37 @@ def share_rounded(known: KnownHashes | None, hashes: np.ndarray, exact: float) -
 
 
 def why_unknown(known: TrainingRows, count: int, rows: int, strange: Sequence[str]) -> str:
-    """Why rows that trained the model might not be found, or could be others; "" where they would be found.
+    """Why training rows might not be recognized, or not be distinguished from new ones; "" if they would be.
 
-    count of so many rows that can be told apart are known, no more than chance explains.
+    Of `rows` rows in the sample of hashes, `count` are known, at most as many as by chance.
     """
     if strange:
-        return f"column {strange[0]} has other values than in training, which would hide rows that were"
+        return f"column {strange[0]} differs from training, so training rows could not be recognized"
     if count and count >= 0.01 * rows:
-        alike = f"{100 * known.exact.repeated:.0f} % of its training rows equal another one"
-        return f"{100 * count / rows:.0f} % equal one of its training rows, but so may new rows: {alike}"
+        alike = f"{100 * known.exact.repeated:.0f}% of its training rows match another training row"
+        return f"{100 * count / rows:.0f}% match a training row, but new rows may match too: {alike}"
     if known.stored < 0.95:
-        return f"it holds hashes of {100 * known.stored:.0f} % of its training rows only"
+        return f"the model contains hashes of only {100 * known.stored:.0f}% of its training rows"
     if not known.exact.complete and rows < FEWEST_LOOKED_UP:
-        return f"it holds hashes of a sample of its training rows, by which {rows} of these can be told"
+        return f"the model contains hashes of a sample of its training rows, which covers only {rows} of these rows"
     return ""
+
+
+def why_others(known: TrainingRows, strange: Sequence[str]) -> str:
+    """Why rows that match no training row may be training rows: only if all of these were found is that certain."""
+    if strange:
+        return f"column {strange[0]} differs from training"
+    if known.stored < 1:
+        return f"the model contains hashes of only {100 * known.stored:.0f}% of its training rows"
+    return "not all training rows are in this file, and a row with one changed cell does not match"
+
+
+def note_copies(y_true: np.ndarray, exact: np.ndarray, by_chance: float) -> list[str]:
+    """A note on rows that equal an earlier one in their features and label, if more do than by chance."""
+    count = len(y_true) - sum(len(np.unique(exact[y_true == value])) for value in (0, 1))
+    if count <= (0.01 + 2 * by_chance) * len(y_true):
+        return []
+    return [f"note: {count:,} of the rows repeat an earlier row in every column, so the intervals are too narrow"]
 
 
 def metric_text(test: dict[str, Any], name: str) -> str:

@@ -1,4 +1,4 @@
-"""The test of the networks, and of what anyone could do without one."""
+"""Evaluation of the networks and the baselines on test rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from harvest.decision import Decision
 from harvest.results.linear import linear_logits
 from harvest.results.metrics import choose_threshold, fit_temperature, measure, sigmoid
 
-EQUAL_ROWS = 800  # training rows from which one network is expected to say more than a logistic regression does
-SHARE_WEIGHT = 20  # of that expectation, in validation rows that are certain
+EQUAL_ROWS = 800  # training rows for which a network and a logistic regression are expected to be equally good
+SHARE_WEIGHT = 20  # of that expectation, relative to the log-loss
 
 
 class Baseline(NamedTuple):
     y_prob: np.ndarray  # [N] of the test rows
-    metrics: dict[str, Any]  # as measure() gives them
+    metrics: dict[str, Any]  # from measure()
 
 
 @dataclass
 class Evaluation:
-    """What the test rows of all folds say, one fold after another: no network was trained on its own."""
+    """The results on the test rows of all folds, one fold after another: no network was trained on its test rows."""
 
     y_true: np.ndarray  # [N] float32, 0 or 1
     y_prob: np.ndarray  # [N] float64
-    metrics: dict[str, Any]  # as measure() gives them
-    threshold: Decision  # from which a probability counts as 1
-    temperature: float  # by which the saved model divides logits
-    temperatures: list[float]  # by which those of the tested rows of each fold were divided
-    tested_at: np.ndarray  # [N] the threshold of each tested row
+    metrics: dict[str, Any]  # from measure()
+    threshold: Decision  # probabilities at or above it count as 1
+    temperature: float  # the divisor of the saved model's logits
+    temperatures: list[float]  # for the test rows of each fold
+    tested_at: np.ndarray  # [N] the threshold for each test row
     validation: tuple[np.ndarray, np.ndarray]  # y_true, y_prob of the validation rows
     baselines: dict[str, Baseline]  # of the same test rows
 
@@ -45,10 +45,10 @@ def evaluate(
     baselines: dict[str, Baseline],
     by_time: bool = False,
 ) -> Evaluation:
-    """Choose the threshold on validation rows and measure the test rows; both are given as labels and logits [N].
+    """Choose the threshold on validation rows and measure on test rows; both are pairs of labels and logits [N].
 
-    By time, the test rows of a window are answered with the temperature and the threshold that its validation rows and
-    earlier ones give: those of later windows were not known then.
+    With a split by time, a window's temperature and threshold are fitted on its validation rows and earlier ones,
+    because later rows are not known at that time.
     """
     calibrated = validation[0], sigmoid(validation[1] / temperature)
     threshold = choose_threshold(rule, *calibrated)
@@ -59,7 +59,7 @@ def evaluate(
             temperatures[window], _ = fit_temperature(labels, logits)
             thresholds[window] = choose_threshold(rule, labels, sigmoid(logits / temperatures[window])).value
     if len(set(thresholds)) > 1:
-        threshold = threshold._replace(reason=f"{threshold.reason}; windows are tested at those of earlier rows")
+        threshold = threshold._replace(reason=f"{threshold.reason}; each window has the threshold of earlier rows")
     divisors, tested_at = np.repeat([temperatures, thresholds], [len(split.test) for split in splits], axis=1)
     y_true, y_prob = test[0], sigmoid(test[1] / divisors)
     metrics = measure(y_true, y_prob, tested_at)
@@ -74,12 +74,12 @@ def measure_baselines(
     fold_encodings: Sequence[FoldEncoding],
     linear: Sequence[np.ndarray],
 ) -> dict[str, Baseline]:
-    """Always the majority, and the linear model [L + 1] of each fold, measured on the test rows of all folds."""
+    """The majority class and the linear model [L + 1] of each fold, on the test rows of all folds."""
     logits = [
         linear_logits(features, split.test, encoding, fold_encoding, weights)
         for split, fold_encoding, weights in zip(splits, fold_encodings, linear, strict=True)
     ]
-    # The same for all folds: their shares, which differ by a row, would rank the rows, and the wrong way round.
+    # The same for all folds: their shares differ by a row, which would rank the test rows, in the wrong order.
     share = float(np.mean([features.labels[split.train].mean() for split in splits]))
     y_true = features.labels[np.concatenate([split.test for split in splits])]
     predicted = {"majority": np.full(len(y_true), share), "logistic_regression": sigmoid(np.concatenate(logits))}
@@ -89,10 +89,9 @@ def measure_baselines(
 def choose_network_share(
     y_true: np.ndarray, logits: np.ndarray, linear_logits: np.ndarray, training_rows: int
 ) -> tuple[float, float]:
-    """The share of one network in a weighted mean of logits with a linear model, and the temperature of the mean.
-
-    What one network learns from few rows varies with its start, which the mean of many networks averages out. The
-    share follows from validation rows, labels and logits [N] of both, and, when they are few, from the training rows.
+    """The weight of a single network in the mean of its logits and those of a linear model, and the temperature of the
+    mean. Both minimize the log-loss of validation rows, given as labels and logits [N]. With few validation rows, the
+    weight also depends on the number of training rows.
     """
     expected, tried = training_rows / (training_rows + EQUAL_ROWS), []
     for share in np.linspace(0.1, 1, 10):

@@ -1,19 +1,18 @@
-"""Columns that may give the label away, found before training."""
+"""Columns from which the label may leak, found before training."""
 
 import shlex
 
 import numpy as np
 
-from harvest.data.columns import name_words
 from harvest.data.table import Table
 from harvest.results.metrics import wilson
-from harvest.text import percent
+from harvest.text import name_words, percent
 
-LEAK_ROWS = 50_000  # that are looked at
+LEAK_ROWS = 50_000  # at most so many rows, evenly spaced, are searched for leaks
 
 
 def find_leaks(table: Table, label: str) -> list[str]:
-    """A warning for each column that contains the label's name, or predicts the label of nearly all rows of both."""
+    """A warning for each column that is named after the label, or alone predicts nearly all rows of both classes."""
     warnings = []
     step = max(1, len(table.label) // LEAK_ROWS)
     positive = table.label[::step] > 0.5
@@ -27,16 +26,17 @@ def find_leaks(table: Table, label: str) -> list[str]:
         if all(found > 0.96 * rows and wilson(found, rows)[0] > 0.9 for found, rows in shares):
             why = f"on its own it predicts the label of {percent(sum(correct) / len(positive))} of rows"
         elif len(label) > 2 and name_words(label) <= name_words(column.name):
-            why = "its name contains that of the label"
+            why = "its name contains the name of the label"
         if why:
-            warnings.append(f"{column.name}: {why}; if it was made from the label, --drop {shlex.quote(column.name)}")
+            drop = f"use --drop {shlex.quote(column.name)}"
+            warnings.append(f"{column.name}: {why}; if it is derived from the label, {drop}")
     return warnings
 
 
 def best_interval(values: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
-    """How many rows of 0 and of 1 are correct when one class is predicted in the best interval of a number [N].
+    """Predict one class inside the best interval of a number [N], the other outside: the correct rows of 0 and of 1.
 
-    Both classes weigh the same. What is missing lies above all else.
+    Both classes have the same weight. Missing numbers count as larger than all others.
     """
     values = np.where(np.isnan(values), np.inf, values)
     order = np.argsort(values)
@@ -56,6 +56,6 @@ def best_interval(values: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
 
 
 def predicted_by_category(codes: np.ndarray, positive: np.ndarray) -> tuple[int, int]:
-    """How many rows of 0 and of 1 the majority of the other rows with the same value predicts; codes are [N]."""
+    """Predict the majority class of the other rows with the same code [N]: the correct rows of 0 and of 1."""
     zeros, ones = (np.bincount(codes[positive == value], minlength=codes.max() + 1) for value in (False, True))
     return int(zeros[zeros - 1 > ones].sum()), int(ones[ones - 1 > zeros].sum())

@@ -1,6 +1,6 @@
-"""Logistic regression of encoded rows: where training starts from, and what a network is compared and mixed with.
+"""Logistic regression of encoded rows: the start of training, a baseline, and a part of a single-network model.
 
-A linear model is its weights [L + 1]: those of the first L of a network's inputs, and the intercept last.
+A linear model is an array [L + 1]: the weights of the first L inputs of a network, then the intercept.
 """
 
 import math
@@ -11,17 +11,17 @@ import numpy as np
 from harvest.data.encoding import Encoding, Features, FoldEncoding, encode_numbers, row_pieces
 from harvest.results.metrics import sigmoid
 
-LINEAR_ROWS = 50_000  # a linear model learns nothing more from more rows
+LINEAR_ROWS = 50_000  # at most: more rows do not make a linear model more accurate
 
 
 class DesignMatrix(NamedTuple):
-    """Encoded rows [B, L] without the zeros of their categories, so that a product costs no more than their cells."""
+    """Encoded rows [B, L] without the zeros of one-hot inputs: the cost of a product is proportional to the cells."""
 
     dense: np.ndarray  # [B, D + M]: numbers and missing indicators
-    ones: np.ndarray  # [B, C] int32: which of the L inputs is 1 for each category; L for none
+    ones: np.ndarray  # [B, C] int32: the input that is 1 for each category column; L for none
 
     def logits(self, linear: np.ndarray) -> np.ndarray:
-        """What a linear model [L + 1] gives for the rows."""
+        """The logits of the rows by a linear model [L + 1]: float64 [B]."""
         padded = np.append(linear[:-1], 0)
         return self.dense @ linear[: self.dense.shape[1]] + padded[self.ones].sum(axis=1) + linear[-1]
 
@@ -36,7 +36,7 @@ class DesignMatrix(NamedTuple):
 def design_matrix(
     features: Features, rows: np.ndarray, encoding: Encoding, fold_encoding: FoldEncoding
 ) -> DesignMatrix:
-    """The first L inputs of some rows, as encode() gives them."""
+    """The first L inputs of some rows, as encode() returns them."""
     numbers, categories = features.take(rows)
     dense = np.asarray(encode_numbers(numbers, encoding, fold_encoding), float)
     first_inputs = np.cumsum([dense.shape[1], *encoding.widths], dtype=np.int32)[:-1]
@@ -47,16 +47,16 @@ def design_matrix(
 def linear_logits(
     features: Features, rows: np.ndarray, encoding: Encoding, fold_encoding: FoldEncoding, linear: np.ndarray
 ) -> np.ndarray:
-    """What a linear model [L + 1] gives for some rows of a table: float64 [B]."""
+    """The logits of some rows of a table by a linear model [L + 1]: float64 [B]."""
     batches = (design_matrix(features, batch, encoding, fold_encoding) for batch in row_pieces(rows))
     return np.concatenate([batch.logits(linear) for batch in batches])
 
 
 def fit_logistic_regression(matrix: DesignMatrix, y_true: np.ndarray, width: int, penalty: float = 1.0) -> np.ndarray:
-    """The L2-penalised logistic regression [L + 1] of rows [B, L]; width is L.
+    """The L2-penalized logistic regression [L + 1] of rows [B, L]; width is L.
 
-    Newton's method whose steps are solved by conjugate gradients (Hestenes and Stiefel, 1952; Komarek and Moore, 2005):
-    what an iteration costs follows the cells of the rows, not the square of the inputs.
+    Newton's method, with steps by conjugate gradients (Hestenes and Stiefel, 1952; Komarek and Moore, 2005): the cost
+    of an iteration is proportional to the cells of the rows, not to the square of the inputs.
     """
     ridge = np.append(np.full(width, penalty), 1e-6)
 
@@ -102,12 +102,12 @@ def fit_linear(
     penalty: float = 1.0,
     folds: int = 1,
 ) -> np.ndarray:
-    """The logistic regression [L + 1] of some rows: of many rows of a part, a smaller one for each of many folds."""
+    """The logistic regression [L + 1] of some rows, or of every nth of them if there are many rows or folds."""
     rows = rows[:: max(1, len(rows) * folds // LINEAR_ROWS)]
     matrix = design_matrix(features, rows, encoding, fold_encoding)
     return fit_logistic_regression(matrix, features.labels[rows], encoding.linear_width, penalty)
 
 
 def weighted_linear(linear: np.ndarray, class_weights: tuple[float, float]) -> np.ndarray:
-    """A linear model [L + 1] of rows that count once, as one of rows with the weights of their classes, 0 and 1."""
+    """A linear model [L + 1] of unweighted rows, adjusted to the weights of classes 0 and 1."""
     return np.append(linear[:-1], linear[-1] + math.log(class_weights[1] / class_weights[0]))

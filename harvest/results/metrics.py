@@ -1,7 +1,7 @@
-"""Scores of predicted probabilities with their 95 % intervals, calibration, and the choice of a threshold.
+"""Scores of predicted probabilities with their 95% intervals, calibration, and the choice of a threshold.
 
-Names and signatures are those of scikit-learn where it has them. In all functions y_true [N] is 0 or 1 and y_prob [N]
-the probability of 1.
+Names and signatures are those of scikit-learn if it has the function. y_true [N] is always 0 or 1, and y_prob [N] the
+probability of 1.
 """
 
 import argparse
@@ -14,10 +14,10 @@ import numpy as np
 from harvest.cli import positive_number
 from harvest.decision import Decision
 
-FEWEST_OF_CLASS = 10  # rows, with which the interval of a score that hangs on each of them can be trusted
-CALIBRATION_ROWS = 20_000  # from which a temperature is known well enough
+FEWEST_OF_CLASS = 10  # rows: with fewer of a class, ROC AUC, PR AUC and log-loss have no interval
+CALIBRATION_ROWS = 20_000  # at most; more rows do not make the temperature more accurate
 CALIBRATION_BINS = 10
-Z_95 = 1.959964  # 95 % of a normal distribution are within so many standard deviations
+Z_95 = 1.959964  # so many standard deviations around the mean contain 95% of a normal distribution
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -30,7 +30,7 @@ def confusion_matrix(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
 
 
 def count_by_score(y_true: np.ndarray, y_score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many rows of 1 and of 0 have each of S scores, the lowest first: [S], [S]."""
+    """The number of rows of 1 and of 0 with each of S different scores, lowest first: [S], [S]."""
     order = np.argsort(y_score, kind="stable")
     ranked, ones = y_score[order], y_true[order].astype(float)
     starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
@@ -38,37 +38,37 @@ def count_by_score(y_true: np.ndarray, y_score: np.ndarray) -> tuple[np.ndarray,
 
 
 def roc_auc_score(y_true: np.ndarray, y_score: np.ndarray) -> float:
-    """The share of pairs of a row of 1 and a row of 0 that the score ranks rightly; NaN if there is no pair."""
+    """The share of pairs of a row of 1 and a row of 0 that the score ranks correctly; NaN if there is no pair."""
     return roc_auc(*count_by_score(y_true, y_score))[0]
 
 
 def roc_auc(positive: np.ndarray, negative: np.ndarray) -> tuple[float, list[float] | None]:
-    """The area under the ROC curve and its 95 % interval, from counts by score.
+    """The area under the ROC curve and its 95% interval, from counts by score.
 
-    The variance is that of DeLong, DeLong and Clarke-Pearson (1988), from ranks as Sun and Xu (2014) compute it.
+    The variance is that of DeLong, DeLong and Clarke-Pearson (1988), computed from ranks (Sun and Xu, 2014).
     """
     ones, zeros = positive.sum(), negative.sum()
     if not ones or not zeros:
         return math.nan, None
-    rank_of_ones = (np.cumsum(negative) - negative / 2) / zeros  # the share of rows of 0 that are below
+    rank_of_ones = (np.cumsum(negative) - negative / 2) / zeros  # the share of rows of 0 with a lower score
     rank_of_zeros = 1 - (np.cumsum(positive) - positive / 2) / ones
     area = float(positive @ rank_of_ones / ones)
     if min(ones, zeros) < FEWEST_OF_CLASS:
         return area, None
     if len(positive) == 1:
-        return area, [area, area]  # one score for all rows ranks none of them, whatever the sample
+        return area, [area, area]  # with one score for all rows, the area is 0.5 in any sample
     variance = smoothed_variance(area, positive @ (rank_of_ones - area) ** 2, ones, 2, 1)
     variance += smoothed_variance(area, negative @ (rank_of_zeros - area) ** 2, zeros, 2, 1)
     return area, share_interval(area, variance)
 
 
 def average_precision_score(y_true: np.ndarray, y_score: np.ndarray) -> float:
-    """The area below the precision-recall curve, as a sum of steps; NaN if there is no row of 1."""
+    """The area under the precision-recall curve, as a sum of steps; NaN if there is no row of 1."""
     return average_precision(*count_by_score(y_true, y_score))[0]
 
 
 def average_precision(positive: np.ndarray, negative: np.ndarray) -> tuple[float, list[float] | None]:
-    """The average precision and its 95 % interval, from counts by score.
+    """The average precision and its 95% interval, from counts by score.
 
     The variance is the sum of squares of each row's influence (the infinitesimal jackknife of Jaeckel, 1972).
     """
@@ -85,31 +85,30 @@ def average_precision(positive: np.ndarray, negative: np.ndarray) -> tuple[float
 
 
 def share_spread(share: float) -> float:
-    """The largest variance of values in 0 to 1 with this mean; above 0, so that what is divided by it has a limit."""
+    """The largest variance of values in 0 to 1 with this mean; above 0, because others are divided by it."""
     return max(share * (1 - share), 1e-12)
 
 
 def smoothed_variance(share: float, squares: float, rows: float, added: int, lost: int) -> float:
-    """The variance of a share over so many rows from the sum of squares of their parts in it, and some more rows.
+    """The variance of a share over so many rows, from the sum of squares of their contributions and some added rows.
 
-    Few rows do not show how far the rare ones spread, and those of a perfect score do not differ at all, so some rows
-    of the largest variance are added. How many, and how many degrees of freedom are lost, comes from the simulation in
-    benchmarks/coverage.py.
+    Few rows underestimate the variance, and rows with a perfect score have none, so some rows with the largest possible
+    variance are added. Their number and the degrees of freedom lost are from the simulation in benchmarks/coverage.py.
     """
     return float((squares + added * share_spread(share)) / max(1, rows + added - lost) / rows)
 
 
 def share_interval(share: float, variance: float) -> list[float]:
-    """95 % interval of a share in 0 to 1: that of a proportion of as many rows as give it this variance."""
+    """95% interval of a share in 0 to 1: that of a proportion with this variance."""
     trials = share_spread(share) / variance
     return wilson(share * trials, trials)
 
 
 def paired_difference(gained: int, lost: int, rows: int) -> tuple[list[float], float]:
-    """95 % interval and p-value of the difference (gained - lost) / rows of two proportions of the same rows.
+    """95% interval and p-value of the difference (gained - lost) / rows of two proportions of the same rows.
 
-    The p-value is that of McNemar's test (1947); the interval holds the differences that the same score test does not
-    reject (Tango, 1998), so it leaves 0 out exactly when p < 0.05.
+    The p-value is that of McNemar's test (1947). The interval contains the differences that the same score test does
+    not reject (Tango, 1998), so it excludes 0 if and only if p < 0.05.
     """
 
     def score(difference: float) -> float:
@@ -119,7 +118,7 @@ def paired_difference(gained: int, lost: int, rows: int) -> tuple[list[float], f
         return (gained - lost - rows * difference) / math.sqrt(max(variance, 1e-12))
 
     def end(z: float, low: float, high: float) -> float:
-        for _ in range(60):  # the score falls as the difference rises
+        for _ in range(60):  # the score decreases with the difference
             middle = (low + high) / 2
             low, high = (middle, high) if score(middle) > z else (low, middle)
         return middle
@@ -136,12 +135,12 @@ def log_losses(y_true: np.ndarray, y_prob: np.ndarray) -> np.ndarray:
 
 
 def calibration_bins(y_prob: np.ndarray) -> np.ndarray:
-    """The bin, of ten of equal width, that each probability is in: 0 to 9."""
+    """The bin of each probability, 0 to 9, of ten with equal widths."""
     return np.minimum((y_prob * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
 
 
 def wilson(successes: float, trials: float) -> list[float]:
-    """95 % interval of a proportion (Wilson, 1927)."""
+    """95% interval of a proportion (Wilson, 1927)."""
     if not trials:
         return [0.0, 1.0]
     z, share = Z_95, successes / trials
@@ -151,7 +150,7 @@ def wilson(successes: float, trials: float) -> list[float]:
 
 
 def mean_interval(values: np.ndarray) -> list[float]:
-    """95 % interval of the mean of skewed values [N], by the transformation of Hall (1992)."""
+    """95% interval of the mean of skewed values [N], with the transformation of Hall (1992)."""
     mean, deviation, root = values.mean(), values.std(), math.sqrt(len(values))
     if not deviation:
         return [float(mean)] * 2
@@ -162,9 +161,9 @@ def mean_interval(values: np.ndarray) -> list[float]:
 
 
 def measure(y_true: np.ndarray, y_prob: np.ndarray, threshold: float | np.ndarray) -> dict[str, Any]:
-    """All that metrics.json says of a test: each score and its 95 % interval; None for what the rows do not define.
+    """The scores of a test as in metrics.json, with 95% intervals; None where the rows do not define a score.
 
-    The threshold may differ from row to row, [N].
+    The threshold may be an array [N].
     """
     (tn, fp), (fn, tp) = confusion = confusion_matrix(y_true, y_prob >= threshold).tolist()
     proportions = {"accuracy": (tp + tn, len(y_true)), "precision": (tp, tp + fp), "recall": (tp, tp + fn)}
@@ -176,7 +175,7 @@ def measure(y_true: np.ndarray, y_prob: np.ndarray, threshold: float | np.ndarra
     (roc, roc_ends), (precision_recall, precision_recall_ends) = roc_auc(*counts), average_precision(*counts)
     result |= {"roc_auc": roc, "pr_auc": precision_recall, "log_loss": float(losses.mean())}
     result["brier"] = float(np.mean(np.square(y_prob - y_true)))
-    # Expected calibration error: the distance of probability and frequency in a bin (Naeini, Cooper, Hauskrecht, 2015).
+    # Expected calibration error: the mean distance of probability and frequency by bin (Naeini et al., 2015).
     distances = np.bincount(calibration_bins(y_prob), y_prob - y_true, minlength=CALIBRATION_BINS)
     result |= {"ece": float(np.abs(distances).sum() / len(y_true)), "confusion": confusion}
     result |= {"roc_auc_ci95": roc_ends, "pr_auc_ci95": precision_recall_ends}
@@ -185,20 +184,20 @@ def measure(y_true: np.ndarray, y_prob: np.ndarray, threshold: float | np.ndarra
 
 
 def too_few(confusion: list[list[int]]) -> list[int]:
-    """The classes, 0 or 1, with too few rows for an interval of scores that hang on each of them."""
+    """The classes, 0 or 1, with too few rows for the intervals of ROC AUC and log-loss."""
     return [label for label, counts in enumerate(confusion) if sum(counts) < FEWEST_OF_CLASS]
 
 
 def missing_intervals(label: str, test: dict[str, Any]) -> str:
-    """Why scores of a test, as measure() gives it, have no interval; "" where all have one."""
+    """Why some scores of measure() have no interval; "" if all have one."""
     if test["log_loss_ci95"]:
         return ""
     few = " and ".join(f"{label} = {value}" for value in too_few(test["confusion"]))
-    return f"ROC AUC and log-loss have no interval: too few rows of {few}."
+    return f"ROC AUC and log-loss have no interval: too few rows with {few}."
 
 
 def threshold_rule(text: str) -> tuple[str, float | None]:
-    """A way to choose the threshold, as --threshold takes it: its name and its number."""
+    """A rule to choose the threshold, as given to --threshold: its name and its number, if any."""
     if text in ("f1", "balanced"):
         return text, None
     name, _, value = text.partition("=")
@@ -217,14 +216,16 @@ def threshold_rule(text: str) -> tuple[str, float | None]:
 
 
 def choose_threshold(rule: tuple[str, float | None], y_true: np.ndarray, y_prob: np.ndarray) -> Decision:
-    """The threshold that is best by a rule on rows that were not trained on."""
+    """The best threshold by a rule on validation rows, and the reason."""
     name, number = rule
     if name == "fixed":
-        return Decision(number, "as requested" if number != 0.5 else "the more likely class")
+        return Decision(number, "as requested" if number != 0.5 else "predicts the more likely class")
     if name == "classes":
-        return Decision(number, "the share of 1 in training: with balanced class weights, both classes count the same")
+        return Decision(
+            number, "the share of 1 in training, because balanced class weights give both classes the same weight"
+        )
     if name == "cost":
-        return Decision(number, "the expected cost of both mistakes is equal there")
+        return Decision(number, "where the expected costs of a false alarm and a miss are equal")
     order = np.argsort(-y_prob, kind="stable")
     y_prob, tp = y_prob[order], np.cumsum(y_true[order])
     predicted, positives = np.arange(1, len(y_true) + 1), y_true.sum()
@@ -236,7 +237,7 @@ def choose_threshold(rule: tuple[str, float | None], y_true: np.ndarray, y_prob:
         "precision": np.where(precision >= least, 1 + recall, precision),
         "recall": np.where(recall >= least, 1 + precision, recall),
     }[name]
-    last = np.append(np.diff(y_prob) != 0, True)  # between equal probabilities there is no threshold
+    last = np.append(np.diff(y_prob) != 0, True)  # equal probabilities cannot be separated
     best = int(np.argmax(np.where(last, score, -1)))
     wanted = name if number is None else f"{name} {number:g}"
     missed = f"; {wanted} was not reached" if number and score[best] < 1 else ""
@@ -245,16 +246,16 @@ def choose_threshold(rule: tuple[str, float | None], y_true: np.ndarray, y_prob:
 
 
 def fit_temperature(y_true: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
-    """The divisor of logits [N] that lowers their log-loss most (Guo et al., 2017), held near 1 when rows are few.
+    """The divisor of logits [N] that minimizes their log-loss (Guo et al., 2017), kept near 1 if rows are few.
 
-    Second comes what it lowers: the sum of the log-losses and a penalty for the distance of the divisor from 1.
+    The second value is the minimum: the sum of the log-losses and a penalty for the distance of the divisor from 1.
     """
     step = max(1, len(y_true) // CALIBRATION_ROWS)
     y_true, logits = y_true[::step], logits[::step]
 
-    def penalised(logarithm: float) -> tuple[float, float]:
+    def penalized(logarithm: float) -> tuple[float, float]:
         return float(log_losses(y_true, sigmoid(logits / math.exp(logarithm))).sum() + 10 * logarithm**2), logarithm
 
-    _, nearest = min(map(penalised, np.linspace(-3, 3, 31)))
-    loss, logarithm = min(map(penalised, nearest + np.linspace(-0.2, 0.2, 21)))
+    _, nearest = min(map(penalized, np.linspace(-3, 3, 31)))
+    loss, logarithm = min(map(penalized, nearest + np.linspace(-0.2, 0.2, 21)))
     return math.exp(logarithm), loss

@@ -1,4 +1,4 @@
-"""What a run leaves and prints of its results: metrics.json, predictions.csv, lines for the terminal and the card."""
+"""The results of a run: metrics.json, predictions.csv, and the lines for the terminal and the model card."""
 
 import argparse
 import platform
@@ -23,27 +23,25 @@ from harvest.run_directory import CARD_FILE, EXPORT_FILES, METRICS_FILE, MODEL_F
 from harvest.text import count_range, interval, percent, rows_of, wrap
 
 NO_SETTINGS = {"describe", "compare", "sync_every", "trust_network", "given"}
-FACTS = (  # of metrics.json, for the page and the card
-    *("comparison", "verdict", "importance", "suspect_labels", "warnings"),
-    *("effects", "history", "table", "example"),
-)
+FINDINGS = ("comparison", "verdict", "next_steps", "importance", "suspect_labels", "effects")  # of explain()
+FACTS = (*FINDINGS, "warnings", "history", "table", "example")  # of metrics.json, for the page and the card
 COLUMN_FACTS = ("name", "kind", "reason", "distinct", "missing", "hint")
 
 
 def training_lines(epochs: list[int], best_epochs: list[int], reason: str, most_epochs: int, best: bool) -> list[str]:
-    """How long training took, in epochs of each network, which of them is kept, and why the first is good already.
+    """The number of epochs of each network, the epoch that it keeps, and why the first is already good.
 
-    reason says why a single network stopped; best: its best epoch is kept, not its last.
+    reason: why a single network stopped. best: networks keep their best epoch, not their last.
     """
     networks, whose = "", "the"
     if len(epochs) > 1:
         at_limit = sum(count >= most_epochs for count in epochs)
-        networks, whose = f"{len(epochs)} nets for ", "each net's"
-        reason = f"{at_limit} reached the limit of {most_epochs:,}" if at_limit else ""
+        networks, whose = f"{len(epochs)} networks for ", "each network's"
+        reason = f"{at_limit} reached the maximum of {most_epochs:,}" if at_limit else ""
     kept = f"{whose} best epoch ({count_range(best_epochs)}) is kept" if best else f"{whose} last epoch is kept"
     return [
         f"Trained    {networks}{count_range(epochs)} epochs{f' ({reason})' if reason else ''}; {kept}",
-        "           Started from a logistic regression of the training rows, so epoch 1 is good already.",
+        "           Training started from a logistic regression, so epoch 1 is already good.",
     ]
 
 
@@ -52,64 +50,74 @@ def result_lines(label: str, evaluation: Evaluation, folds: int) -> list[str]:
     test, threshold = evaluation.metrics, evaluation.threshold
     tests = [test, *(evaluation.baselines[name].metrics for name in ("logistic_regression", "majority"))]
     (tn, fp), (fn, tp) = test["confusion"]
-    how = " that the model never saw" if folds == 1 else ", each by a net that was not trained on it"
-    lines = [f"Test on {tn + fp + fn + tp:,} rows{how} (95 % intervals)"]
-    lines.append(f"{'this model':>34}{'logistic regression':>23}{'always the majority':>23}")
-    titles = {"roc_auc": "ROC AUC", "log_loss": "log-loss"}  # of scores that are no shares
+    how = ", each by a network that was not trained on it" if folds > 1 else " not used in training"
+    lines = wrap(f"Test on {tn + fp + fn + tp:,} rows{how} (95% intervals)")
+    lines.append(f"{'this model':>34}{'logistic regression':>23}{'majority class':>23}")
+    titles = {"roc_auc": "ROC AUC", "log_loss": "log-loss"}  # scores that are not percentages
     for name in ("accuracy", "roc_auc", "log_loss", "precision", "recall"):
-        scale, digits, unit = (1, 3, "") if name in titles else (100, 1, " %")
+        scale, digits, unit = (1, 3, "") if name in titles else (100, 1, "%")
         line = f"  {titles.get(name, name):<9}"
-        for result in tests[: 2 if name in ("precision", "recall") else 3]:  # of the majority, they say nothing
+        for result in tests[: 2 if name in ("precision", "recall") else 3]:  # meaningless for the majority class
             value, ends = result[name], result[f"{name}_ci95"]
             score = "-" if value is None else f"{scale * value:.{digits}f}{unit}"
             line += f"{score} {interval(ends, scale, digits) if ends else '':>14}".rjust(23)
         lines.append(line.rstrip())
     lines += wrap(missing_intervals(label, test), "  ", "  ")
-    found = f"Found {tp:,} of {tp + fn:,} {rows_of(label, 1)}; {fp:,} of {tn + fp:,}"
-    taken = "productive" if label == "productive" else f"{label} = 1"
-    lines += wrap(f"{found} {rows_of(label, 0)} were taken for {taken}.", "  ", "  ")
+    misses = f"{fn:,} misses among {tp + fn:,} {rows_of(label, 1)}"
+    lines += wrap(f"{misses}, {fp:,} false alarms among {tn + fp:,} {rows_of(label, 0)}.", "  ", "  ")
     scores = f"F1 {test['f1']:.3f}, calibration error {test['ece']:.3f}"
     return lines + wrap(f"{scores}, at threshold {threshold.value:.3g} ({threshold.reason}).", "  ", "  ")
 
 
 def calibration_lines(y_true: np.ndarray, y_prob: np.ndarray, confusion: list[list[int]]) -> list[str]:
     """The calibration curve and the confusion matrix of the test rows as tables."""
-    lines, bins = ["probability         rows   share of 1", ""], calibration_bins(y_prob)
+    lines, bins = ["probability        rows   share of 1", ""], calibration_bins(y_prob)
     for number in range(CALIBRATION_BINS):
         labels = y_true[bins == number]
         share = float(labels.mean()) if len(labels) else 0
-        observed = f"{percent(share):>8}  {'#' * round(20 * share)}" if len(labels) else ""
-        lines.append(f"{10 * number:>3} to {10 * number + 10:>3} %     {len(labels):>8,}  {observed}")
+        observed = f"{percent(share):>7}  {'#' * round(20 * share)}" if len(labels) else ""
+        lines.append(f"{10 * number:>3} to {10 * number + 10:>3}%     {len(labels):>8,}  {observed}")
     lines += ["", f"{'':<12}{'predicted 0':>14}{'predicted 1':>14}"]
     return lines + [f"label {row}     {cells[0]:>14,}{cells[1]:>14,}" for row, cells in enumerate(confusion)]
 
 
 def file_lines(
-    folder: Path, timing: dict[str, float], left_out: Mapping[str, str], stale: Sequence[str], logs: bool
+    folder: Path,
+    timing: dict[str, float],
+    left_out: Mapping[str, str],
+    stale: Sequence[str],
+    logs: bool,
+    checkpoints: Sequence[str],
 ) -> list[str]:
-    """What the run has left, and what would be worth trying.
+    """The files that the run has written, and how long it took.
 
-    left_out says why the card or the report is missing, stale names the files of an earlier run that were deleted.
+    left_out: why the card or the report was not written. stale: deleted files of an earlier run. checkpoints: the file
+    names of this run's checkpoints, the best last.
     """
     lines, files = [""], {"Model": MODEL_FILE, "Metrics": METRICS_FILE, "Test rows": PREDICTIONS_FILE}
     for title, file in {**files, "Card": CARD_FILE, "Report": REPORT_FILE}.items():
-        gone = "; that of an earlier run is deleted" if file in stale else ""
+        gone = "; deleted that of an earlier run" if file in stale else ""
         lines.append(f"{title:<11}{left_out[file] + gone if left_out.get(file) else folder / file}")
     for name, file in EXPORT_FILES.items():
         if file in stale:
-            lines.append(f"Export     {folder / file} of an earlier run is deleted; --export {name} writes it again")
+            gone = f"deleted because it was from an earlier run; --export {name} writes a new one"
+            lines.append(f"Export     {folder / file} {gone}")
+    if checkpoints:
+        count = f"the best of this run's {len(checkpoints)}" if len(checkpoints) > 1 else "this run's only one"
+        lines.append(f"Checkpoint {folder / 'checkpoints' / checkpoints[-1]}, {count}")
     if logs:
         lines.append(f"Logs       tensorboard --logdir {shlex.quote(str(folder / 'logs'))}")
-    speed = f"{timing['train_s']:.2f} s for training ({timing['rows_per_s']:,.0f} rows/s)"
-    return [*lines, f"Time       {timing['total_s']:.1f} s in total, {speed}"]
+    steps = f"{timing['import_s']:.1f} s to load TensorFlow, {timing['compile_s']:.1f} s to build and compile"
+    steps += f", {timing['train_s']:.2f} s to train ({timing['rows_per_s']:,.0f} rows/s)"
+    return [*lines, *wrap(f"{timing['total_s']:.1f} s in total: {steps}", "Time       ", " " * 11)]
 
 
 def prediction_rows(table: Table, splits: Sequence[Split], evaluation: Evaluation) -> bytes:
-    """predictions.csv: every tested row by its line, and what the network that never saw it says of it."""
+    """predictions.csv: each test row by its line, with the probability of a network that was not trained on it."""
     rows = np.concatenate([split.test for split in splits])
     folds = np.repeat(np.arange(1, len(splits) + 1), [len(split.test) for split in splits])
     order = np.lexsort([table.line_numbers[rows], table.files[rows]])
-    several = len(table.names) > 1  # of a single file the name is left out
+    several = len(table.names) > 1  # the name of a single file is omitted
     files = ['"' + name.replace('"', '""') + '",' if several else "" for name in table.names]
     columns = (table.files[rows], table.line_numbers[rows], folds, evaluation.y_true, evaluation.y_prob)
     written = [b"file,line,fold,label,probability\n" if several else b"line,fold,label,probability\n"]
@@ -123,9 +131,9 @@ def prediction_rows(table: Table, splits: Sequence[Split], evaluation: Evaluatio
 def resolved_settings(
     args: argparse.Namespace, table: Table, config: Mapping[str, Any], reasons: Mapping[str, str], **more: Decision
 ) -> dict[str, Any]:
-    """Every setting as it was used, and the reason where one was chosen for the user.
+    """Every setting as it was used, and the reasons for those chosen automatically.
 
-    config holds a value for each of the reasons; more are decisions that were taken after training began.
+    config holds a value for each of the reasons; more are settings that were chosen after training started.
     """
     settings = {name: value for name, value in vars(args).items() if name not in NO_SETTINGS}
     settings |= {"csv": short_names(args.csv), "model_dir": args.model_dir.name}
@@ -135,7 +143,7 @@ def resolved_settings(
 
 
 def describe_table(table: Table, split_lines: list[str]) -> dict[str, Any]:
-    """What was read, how it was split, and what each column was taken for: -1 counts what was never read."""
+    """The notes on the data, the split, and a description of each column, in which -1 means "not counted"."""
     columns = [{name: getattr(column, name) for name in COLUMN_FACTS} for column in table.columns]
     columns = [{name: -1 if value is None else value for name, value in column.items()} for column in columns]
     split = [line[10:].strip() for line in split_lines]
@@ -143,7 +151,7 @@ def describe_table(table: Table, split_lines: list[str]) -> dict[str, Any]:
 
 
 def example(cells: dict[str, np.ndarray], logits: Sequence[float], temperature: float) -> dict[str, Any]:
-    """The row of arrays [1, 1] by input, and its probability by the logit of each fold."""
+    """A row, given as arrays [1, 1] by input, and its probability, computed from the logits of the folds."""
     return {"row": example_row(cells), "probability": float(np.mean(sigmoid(np.array(logits) / temperature)))}
 
 
@@ -160,7 +168,7 @@ def assemble_metrics(
 ) -> dict[str, Any]:
     """The content of metrics.json: facts has an entry for each of FACTS.
 
-    counts are those of the rows used, train, validation and test, epochs those of the longest fold and its best one.
+    counts: the number of rows used, train, validation and test. epochs: those of the longest fold, and its best epoch.
     """
     return {
         "rows": {"read": table.read, "used": counts["used"], "skipped": table.skipped, **counts},

@@ -1,3 +1,3 @@
-"""How the networks are trained."""
+"""Training of the networks."""
 
 MINIMUM_LEARNING_RATE = 0.00001

@@ -1,11 +1,12 @@
-"""The callbacks of a run: its progress, checkpoints and a profile.
+"""The callbacks of a run: progress, checkpoints and a profile.
 
-The training program runs several epochs in a call and keeps the weights of a fold in flat vectors. The callbacks of
-this package read them there (`reads_folds`); any other Keras callback finds them in the model, as in `Model.fit`.
+The training program runs several epochs in a call and keeps the weights of a fold in flat vectors. The callbacks in
+this package read these vectors (`reads_folds`); other Keras callbacks find the weights in the model, as in `Model.fit`.
 """
 
 import contextlib
 import errno
+import json
 import math
 import os
 import sys
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import keras
 import rich.console
@@ -22,7 +24,7 @@ import rich.table
 import tensorflow as tf
 
 from harvest.cli import Console
-from harvest.run_directory import is_archive, write_atomically
+from harvest.run_directory import CHECKPOINTS_FILE, is_archive, read_checkpoints, write_atomically
 from harvest.training.folds import Fold
 from harvest.training.program import Weights, assign_weights
 
@@ -36,10 +38,10 @@ def make_callback_list(
     folds: list[Fold],
     **params: int,
 ) -> keras.callbacks.CallbackList:
-    """The callbacks as train_folds() calls them: when training and each epoch begin and end, not for each batch.
+    """The callbacks that train_folds() calls: at the beginning and end of training and of each epoch, not per batch.
 
-    Those of Keras get the inference model, with the weights of the epoch in its networks, one for each fold. `params`
-    are the `epochs` and `steps` that they find in their own `params`.
+    Keras callbacks get the inference model, whose networks (one for each fold) have the weights of the epoch. `params`
+    become the `params` of the callbacks: `epochs` and `steps`.
     """
 
     def write_weights(epoch: int, logs: Logs) -> None:
@@ -54,7 +56,7 @@ def make_callback_list(
 
 
 class ProgressLine(keras.callbacks.Callback):
-    """On a terminal a bar in one line, as wide as the terminal; elsewhere a plain line every few epochs."""
+    """A progress bar as wide as the terminal; if the output is not a terminal, a plain line every few epochs."""
 
     reads_folds = True
 
@@ -62,7 +64,7 @@ class ProgressLine(keras.callbacks.Callback):
         super().__init__()
         self.epochs, self.console = epochs, console
         self.bar: rich.progress.Progress | None = None
-        self.first = 0  # epoch of this run, which may be a resumed one
+        self.first = 0  # epoch of this run, which may be resumed
         self.started = self.drawn = time.perf_counter()
 
     def on_train_begin(self, logs: Logs = None) -> None:
@@ -103,7 +105,7 @@ class ProgressLine(keras.callbacks.Callback):
             self.draw(self.bar, epoch, texts)
 
     def draw(self, bar: rich.progress.Progress, epoch: int, texts: dict[str, str]) -> None:
-        for name in ("loss", "left", "accuracy"):  # what a narrow terminal goes without first
+        for name in ("loss", "left", "accuracy"):  # omitted in this order on a narrow terminal
             if len("  ".join(texts.values())) > bar.console.width - 8:
                 texts.pop(name, None)
         line, task = "  ".join(texts.values()), bar.task_ids[0]
@@ -111,51 +113,80 @@ class ProgressLine(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Logs = None) -> None:
         if self.bar:
-            with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+            with contextlib.suppress(OSError, ValueError):  # the terminal was closed
                 self.bar.stop()
 
 
 class BestCheckpoint(keras.callbacks.Callback):
-    """Writes a model file at each new best epoch, in a thread of its own, and keeps the newest ones (`keep` 0: all).
+    """Writes a model file after each new best epoch, in a separate thread, and keeps the newest ones (`keep` 0: all).
 
-    `names` lists the files of this run, the newest last; `write_model` makes a file of the best weights of each fold.
+    `names` lists the files of this run, the newest last; `write_model` turns the best weights of each fold into a file.
+    A manifest in the folder lists, for each checkpoint, `origin` (its run, data and rows), date, epoch and metrics.
     """
 
     reads_folds = True
 
     def __init__(
-        self, folds: list[Fold], folder: Path, keep: int, names: list[str], write_model: Callable[[list], bytes]
+        self,
+        folds: list[Fold],
+        folder: Path,
+        keep: int,
+        names: list[str],
+        origin: dict[str, Any],
+        write_model: Callable[[list], bytes],
     ) -> None:
         super().__init__()
-        self.folds, self.folder, self.keep, self.names, self.write_model = folds, folder, keep, names, write_model
-        # When training is faster than the disk, what would be deleted at once is not written.
-        self.waiting: deque[tuple[str, list[Weights | None]]] = deque(maxlen=keep or None)
+        self.folds, self.folder, self.keep, self.names, self.origin = folds, folder, keep, names, origin
+        self.write_model = write_model
+        # If training is faster than the disk, the queue drops checkpoints that would soon be deleted anyway.
+        self.waiting: deque[tuple[str, dict[str, Any], list[Weights | None]]] = deque(maxlen=keep or None)
         self.failure, self.writer = "", ThreadPoolExecutor(1)
         folder.mkdir(parents=True, exist_ok=True)
+        self.listed = read_checkpoints(folder)
+        if self.listed is None:
+            self.failure = f"are not listed: {folder / CHECKPOINTS_FILE} is your own file"
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Write a checkpoint when this epoch is the best of some fold, and every fold has a best one."""
+        """Write a checkpoint if this epoch is the best of some fold and every fold has a best epoch."""
         folds, epoch = self.folds, epoch + 1
         if all(fold.best for fold in folds) and any(fold.best_epoch == epoch for fold in folds):
-            accuracy = sum(fold.history[fold.best_epoch - 1]["val_accuracy"] for fold in folds) / len(folds)
-            self.waiting.append((f"model_{epoch:02d}_{accuracy:.4f}.keras", [fold.best for fold in folds]))
+            best = [fold.history[fold.best_epoch - 1] for fold in folds]
+            means = {name: sum(logs[name] for logs in best) / len(best) for name in ("val_loss", "val_accuracy")}
+            entry = {**self.origin, "date": time.strftime("%Y-%m-%d %H:%M:%S"), "epoch": epoch, **means}
+            name = f"model_{epoch:02d}_{means['val_accuracy']:.4f}.keras"
+            self.waiting.append((name, entry, [fold.best for fold in folds]))
             self.writer.submit(self.write_next)
 
     def write_next(self) -> None:
-        if not self.waiting:  # it was dropped
+        if not self.waiting:  # the queue dropped it
             return
-        name, weights = self.waiting.popleft()
+        name, entry, weights = self.waiting.popleft()
         path = self.folder / name
         try:
             if os.path.lexists(path) and not is_archive(path):
-                raise FileExistsError(errno.EEXIST, "a file of your own has the name of a checkpoint", str(path))
-            write_atomically(path, self.write_model(weights))
+                raise FileExistsError(errno.EEXIST, "your own file has the name of a checkpoint", str(path))
+            content = self.write_model(weights)
+            self.list_checkpoints({name: None})  # remove the entry of an earlier run's file, which is replaced
+            write_atomically(path, content)
             if name not in self.names:
                 self.names.append(name)
-            while self.keep and len(self.names) > self.keep:
-                (self.folder / self.names.pop(0)).unlink(missing_ok=True)
+            gone = self.names[: -self.keep] if self.keep else []
+            del self.names[: len(gone)]
+            for old in gone:
+                (self.folder / old).unlink(missing_ok=True)
+            self.list_checkpoints({name: entry, **dict.fromkeys(gone)})
         except Exception as error:
-            self.failure = str(error) or type(error).__name__
+            self.failure = f"could not be written: {str(error) or type(error).__name__}"
+
+    def list_checkpoints(self, changed: dict[str, dict[str, Any] | None]) -> None:
+        """Write the manifest with changed entries (None deletes one), unless it is the user's own file."""
+        if self.listed is None or not any(entry or name in self.listed for name, entry in changed.items()):
+            return
+        entries = {**self.listed, **changed}
+        self.listed = {name: entry for name, entry in entries.items() if entry}
+        write_atomically(
+            self.folder / CHECKPOINTS_FILE, json.dumps({"train_model_modern": self.listed}, indent=2).encode()
+        )
 
     def on_train_end(self, logs: Logs = None) -> None:
         self.writer.shutdown()

@@ -1,4 +1,4 @@
-"""What is decided for the user before training, each value with its reason, and the shape of an epoch."""
+"""Settings chosen automatically before training, each with its reason, and the shape of an epoch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from harvest.cli import UserError
 from harvest.data.encoding import expected_width
 from harvest.data.repeats import most_folds
@@ -20,18 +18,17 @@ from harvest.decision import Decision
 from harvest.training.tensorflow_setup import Device, find_devices, hide_gpus, import_tensorflow, prepare_environment
 
 WEIGHT_DECAY = 0.1
-XLA_COMPILE_SECONDS = 0.9  # beyond tracing; measured by benchmarks/speed.py, as are the times of a step
-# With XLA or not: a step, each input of the network in it (AdamW), each input of a row (encoding, products).
+XLA_COMPILE_SECONDS = 0.9  # typical, in addition to tracing; benchmarks/speed.py measures it and the times of a step
+# With and without XLA: seconds per step, per input of the network (AdamW), and per input of a row (matrix products).
 STEP_SECONDS = {True: (6e-6, 3e-8, 3e-9), False: (1.5e-4, 2e-7, 9e-9)}
-EPOCH_SECONDS = 1e-3  # of a fold: its validation, and what callbacks do
-START_SECONDS = 4e-7  # a number of a row: a fold's encoding, and the logistic regression that its net starts from
-USUAL_INPUTS = 64  # of the network
+EPOCH_SECONDS = 1e-3  # per fold, for validation and callbacks
+START_SECONDS = 4e-7  # per number of a row and fold, for the encoding and the first logistic regression
 USUAL_EPOCHS = 50  # until early stopping
 ENSEMBLE = 10
-ENSEMBLE_ROWS = 30_000  # an ensemble gains ever less: 0.012 in log-loss at 500 rows, 0.001 at 20 000
-ENSEMBLE_SECONDS = 10.0  # of one core
+ENSEMBLE_ROWS = 30_000  # an ensemble gains less with more rows: log-loss -0.012 at 500 rows, -0.001 at 20,000
+ENSEMBLE_SECONDS = 10.0  # on one core
 SHORT_RUN = 200_000  # steps
-TRIAL_SECONDS = 10.0  # where training takes less, compiling for a GPU too costs more than it may save
+TRIAL_SECONDS = 10.0  # if training takes less, also compiling for a GPU costs more than it can save
 SEGMENT_ROWS = 16_384  # training rows encoded at a time
 VALIDATION_SEGMENT = 4_096  # validation rows encoded at a time
 SEGMENT_CELLS = 1 << 25  # inputs encoded at a time, of either: 128 MB
@@ -39,7 +36,7 @@ SEGMENT_CELLS = 1 << 25  # inputs encoded at a time, of either: 128 MB
 
 @dataclass
 class Config:
-    """The decided values that training follows, and by the names of metrics.json why they are as they are."""
+    """The settings of training, and the reason for each by its name in metrics.json."""
 
     epochs: int
     seed: int
@@ -47,14 +44,14 @@ class Config:
     batch_size: int
     learning_rate: float
     patience: int  # epochs without a better validation loss before stopping; 0: never stop
-    plateau: int  # epochs without one before the learning rate is halved; 0: never
+    plateau: int  # epochs without a better validation loss before the learning rate is halved; 0: never
     momentum: float  # of the running means of BatchNormalization
     weight_decay: float
     xla: bool
     class_weights: tuple[float, float]  # of 0 and of 1
     profile: bool
-    steps: int  # of all folds when none stops early
-    usual_patience: int  # what patience is with early stopping
+    steps: int  # of all folds if none stops early
+    usual_patience: int  # the patience with early stopping
     reasons: dict[str, str]
     device: Device
     precision: str  # of the matrix products of hidden layers: float32, float16 or bfloat16
@@ -66,46 +63,46 @@ class Config:
 
     @property
     def offset(self) -> float:
-        """What class weights add to the logits of a network: the log of their ratio."""
+        """The shift of the logits by class weights: the logarithm of their ratio."""
         return math.log(self.class_weights[1] / self.class_weights[0])
 
     @property
     def even_threshold(self) -> float:
-        """The probability of 1 from which 1 is the likelier class, as classes were weighted; 0.5 without weights."""
+        """The threshold that corresponds to the class weights: 0.5 without weights."""
         return self.class_weights[0] / sum(self.class_weights)
 
     def settings(self) -> dict[str, Any]:
-        """The decided values by the names of metrics.json."""
+        """The chosen settings by their names in metrics.json."""
         names = ("folds", "batch_size", "learning_rate", "momentum", "xla", "precision")
         values = {name: getattr(self, name) for name in names}
         return values | {"patience": self.usual_patience, "device": self.device.name}
 
     def explain(self, plan: Plan, architecture: str, units: Sequence[int], balanced: bool) -> list[str]:
-        """What is printed before training: the decisions that matter most to the user."""
-        reasons, nets = self.reasons, f"{self.folds} nets, each with " if self.folds > 1 else ""
-        stop = f"stops after {self.patience} epochs ({reasons['patience']}) without a better validation loss"
+        """The lines printed before training: the settings that matter most to the user, with their reasons."""
+        reasons, networks = self.reasons, f"{self.folds} networks, each with " if self.folds > 1 else ""
+        stop = f"{self.patience} epochs ({reasons['patience']}) without a better validation loss"
         lines = [
             f"Device     {self.device.name} ({reasons['device']})",
-            f"Model      {architecture}: {nets}{plan.width} inputs, hidden units {'-'.join(map(str, units))}",
+            f"Model      {architecture}: {networks}{plan.width} inputs, hidden units {'-'.join(map(str, units))}",
             f"Batch      {plan.batch_size:,} rows ({reasons['batch_size']})",
-            f"Rate       {self.learning_rate:g} at the start ({reasons['learning_rate']})",
-            f"Patience   {stop if self.patience else 'none: trains all epochs (--no-early-stopping)'}",
+            f"Rate       {self.learning_rate:g} initially ({reasons['learning_rate']})",
+            f"Patience   {stop if self.patience else 'none: trains for all epochs (--no-early-stopping)'}",
             f"XLA        {'on' if self.xla else 'off'} ({reasons['xla']})",
             f"Precision  {self.precision} ({reasons['precision']})",
         ]
         if balanced:
-            what = "both count the same in training; the probabilities are put right for it afterwards"
-            lines.append(f"Weights    classes are balanced: {what}")
+            what = "both have the same weight in training; the saved model corrects its probabilities for that"
+            lines.append(f"Weights    balanced classes: {what}")
         return lines
 
 
 def choose_folds(args: argparse.Namespace, table: Table) -> Decision:
-    """The number of nets, each trained on all folds but two; 1: one net."""
+    """The number of networks, each trained on all folds except two; 1: a single network."""
     rows, rarer = len(table.label), most_folds(table.label, table.repeats)
     if args.folds == 1:
         return Decision(1, "as requested")
     if args.split == "time" and args.folds == "auto":
-        return Decision(1, "the split is by time; --folds 5 slides five windows over it")
+        return Decision(1, "the split is by time; --folds 5 uses five sliding windows")
     asked = ENSEMBLE if args.folds == "auto" else args.folds
     folds = asked if args.split == "time" else min(asked, rarer)
     batch_size, trained = choose_batch_size(args.batch_size, rows).value, int(0.8 * rows)
@@ -113,31 +110,31 @@ def choose_folds(args: argparse.Namespace, table: Table) -> Decision:
     step = usual_step_seconds(args.xla is not False, batch_size, expected_width(table, trained))
     seconds = epochs * (trained / batch_size * step + EPOCH_SECONDS)
     seconds += folds * trained * len(table.of_kind("number")) * START_SECONDS
-    cost = f"training {folds:,} nets takes about {max(0.1, seconds):.1f} s on one core"
-    of_what = "groups of equal rows, which stay together," if table.repeats else "rows,"
+    cost = f"training {folds:,} networks takes about {max(0.1, seconds):.1f} s on one core"
+    of_what = "groups of repeated rows, which stay together," if table.repeats else "rows,"
     fewest = f"the rarer class has {rarer} {of_what} and every fold needs one"
     lowered = f"lowered from {asked:,}: {fewest}"
     if args.folds != "auto":
         return Decision(folds, f"as requested; {cost}" if folds == asked else lowered)
     if rows > ENSEMBLE_ROWS:
-        return Decision(1, f"{cost} and gains little with {rows:,} rows")
+        return Decision(1, f"{cost} and gains little for {rows:,} rows")
     if seconds > ENSEMBLE_SECONDS:
-        return Decision(1, f"{cost}; --folds {ENSEMBLE} trains them all the same")
-    return Decision(folds, f"{cost}, and their mean is more accurate" if folds == asked else lowered)
+        return Decision(1, f"{cost}; --folds {ENSEMBLE} trains them anyway")
+    return Decision(folds, f"{cost}, and an ensemble is more accurate" if folds == asked else lowered)
 
 
 def choose_learning_rate(asked: float | None) -> Decision:
-    reason = "as requested" if asked else "the default; it beat 0.001 on tables of 500 to a million rows"
+    reason = "as requested" if asked else "default; more accurate than 0.001 for 500 to a million rows"
     return Decision(asked or 0.006, reason)
 
 
 def choose_batch_size(asked: int | None, rows: int) -> Decision:
     if asked:
-        return Decision(min(asked, rows), "as requested" if asked <= rows else "all training rows: there are no more")
+        return Decision(min(asked, rows), "as requested" if asked <= rows else "all training rows")
     for size, most in ((8, 1_000), (16, 4_000), (32, 50_000)):
         if rows < most:
-            return Decision(size, f"fewer than {most:,} training rows: small batches give enough steps per epoch")
-    return Decision(256, f"{most:,} training rows or more: as accurate as smaller batches, and twice as fast")
+            return Decision(size, f"fewer than {most:,} training rows: small batches take more steps per epoch")
+    return Decision(256, f"at least {most:,} training rows: as accurate as smaller batches, and twice as fast")
 
 
 def choose_patience(steps: int) -> Decision:
@@ -147,35 +144,37 @@ def choose_patience(steps: int) -> Decision:
 
 
 def choose_momentum(steps: int) -> Decision:
-    momentum, why = (0.99, "have time to settle") if steps >= 10_000 else (0.9, "must settle soon")
-    return Decision(momentum, f"{steps:,} steps to run: running means {why}")
+    momentum, why = (0.99, "have time to converge") if steps >= 10_000 else (0.9, "must converge fast")
+    return Decision(momentum, f"{steps:,} steps to run: moving averages {why}")
 
 
-def usual_step_seconds(xla: bool, batch_size: int, inputs: int = USUAL_INPUTS) -> float:
-    """About how long a step of the standard network takes on one core."""
+def usual_step_seconds(xla: bool, batch_size: int, inputs: int) -> float:
+    """The typical time of a step of the standard network on one core."""
     step, by_input, by_cell = STEP_SECONDS[xla]
     return step + (by_input + by_cell * batch_size) * inputs
 
 
-def choose_xla(asked: bool | None, profile: bool, steps: int, batch_size: int) -> Decision:
+def choose_xla(asked: bool | None, profile: bool, steps: int, batch_size: int, inputs: int) -> Decision:
     if asked is not None:
         return Decision(asked, "as requested")
     if profile:
-        return Decision(True, "a profile shows only the steps of compiled programs")
-    saved = steps * (usual_step_seconds(False, batch_size) - usual_step_seconds(True, batch_size))
-    reason = f"over at most {steps:,} steps it saves up to {saved:.1f} s, compiling takes {XLA_COMPILE_SECONDS} s"
+        return Decision(True, "a profile shows steps of compiled programs only")
+    slow, quick = (usual_step_seconds(xla, batch_size, inputs) for xla in (False, True))
+    saved = steps * (slow - quick)
+    cost = f"compiling typically takes {XLA_COMPILE_SECONDS} s"
+    reason = f"saves up to {saved:.1f} s in {steps:,} steps; {cost}"
     return Decision(saved > XLA_COMPILE_SECONDS, reason)
 
 
-def decide(args: argparse.Namespace, splits: list[Split], label: np.ndarray, folds: Decision) -> Config:
-    """What is decided before TensorFlow is imported; setup_tensorflow() adds the device and the precision."""
+def decide(args: argparse.Namespace, splits: list[Split], table: Table, folds: Decision) -> Config:
+    """The settings that do not depend on TensorFlow; setup_tensorflow() adds the device and the precision."""
     rows = max(len(split.train) for split in splits)
     batch_size = choose_batch_size(args.batch_size, rows)
     steps = math.prod(segment_steps(rows, batch_size.value)) * args.epochs  # of a fold
-    xla = choose_xla(args.xla, args.profile, steps * len(splits), batch_size.value)
+    xla = choose_xla(args.xla, args.profile, steps * len(splits), batch_size.value, expected_width(table, rows))
     patience, momentum = choose_patience(steps // args.epochs), choose_momentum(steps)
     learning_rate = choose_learning_rate(args.learning_rate)
-    share = float(label[splits[0].train].mean())
+    share = float(table.label[splits[0].train].mean())
     decisions = {"folds": folds, "batch_size": batch_size, "learning_rate": learning_rate, "patience": patience}
     decisions |= {"momentum": momentum, "xla": xla}
     return Config(
@@ -194,7 +193,7 @@ def decide(args: argparse.Namespace, splits: list[Split], label: np.ndarray, fol
         steps=steps * len(splits),
         usual_patience=patience.value,
         reasons={name: decision.reason for name, decision in decisions.items()},
-        device=Device("cpu", ""),  # these two until TensorFlow has found the devices
+        device=Device("cpu", ""),  # device and precision are set once TensorFlow has found the devices
         precision="float32",
     )
 
@@ -202,13 +201,13 @@ def decide(args: argparse.Namespace, splits: list[Split], label: np.ndarray, fol
 def setup_tensorflow(
     args: argparse.Namespace, config: Config, table: Table, before: str = ""
 ) -> tuple[Config, list[Device]]:
-    """Import TensorFlow and choose the device; several devices in the list are to be tried by try_devices().
+    """Import TensorFlow and choose the device; if it returns several, try_devices() tries them.
 
-    `before` is the kind of device on which an interrupted run began. What follows belongs into tf.device("CPU:0"),
-    which keeps on the CPU whatever is not the training program: a GPU rounds products to fewer digits.
+    `before` is the kind of device on which an interrupted run started. The caller enters tf.device("CPU:0"), so only
+    training runs on a GPU, because a GPU computes matrix products less precisely.
     """
     if config.profile:
-        os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # its use of memory is what the memory page shows
+        os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # needed for the memory page of the profile
     prepare_environment(args.cpu_only, config.xla, short=config.steps < SHORT_RUN)
     import_tensorflow()
     devices = choose_devices(find_devices(args.cpu_only), args.cpu_only, before, training_seconds(config, table))
@@ -218,62 +217,62 @@ def setup_tensorflow(
 
 
 def training_seconds(config: Config, table: Table) -> float:
-    """About how long training takes on one core."""
+    """The estimated time of training on one core."""
     steps = config.steps * min(config.epochs, USUAL_EPOCHS) / config.epochs
     width = expected_width(table, int(0.8 * len(table.label)))
     return steps * usual_step_seconds(config.xla, config.batch_size, width)
 
 
 def choose_devices(found: list[Device], cpu_only: bool, before: str, seconds: float) -> Decision:
-    """The device to train on or, where training takes some time, those to try, of a list in which the CPU is first."""
+    """The device to train on or, if training is long, the devices to try, from a list that starts with the CPU."""
     if before:
         if same := [device for device in found if device.kind == before]:
-            return Decision(same, "that of the interrupted run")
-        raise UserError("--resume: the interrupted run trained on a GPU, and none is found; start without --resume")
+            return Decision(same, "as in the interrupted run")
+        raise UserError("--resume: the interrupted run trained on a GPU, but no GPU was found; start without --resume")
     cpu, *gpus = found
     if not gpus:
         return Decision(found, "--cpu-only" if cpu_only else "no GPU was found")
     if seconds < TRIAL_SECONDS:
-        return Decision([cpu], f"{gpus[0].name} is not tried where training takes less than {TRIAL_SECONDS:.0f} s")
+        return Decision([cpu], f"{gpus[0].name} is not tried because training takes less than {TRIAL_SECONDS:.0f} s")
     return Decision(found, "")
 
 
 def choose_precision(asked: bool | None, device: Device) -> Decision:
-    """The type of matrix products: float16 on GPUs from Volta on, bfloat16 on a CPU that has it, when asked."""
+    """The precision of matrix products: float16 on GPUs since Volta; bfloat16, on request, on CPUs that support it."""
     if asked is False:
         return Decision("float32", "as requested")
     if device.kind == "gpu":
         version = "compute capability {}.{}".format(*device.capability)
         if device.capability >= (7, 0):
-            return Decision("float16", f"{device.name} has 16-bit units ({version})")
-        return Decision("float32", f"{device.name} has no 16-bit units ({version} is below 7.0)")
+            return Decision("float16", f"{device.name} supports mixed precision ({version})")
+        return Decision("float32", f"{device.name} does not support mixed precision ({version} is below 7.0)")
     if asked is None:
-        return Decision("float32", "16 bits are no faster for layers this narrow on a CPU")
+        return Decision("float32", "mixed precision is no faster for layers this narrow on a CPU")
     if device.flags & {"avx512_bf16", "amx_bf16"}:
-        return Decision("bfloat16", "as asked, though slower than float32 for layers this narrow on a CPU")
-    return Decision("float32", f"asked for 16 bits, but {device.name} has neither avx512_bf16 nor amx_bf16")
+        return Decision("bfloat16", "as requested; slower than float32 for layers this narrow on a CPU")
+    return Decision("float32", f"{device.name} does not support mixed precision: neither avx512_bf16 nor amx_bf16")
 
 
 def with_device(config: Config, device: Device, reason: str, mixed_precision: bool | None) -> Config:
-    """A config for a device; the precision follows from it."""
+    """The config for a device, with the precision chosen for it."""
     precision = choose_precision(mixed_precision, device)
     reasons = config.reasons | {"device": reason, "precision": precision.reason}
     return replace(config, device=device, precision=precision.value, reasons=reasons)
 
 
 class Plan(NamedTuple):
-    """The shape of an epoch, which the training program is compiled for."""
+    """The shape of an epoch, for which the training program is compiled."""
 
     width: int  # E, the inputs of the network
     batch_size: int
-    segments: int  # an epoch is cut into segments, so that only one at a time is gathered and encoded
-    steps: int  # a segment
+    segments: int  # an epoch is cut into segments, which are gathered and encoded one at a time
+    steps: int  # per segment
     epochs_per_call: int
-    validation_rows: int  # the most any fold has
+    validation_rows: int  # of the fold with the most
 
     @property
     def rows(self) -> int:
-        """Rows drawn in an epoch; the last batch is filled up with the first rows of the same epoch."""
+        """Rows drawn in an epoch; the first rows of the epoch also fill up its last batch."""
         return self.segments * self.steps * self.batch_size
 
     @property
@@ -285,14 +284,14 @@ class Plan(NamedTuple):
 def make_plan(config: Config, splits: list[Split], width: int) -> Plan:
     segments, steps = segment_steps(max(len(split.train) for split in splits), config.batch_size, width)
     rows = segments * steps * config.batch_size
-    several = max(1, min(25, 100_000 // rows, 20_000_000 // (rows * width)))  # a call can be stopped after it only
+    several = max(1, min(25, 100_000 // rows, 20_000_000 // (rows * width)))  # a run can stop only between calls
     epochs_per_call = 1 if config.profile else min(config.epochs, several)
     most = max(len(split.val) for split in splits)
     return Plan(width, config.batch_size, segments, steps, epochs_per_call, validation_rows=most)
 
 
 def segment_steps(rows: int, batch_size: int, width: int = 1) -> tuple[int, int]:
-    """How many segments an epoch is cut into, and how many steps each has."""
+    """The number of segments of an epoch, and of steps in each."""
     steps = math.ceil(rows / batch_size)
     fewest = math.ceil(steps / max(1, min(SEGMENT_ROWS, SEGMENT_CELLS // width) // batch_size))
     segments = cut_evenly(steps, fewest, math.ceil)
@@ -300,6 +299,6 @@ def segment_steps(rows: int, batch_size: int, width: int = 1) -> tuple[int, int]
 
 
 def cut_evenly(steps: int, fewest: int, rounded: Callable[[float], int]) -> int:
-    """How many parts of one rounded length, not fewer than so many, have the number of steps that is nearest."""
+    """The number of parts, at least `fewest`, of equal rounded length, with a total closest to `steps`."""
     parts = range(fewest, min(steps, 2 * fewest) + 1)
     return min(parts, key=lambda count: abs(count * rounded(steps / count) - steps))

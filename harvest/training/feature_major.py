@@ -1,6 +1,6 @@
-"""A network for inputs [E, B] in place of [B, E]: XLA vectorises along the batch, 1.6 times as fast from 256 rows up.
+"""A network for inputs [E, B], not [B, E]: XLA vectorizes along the batch, 1.6 times as fast with 256 or more rows.
 
-Nothing else depends on this: the training program runs the network it is given, with rows first or last.
+Nothing else depends on this layout: the training program runs any network, with rows first or last.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ def feature_major(network: keras.Model) -> keras.Model:
 
 
 def counterpart(layer: keras.Operation) -> keras.Layer:
-    """The same layer for values whose last axis is the batch."""
+    """The same layer for tensors with the batch as the last axis."""
     config = layer.get_config()
     if getattr(layer, "activity_regularizer", None) is None:
         usual = {"center": True, "scale": True, "renorm": False, "synchronized": False}.items() <= config.items()
@@ -41,12 +41,12 @@ def counterpart(layer: keras.Operation) -> keras.Layer:
 
 
 def has_rows(layer: keras.Layer) -> bool:
-    """Whether the inputs of a layer with weights are [B, width], not of more axes."""
+    """Whether the inputs of a layer with weights are [B, width], without further axes."""
     return len(layer.get_build_config()["input_shape"]) == 2
 
 
 def is_elementwise(activation: Any) -> bool:
-    """Whether an activation takes each number alone, as softmax does not."""
+    """Whether an activation is elementwise, which softmax is not."""
     values = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
     return bool(np.allclose(activation(values), np.transpose(activation(values.T))))
 
@@ -81,7 +81,7 @@ class BatchNormalization(layers.BatchNormalization):
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: None = None) -> tf.Tensor:
         inputs = ops.cast(inputs, "float32")
         mean, variance = self.moving_mean, self.moving_variance
-        if training and self.trainable:  # in the form that XLA fuses best: moments from sums, then a scale and a shift
+        if training and self.trainable:  # the form that XLA fuses best: moments from sums, then a scale and a shift
             mean = ops.mean(inputs, axis=1)
             variance = ops.maximum(ops.mean(ops.square(inputs), axis=1) - ops.square(mean), 0.0)
             for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -92,9 +92,9 @@ class BatchNormalization(layers.BatchNormalization):
 
 
 class Dropout(layers.Dropout):
-    """Draws a hash of each number's place, the seed and the step: XLA fuses it into the layer, unlike its generators.
+    """Draws by hashing each number's position, the seed and the step: XLA fuses this, but not its own generators.
 
-    Threefry in each layer costs 6 % of a step of 8 rows, what Keras' Dropout draws up to many times the step.
+    Threefry in each layer costs 6% of a step of 8 rows; Keras' Dropout may spend many times the step on its numbers.
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -116,7 +116,7 @@ def mix_bits(values: tf.Tensor) -> tf.Tensor:
 
 
 class Transposed(layers.Layer):
-    """Any other layer or function of keras.ops, run with rows first between transpositions."""
+    """Any other layer or function of keras.ops, run with rows first between two transpositions."""
 
     def __init__(self, operation: keras.Operation) -> None:
         super().__init__(name=operation.name)

@@ -1,4 +1,4 @@
-"""All networks of a run in training, side by side, and where they train quickest."""
+"""Training of all networks of a run in parallel, and the choice of the fastest device."""
 
 import math
 import os
@@ -19,18 +19,18 @@ from harvest.training.config import Config, Plan, with_device
 from harvest.training.program import COUNTS, HISTORY, State, Weights, build_program, current_weights, first_state
 from harvest.training.tensorflow_setup import Device
 
-MEASURED_SECONDS = 1.0  # of each device that is tried, beyond compiling
+MEASURED_SECONDS = 1.0  # of training on each device, without compiling
 
 
 @dataclass
 class Fold:
-    """One network in training: its rows, how it sees them, and what is known of it so far."""
+    """One network in training: its rows, their encoding, and its state and history so far."""
 
     number: int
     split: Split
     encoding: FoldEncoding
     linear: np.ndarray  # [L + 1] the logistic regression of its training rows
-    own: Split | None = None  # the rows that this process trains it on and stops it by, when others have more
+    own: Split | None = None  # the training and validation rows of this process, if other workers have more
     state: State | None = None
     validation: tf.Tensor | None = None  # rows, int32, padded with -1
     seed: tf.Tensor | None = None
@@ -39,12 +39,12 @@ class Fold:
     best: Weights | None = None
     best_loss: float = math.inf
     best_epoch: int = 0
-    reason: str = ""  # why training ended; empty while it goes on
+    reason: str = ""  # why training ended; empty while it continues
     failed: bool = False  # the loss is not a number
 
 
 def start_fold(fold: Fold, config: Config, plan: Plan) -> None:
-    """Give a fold the tensors that the program takes, but for the state."""
+    """Set the tensors of a fold that are arguments of the program, except the state."""
     size, rows = plan.validation_segment, (fold.own or fold.split).val
     padding = math.ceil(plan.validation_rows / size) * size - len(rows)
     fold.validation = tf.constant(np.pad(rows, (0, padding), constant_values=-1))
@@ -60,7 +60,7 @@ def features_on(device: Device, features: Features) -> Features:
 def trace_program(
     network: keras.Model, config: Config, plan: Plan, program: Callable, features: Features, fold: Fold
 ) -> Callable[[], None]:
-    """Trace the program, in Python; what is returned compiles it, outside of Python, by a call that runs no epoch."""
+    """Trace the program in Python. The returned function compiles it with a call that runs no epoch."""
     blank = tf.zeros([plan.epochs_per_call, plan.rows], tf.int32)
     state = first_state(current_weights(network), 0.0)
     arguments = (features, fold.encoding, fold.validation, blank, state, fold.seed, tf.constant(0))
@@ -83,15 +83,15 @@ def train_folds(
     stop: StopRequest,
     group: Any = None,
 ) -> None:
-    """Train all folds to their ends, side by side on as many threads as there are cores.
+    """Train all folds until each ends, in parallel on as many threads as there are cores.
 
-    Every fold is trained by its own calls of the one program, and so gets the same bits as when trained alone: the
-    order of rows in an epoch follows from (seed, fold, epoch), the dropout from (seed, fold, step). A call may run
-    several epochs; the callbacks hear of each of them when it is over, and may stop training by model.stop_training.
-    Batches never reach Python, so that on_train_batch_* is not called. A group of workers may share the folds.
+    Each fold is trained by its own calls of the program, bit for bit as if it were trained alone: the order of rows in
+    an epoch depends on (seed, fold, epoch), dropout on (seed, fold, step). A call may run several epochs; afterwards
+    the callbacks are called for each of them, and may set model.stop_training. Python never sees single batches, so
+    on_train_batch_* is not called. A group of workers may share the folds.
     """
     last = tf.constant(config.epochs)
-    drawn: dict[int, Future] = {}  # the orders of the next call of each fold, drawn while the program runs
+    drawn: dict[int, Future] = {}  # the row orders for each fold's next call, drawn while the program runs
 
     def draw_orders(fold: Fold, epoch: int) -> tf.Tensor:
         epochs = range(epoch, epoch + plan.epochs_per_call)
@@ -102,9 +102,9 @@ def train_folds(
         orders = drawn.pop(number).result() if number in drawn else draw_orders(fold, epoch)
         if epoch + plan.epochs_per_call < config.epochs:
             drawn[number] = drawing.submit(draw_orders, fold, epoch + plan.epochs_per_call)
-        with tf.profiler.experimental.Trace("train", step_num=epoch, _r=1):  # a root: TensorBoard takes it for a step
+        with tf.profiler.experimental.Trace("train", step_num=epoch, _r=1):  # _r: TensorBoard shows it as a step
             arguments = (features, fold.encoding, fold.validation, orders, fold.state, fold.seed, last)
-            with tf.device(config.device.tf_name):  # which each thread has its own of
+            with tf.device(config.device.tf_name):  # which is set for each thread
                 fold.state, *records = program(*arguments)
             done = int(fold.state.epoch) - epoch
         return [part.numpy()[:done] for part in records]
@@ -123,25 +123,27 @@ def train_folds(
                 if callbacks.model.stop_training:
                     break
             for fold in active:
-                asked = "a callback asked for it" if callbacks.model.stop_training else ""
+                asked = "stopped by a callback" if callbacks.model.stop_training else ""
                 fold.reason = fold.reason or end_reason(config, fold) or asked
 
 
 def epoch_order(config: Config, plan: Plan, fold: Fold, epoch: int) -> np.ndarray:
-    """The rows of an epoch in the order they are drawn: int32 [plan.rows], every training row at least once."""
+    """The rows of an epoch in random order: int32 [plan.rows], every training row at least once."""
     order = np.random.default_rng([config.seed, 1, fold.number, epoch]).permutation((fold.own or fold.split).train)
     return np.resize(order, plan.rows)
 
 
 def end_reason(config: Config, fold: Fold) -> str:
-    """Why a fold's training is over; empty when it is not."""
+    """Why the training of a fold is over; empty if it is not."""
     if fold.state and config.patience and int(fold.state.wait) >= config.patience:
         return f"no better validation loss for {config.patience} epochs"
-    return f"reached the limit of {config.epochs:,} epochs" if len(fold.history) >= config.epochs else ""
+    if len(fold.history) > config.epochs:  # of a resumed run
+        return f"already past the maximum of {config.epochs:,} epochs"
+    return f"reached the maximum of {config.epochs:,} epochs" if len(fold.history) == config.epochs else ""
 
 
 def record_epoch(config: Config, plan: Plan, fold: Fold, records: list[np.ndarray], index: int) -> None:
-    """Let a fold know of one of the epochs that a call has run."""
+    """Add one of the epochs of a call to the history of a fold."""
     history, trained, moving = records
     if index < len(history) and not fold.failed:
         logs = epoch_logs(history[index], plan.rows, len(fold.split.val))
@@ -162,7 +164,7 @@ def epoch_logs(row: np.ndarray, rows: int, validation_rows: int) -> dict[str, fl
     logs = {}
     for prefix, total in (("", rows), ("val_", validation_rows)):
         hits, predicted, positive = (values[f"{prefix}{name}"] for name in COUNTS[1:])
-        logs[f"{prefix}loss"] = values[f"{prefix}loss"] / (1 if prefix else total)  # val_loss is a mean already
+        logs[f"{prefix}loss"] = values[f"{prefix}loss"] / (1 if prefix else total)  # val_loss is already a mean
         logs[f"{prefix}accuracy"] = 1 - (predicted + positive - 2 * hits) / total
         logs[f"{prefix}precision"] = hits / predicted if predicted else 0.0
         logs[f"{prefix}recall"] = hits / positive if positive else 0.0
@@ -170,13 +172,13 @@ def epoch_logs(row: np.ndarray, rows: int, validation_rows: int) -> dict[str, fl
 
 
 def mean_logs(folds: list[Fold], epoch: int) -> dict[str, float]:
-    """The logs of an epoch, a mean over folds; one that has stopped keeps its last, so that the mean does not jump."""
+    """The logs of an epoch, averaged over folds; a stopped fold keeps its last logs, so the mean does not jump."""
     logs = [fold.history[min(epoch, len(fold.history)) - 1] for fold in folds]
     return {name: sum(entry[name] for entry in logs) / len(logs) for name in logs[0]}
 
 
 def mean_history(folds: list[Fold]) -> dict[str, list[float]]:
-    """Epoch by epoch what training and validation gave: means over folds, and how far apart they were."""
+    """Training and validation metrics by epoch: means over folds, and the range of their validation losses."""
     epochs = range(1, max(len(fold.history) for fold in folds) + 1)
     logs = [mean_logs(folds, epoch) for epoch in epochs]
     names = ("loss", "val_loss", "accuracy", "val_accuracy", "learning_rate")
@@ -197,9 +199,9 @@ def try_devices(
     features: Features,
     folds: list[Fold],
 ) -> tuple[Config, keras.Model, Callable]:
-    """The config for the device on which training is quickest, the network and the program compiled for it.
+    """The config for the device on which training is fastest, and the network and the program compiled for it.
 
-    make_network(config) gives the network to train, which depends on the precision. Nothing else is left of the trial.
+    make_network(config) returns the network to train, which depends on the precision.
     """
     tried: list[tuple[float, Device, keras.Model, Callable]] = []
     failed: list[str] = []
@@ -209,7 +211,7 @@ def try_devices(
         program = build_program(network, config, plan, encoding)
         try:
             tried.append((step_seconds(network, config, plan, program, features, folds), device, network, program))
-        except tf.errors.OpError as error:  # too little memory, parts of CUDA that are not there
+        except tf.errors.OpError as error:  # out of memory, or parts of CUDA are missing
             if device.kind == "cpu":
                 raise
             failed.append(f"{device.name} failed: {(error.message or type(error).__name__).splitlines()[0]}")
@@ -222,7 +224,7 @@ def try_devices(
 def step_seconds(
     network: keras.Model, config: Config, plan: Plan, program: Callable, features: Features, folds: list[Fold]
 ) -> float:
-    """What a step takes in the quickest of some calls of the program for each net, side by side as in training."""
+    """The time of a step, from the fastest of several calls of the program for all networks in parallel."""
     data = features_on(config.device, features)
     trace_program(network, config, plan, program, data, folds[0])()
     start = first_state(current_weights(network), config.learning_rate)

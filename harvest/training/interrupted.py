@@ -1,4 +1,4 @@
-"""What an interrupted run has left in its directory, checked before TensorFlow is imported."""
+"""The state file of an interrupted run, checked before TensorFlow is imported."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from harvest.run_directory import MODEL_FILE, RESUME_FILE, earlier_model
 
 # Flags that may differ from those of the interrupted run.
 NOT_COMPARED = {"resume", "quiet", "model_dir", "csv", "given"}
-START_ANEW = "leave --resume out to train on it"
+START_ANEW = "omit --resume to train on it"
 CHECKPOINT_NAME = re.compile(r"model_\d{2,9}_[01]\.\d{4}\.keras")
-RUN_NAME = re.compile(r"\d{8}-\d{6}(_[a-z0-9.-]+)+")  # a run's folder in logs/
+RUN_NAME = re.compile(r"\d{8}-\d{6}(_[A-Za-z0-9.-]+)+")  # a run's folder in logs/
 
 MARKED_BYTES = 1 << 16  # at the start and at the end of a file
 
@@ -42,7 +42,7 @@ def damaged(path: Path, what: str = "") -> UserError:
 def read_state(path: Path) -> tuple[Description, Arrays]:
     """The description and the arrays of an interrupted run. Nothing in the file can be executed. Raises UserError."""
     if not path.is_file():
-        raise UserError(f"--resume: {path.parent} holds no interrupted run; leave --resume out to start one")
+        raise UserError(f"--resume: {path.parent} contains no interrupted run; omit --resume to start one")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -52,19 +52,19 @@ def read_state(path: Path) -> tuple[Description, Arrays]:
             raise ValueError
     except UserError:
         raise
-    except Exception:  # each way of compressing raises kinds of its own
+    except Exception:  # each compression method raises other exceptions
         raise damaged(path) from None
     return description, arrays
 
 
 def check_version(version: str) -> None:
     if version != VERSION:
-        cure = "continue with that version, or leave --resume out to start again"
-        raise UserError(f"--resume: the interrupted run is of version {version}, this is {VERSION}; {cure}")
+        cure = "continue with that version, or omit --resume to start again"
+        raise UserError(f"--resume: the interrupted run is from version {version}, but this is {VERSION}; {cure}")
 
 
 def is_sound(description: Description, arrays: Arrays) -> bool:
-    """Whether a description is as pack_state() writes it; what is not like one at all raises other errors."""
+    """Whether a description has the types that pack_state() writes; other errors also mean that it is malformed."""
     arguments, folds, logs, names = (description[name] for name in ("arguments", "folds", "logs", "checkpoints"))
     texts = [*arguments, *(description[name] for name in ("fingerprint", "network", "logs"))]
     texts += [text for fold in folds for text in [fold["reason"]]]
@@ -75,16 +75,16 @@ def is_sound(description: Description, arrays: Arrays) -> bool:
     for number, fold in enumerate(folds):
         best, epochs = fold["best_epoch"], len(arrays[f"{number}/history"])
         sound = sound and type(best) is int and 0 <= best <= epochs and type(fold["best_loss"]) in (int, float)
-    # These become paths.
+    # These are used as paths.
     return sound and all(map(CHECKPOINT_NAME.fullmatch, names)) and (not logs or bool(RUN_NAME.fullmatch(logs)))
 
 
 def resumed_options(
     given: Mapping[str, Any], folder: Path, parse_args: Callable[[list[str]], argparse.Namespace]
 ) -> tuple[argparse.Namespace, Description, Arrays]:
-    """The options of the interrupted run in a folder, and what read_state() gives of it.
+    """The options of the interrupted run in a folder, and the results of read_state().
 
-    Raises UserError when it is damaged, or contradicted by the given flags: those whose values are not the defaults.
+    Raises UserError if the state is damaged or a given flag contradicts it; --epochs may end the run sooner, though.
     """
     description, arrays = read_state(folder / RESUME_FILE)
     try:
@@ -93,18 +93,25 @@ def resumed_options(
         what = error if isinstance(error, UserError) else "arguments"
         raise damaged(folder / RESUME_FILE, f" ({what})") from None
     for name, value in given.items():
-        if name not in NOT_COMPARED and value != (before := getattr(options, name)):
+        sooner = name == "epochs" and value < options.epochs
+        if name not in NOT_COMPARED and not sooner and value != (before := getattr(options, name)):
             what = f"--{name.replace('_', '-')} {value} contradicts the interrupted run, which has {before}"
-            raise UserError(f"--resume: {what}; leave the flag or --resume out")
+            raise UserError(f"--resume: {what}; omit the flag or --resume")
     options.resume, options.model_dir = True, folder
     options.quiet, options.csv = given.get("quiet", options.quiet), given.get("csv") or options.csv
     return options, description, arrays
 
 
-def mark_files(paths: list[str], sizes: list[int] | None = None) -> list[list]:
-    """The size of each file and a digest of its start and its end; given sizes, as if it had no more bytes than these.
+def is_over(description: Description, arrays: Arrays, epochs: int) -> bool:
+    """Whether every network of an interrupted run has stopped, or has trained for this many epochs."""
+    folds = enumerate(description["folds"])
+    return all(fold["reason"] or len(arrays[f"{number}/history"]) >= epochs for number, fold in folds)
 
-    Empty when there is no such file, as for generated rows, or those of other workers.
+
+def mark_files(paths: list[str], sizes: list[int] | None = None) -> list[list]:
+    """The size of each file and a digest of its start and its end; `sizes` limits the bytes used from each file.
+
+    Empty if there are no such files, as with generated rows or the files of other workers.
     """
     marks: list[list] = []
     found = find_files(paths)
@@ -119,21 +126,21 @@ def mark_files(paths: list[str], sizes: list[int] | None = None) -> list[list]:
 
 
 def explain_change(description: Description, paths: list[str], rows: int, name: str) -> UserError:
-    """Why data of so many rows are not those of an interrupted run: they have grown, or are others."""
+    """The error for data that differ from those of the interrupted run: the file has grown, or it is another file."""
     before = description["files"]
     now = mark_files(paths, [size for size, _ in before])
     if not before or now[: len(before)] != before:
-        return UserError(f"--resume: {name} is not, or no longer, the data of the interrupted run; {START_ANEW}")
+        return UserError(f"--resume: {name} differs from the data of the interrupted run; {START_ANEW}")
     grown = rows - description["rows"]
-    text = f"{name} has grown by {grown:,} row{'s' * (grown != 1)} since the interrupted run began"
+    text = f"{name} has grown by {grown:,} row{'s' * (grown != 1)} since the interrupted run started"
     if len(now) == 1:
         (path,) = find_files(paths)
-        text += f"; give --resume the data it began with (head -c {before[0][0]} {shlex.quote(path)} > earlier.csv)"
-    return UserError(f"--resume: {text}, or leave --resume out to train on all rows")
+        text += f"; give --resume the data it started with (head -c {before[0][0]} {shlex.quote(path)} > earlier.csv)"
+    return UserError(f"--resume: {text}, or omit --resume to train on all rows")
 
 
 def what_is_left(model_dir: Path, checkpoints: list[str]) -> list[str]:
-    """Where the models are of a run that is over before its end, and of the last whole run."""
+    """Texts that name the best model of a run that ended early, and the model of the last completed run."""
     folder = model_dir / "checkpoints"
     left = [f"the best model of this run so far is {folder / checkpoints[-1]}"] if checkpoints else []
     if earlier := earlier_model(model_dir):
@@ -143,7 +150,7 @@ def what_is_left(model_dir: Path, checkpoints: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def say_what_is_left(model_dir: Path, checkpoints: list[str]) -> Iterator[None]:
-    """Let a Ctrl-C that ends the run at once say where the models are."""
+    """Add the paths of the models to the message when Ctrl-C ends the run at once."""
     try:
         yield
     except KeyboardInterrupt as error:

@@ -1,7 +1,7 @@
-"""The training program: whole epochs and their validation, several a call, in one compiled function.
+"""The training program: whole epochs and their validation, several per call, in one compiled function.
 
-AdamW, ReduceLROnPlateau and EarlyStopping are a few lines each here, because Keras' own would have to be called from
-Python after every step or epoch, which takes longer than the epoch.
+AdamW, ReduceLROnPlateau and EarlyStopping are a few lines each here, because Python would have to call those of Keras
+after every step or epoch, which takes longer than the epoch.
 """
 
 import math
@@ -22,14 +22,14 @@ HISTORY = [*COUNTS, *(f"val_{name}" for name in COUNTS), "learning_rate"]
 
 
 class Weights(NamedTuple):
-    """A network's values as two flat vectors: what is trained [P], and what follows from batches [S], moving means."""
+    """The values of a network as two flat vectors: trainable weights [P] and moving averages over batches [S]."""
 
     trained: np.ndarray
     moving: np.ndarray
 
 
 def is_moving(variable: keras.Variable) -> bool:
-    """Whether a variable that is not trained is a number that follows from batches; else it is a generator's state."""
+    """Whether a non-trainable variable is a moving average; otherwise it is the state of a random generator."""
     return variable.dtype.startswith("float")
 
 
@@ -42,19 +42,19 @@ def flat_vector(values: Iterable[ArrayLike]) -> np.ndarray:
 
 
 def split_vector(vector: Any, variables: list[keras.Variable]) -> list[Any]:
-    """A flat vector as the values of variables."""
+    """Split a flat vector into the values of variables."""
     sizes = [math.prod(variable.shape) for variable in variables]
     if not sizes:
         return []
     if isinstance(vector, np.ndarray):
         parts = np.split(vector, np.cumsum(sizes[:-1]))
         return [part.reshape(variable.shape) for part, variable in zip(parts, variables, strict=True)]
-    parts = tf.split(vector, sizes)  # whose gradient is one concatenation
+    parts = tf.split(vector, sizes)  # its gradient is one concatenation
     return [tf.reshape(part, variable.shape) for part, variable in zip(parts, variables, strict=True)]
 
 
 def current_weights(network: keras.Model) -> Weights:
-    """What a network's variables hold now."""
+    """The current values of the variables of a network."""
     groups = (network.trainable_variables, moving_variables(network))
     return Weights(*(flat_vector(variable.numpy() for variable in group) for group in groups))
 
@@ -72,7 +72,7 @@ def assign_weights(network: keras.Model, weights: Weights) -> None:
 
 
 class State(NamedTuple):
-    """Everything that changes in training. Vectors are those of Weights."""
+    """Everything that changes in training. The vectors have the layout of Weights."""
 
     trained: tf.Tensor  # [P]
     moving: tf.Tensor  # [S]
@@ -87,7 +87,7 @@ class State(NamedTuple):
     best_epoch: tf.Tensor
     best_trained: tf.Tensor  # [P]
     best_moving: tf.Tensor  # [S]
-    wait: tf.Tensor  # epochs since the best
+    wait: tf.Tensor  # epochs since the best one
     plateau_loss: tf.Tensor
     plateau_wait: tf.Tensor
 
@@ -103,10 +103,10 @@ def first_state(weights: Weights, learning_rate: float) -> State:
 def run_network(
     network: keras.Model, state: State, inputs: tf.Tensor, training: bool, seed: tf.Tensor | int = 0
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Call the network with the values of a state on inputs [E, B]: logits [B], moving values [S], losses of layers."""
+    """Call the network with a state's weights on inputs [E, B]: logits [B], moving averages [S], losses of layers."""
     moving = iter(split_vector(state.moving, moving_variables(network)))
     fixed = [
-        # Generators of random numbers get their state from the step, so that an epoch can be repeated.
+        # Random generators derive their state from the step, so an epoch can be reproduced.
         next(moving) if is_moving(variable) else tf.cast(tf.stack([seed + number, state.step]), variable.dtype)
         for number, variable in enumerate(network.non_trainable_variables)
     ]
@@ -121,7 +121,7 @@ def run_network(
 
 
 def check_same_network(network: keras.Model, saved: keras.Model, precision: str) -> None:
-    """See that the network that is trained is the one that is saved. Raises ValueError where they differ."""
+    """Raises ValueError if the trained and the saved network are different functions."""
     if constrained := [variable.path for variable in saved.trainable_variables if variable.constraint]:
         raise ValueError(f"build_network: {constrained[0]} has a constraint, which training does not apply")
     generator, start = np.random.default_rng(0), current_weights(saved)
@@ -131,8 +131,8 @@ def check_same_network(network: keras.Model, saved: keras.Model, precision: str)
     exactness = 1e-3 if precision == "float32" else 0.1
     if not np.allclose(expected, found, rtol=exactness, atol=exactness):
         raise ValueError(
-            "build_network: the network that is trained differs from the one that is saved; a layer of it has another "
-            "meaning for inputs whose rows come last (harvest/training/feature_major.py)"
+            "build_network: the trained network differs from the saved one, because one of its layers gives other "
+            "results if rows are the last axis (harvest/training/feature_major.py)"
         )
 
 
@@ -159,7 +159,7 @@ def batch_counts(config: Config, logits: tf.Tensor, labels: tf.Tensor, valid: tf
 
 
 def update(state: State, gradient: tf.Tensor, decay: ArrayLike) -> State:
-    """One step of AdamW (Loshchilov and Hutter, 2019) on the flat vector, as keras.optimizers.AdamW takes it."""
+    """One step of AdamW (Loshchilov and Hutter, 2019) on the flat vector, as in keras.optimizers.AdamW."""
     step = tf.cast(state.step + 1, tf.float32)
     rate = state.learning_rate
     first = state.first_moment + (gradient - state.first_moment) * (1 - 0.9)
@@ -172,7 +172,7 @@ def update(state: State, gradient: tf.Tensor, decay: ArrayLike) -> State:
 def train_step(
     network: keras.Model, config: Config, state: State, inputs: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor
 ) -> tuple[State, tf.Tensor]:
-    """One step on a batch [E, B] and [B]: the new state and the counts [4] of the batch as it was trained."""
+    """One step on a batch, inputs [E, B] and labels [B]: the new state, and the counts [4] before the update."""
     half = config.precision == "float16"
     with tf.GradientTape() as tape, tf.name_scope("forward"):
         tape.watch(state.trained)
@@ -204,7 +204,7 @@ def guard_overflow(before: State, after: State, finite: tf.Tensor) -> State:
 
 
 def end_epoch(config: Config, state: State, loss: tf.Tensor) -> State:
-    """What EarlyStopping and ReduceLROnPlateau of Keras decide from the validation loss of an epoch."""
+    """EarlyStopping and ReduceLROnPlateau, as in Keras, from the validation loss of an epoch."""
     better = loss < state.best_loss
     lower = loss < state.plateau_loss - 0.0001
     plateau_wait = tf.where(lower, 0, state.plateau_wait + 1)
@@ -224,7 +224,7 @@ def end_epoch(config: Config, state: State, loss: tf.Tensor) -> State:
 
 
 def loop(limit: int, body: Callable, values: tuple) -> tuple:
-    """Run body(number, *values), which gives new values, for each number below a limit."""
+    """Run body(number, *values), which returns the new values, for each number below a limit."""
 
     def step(number: tf.Tensor, *now: Any) -> tuple:
         return number + 1, *body(number, *now)
@@ -243,7 +243,7 @@ def train_epoch(
     state: State,
     seed: tf.Tensor,
 ) -> tuple[State, tf.Tensor]:
-    """Train on the rows of an epoch in this order: the new state and the sum of the counts [4]."""
+    """Train on the rows of an epoch in this order; return the new state and the sum of the counts [4]."""
     size, zero = plan.batch_size, tf.zeros(len(COUNTS))
 
     def segment(index: tf.Tensor, state: State, total: tf.Tensor) -> tuple:
@@ -286,11 +286,11 @@ def validate(
 
 
 def build_program(network: keras.Model, config: Config, plan: Plan, encoding: Encoding) -> Callable:
-    """The training program: a call runs up to plan.epochs_per_call whole epochs and their validation, in one go.
+    """The training program: one call runs up to plan.epochs_per_call whole epochs and their validation.
 
     program(features, fold_encoding, validation [rows, padded with -1], orders [epochs, rows], state, seed, last epoch)
-    gives the new state, a history [epochs, 9], the trained [epochs, P] and the moving [epochs, S] weights after each
-    epoch. The network takes inputs [E, B], as feature_major() gives it, or [B, E], which is slower.
+    returns the new state, a history [epochs, 9], the trained [epochs, P] and the moving [epochs, S] weights after each
+    epoch. The network takes inputs [E, B] if it is from feature_major(), or [B, E], which is slower.
     """
 
     def program(
@@ -311,7 +311,7 @@ def build_program(network: keras.Model, config: Config, plan: Plan, encoding: En
             loss = validated[0] / tf.reduce_sum(tf.cast(validation >= 0, tf.float32))
             row = tf.concat([counts, [loss], validated[1:], [rate]], 0)
             history, trained, moving = (
-                # TensorFlow refuses to put nothing into nothing, the moving values of a network that has none.
+                # TensorFlow rejects an update of empty rows: the moving averages of a network without any.
                 tf.tensor_scatter_nd_update(kept, [[index]], [part]) if kept.shape[1] else kept
                 for kept, part in ((history, row), (trained, state.trained), (moving, state.moving))
             )

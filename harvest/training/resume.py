@@ -1,4 +1,4 @@
-"""Interrupted runs: the state file that is written while a run trains, and how --resume goes on with it."""
+"""Interrupted runs: the state file that a run writes while it trains, and how --resume restores it."""
 
 import hashlib
 import io
@@ -21,11 +21,11 @@ from harvest.training.interrupted import Arrays, Description, damaged, what_is_l
 from harvest.training.program import HISTORY, State, Weights
 
 SAVE_SECONDS = 2.0
-FACTS = ("reason", "best_loss", "best_epoch")  # of a fold, kept in the description; all else are arrays
+FACTS = ("reason", "best_loss", "best_epoch")  # attributes of a fold in the description; the others are arrays
 
 
 class ResumeState(keras.callbacks.Callback):
-    """Keeps what --resume needs: written at each new best and every two seconds, between two calls of the program."""
+    """Saves the state for --resume after each new best epoch and every two seconds, between calls of the program."""
 
     reads_folds = True
 
@@ -35,11 +35,11 @@ class ResumeState(keras.callbacks.Callback):
         self.saved, self.best, self.failure = -math.inf, 0, ""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if all(fold.state and len(fold.history) == int(fold.state.epoch) for fold in self.folds):  # else calls go on
+        if all(fold.state and len(fold.history) == int(fold.state.epoch) for fold in self.folds):  # else it is not over
             self.offer()
 
     def offer(self, now: bool = False) -> None:
-        """Save the state if it is time to. A failure is kept in `failure` until it can be saved again."""
+        """Save the state if it is due. `failure` holds the error until saving succeeds again."""
         best = sum(fold.best_epoch for fold in self.folds)
         if now or best != self.best or time.perf_counter() - self.saved > SAVE_SECONDS:
             self.best, self.saved = best, time.perf_counter()
@@ -50,7 +50,7 @@ class ResumeState(keras.callbacks.Callback):
                 self.failure = f"{self.path}: {error.strerror}"
 
     def explain_end(self, number: int, why: str = "") -> str:
-        """Why a run is over before its end, by a signal or a loss that is not a number, and what is left of it."""
+        """The message when a signal, or a loss that is not a number, ends a run: the reason, and how to continue."""
         failed = next((fold.reason for fold in self.folds if fold.failed), "")
         message = why or f"stopped: {signal.Signals(number or signal.SIGTERM).name}"
         if failed:
@@ -59,11 +59,13 @@ class ResumeState(keras.callbacks.Callback):
         elif not self.failure:
             folder = "" if str(self.model_dir) == "model" else f" --model-dir {shlex.quote(str(self.model_dir))}"
             message += f"; continue with --resume{folder}"
+            if epochs := max(len(fold.history) for fold in self.folds):
+                message += f", or test and save the model as it is with --resume --epochs {epochs}{folder}"
         return "; ".join([message, *what_is_left(self.model_dir, self.description["checkpoints"])])
 
 
 def pack_state(folds: list[Fold], description: Description) -> bytes:
-    """The content of a state file: an .npz of the arrays of each fold, and the description as JSON in one of them."""
+    """The content of a state file: an .npz with the arrays of each fold, and one with the description as JSON."""
     arrays: Arrays = {}
     for fold in folds:
         for part in ("state", "now", "best"):
@@ -79,7 +81,7 @@ def pack_state(folds: list[Fold], description: Description) -> bytes:
 
 
 def network_digest(network: keras.Model) -> str:
-    """A digest of how a network is built, whatever its layers are called: Keras counts those without names."""
+    """A digest of the structure of a network, without the names of its layers, because Keras numbers unnamed layers."""
     text = network.to_json()
     for number, layer in enumerate([network, *network.layers]):
         text = text.replace(json.dumps(layer.name), f'"layer {number}"')
@@ -87,31 +89,31 @@ def network_digest(network: keras.Model) -> str:
 
 
 def check_network(network: keras.Model, description: Description) -> None:
-    """Keep the digest of a run's network in its description. UserError if an interrupted run had another network."""
+    """Add the digest of the network to the description. Raises UserError if the interrupted run had another network."""
     digest = network_digest(network)
     if description.setdefault("network", digest) != digest:
-        changed = "build_network gives another network than in the interrupted run"
-        raise UserError(f"--resume: {changed}; undo the change, or leave --resume out to start again")
+        changed = "build_network returns a different network than in the interrupted run"
+        raise UserError(f"--resume: {changed}; undo the change, or omit --resume to start again")
 
 
 def restore(folds: list[Fold], epochs: int, path: Path, description: Description, arrays: Arrays) -> None:
-    """Put folds in their first state where they were, as read from a path; `epochs` is the maximum number of them.
+    """Restore the state of new folds, as read from a path; `epochs` is the maximum number of epochs.
 
-    Raises UserError when the state is not that of such folds.
+    Raises UserError if the state does not fit the folds.
     """
     if len(description["folds"]) != len(folds):
-        raise damaged(path, " (number of nets)")
+        raise damaged(path, " (number of networks)")
     for fold, facts in zip(folds, description["folds"], strict=True):
         if fault := restore_fold(fold, epochs, facts, arrays):
-            raise damaged(path, f" (net {fold.number + 1}, {fault})")
+            raise damaged(path, f" (network {fold.number + 1}, {fault})")
 
 
 def restore_fold(fold: Fold, epochs: int, facts: dict[str, Any], arrays: Arrays) -> str:
-    """Put a fold where it was; returns what is wrong with the arrays, or ""."""
+    """Restore a fold; returns the name of an invalid array, or ""."""
     first = fold.state
     for part, kind in (("state", State), ("now", Weights), ("best", Weights)):
         values: list[Any] = [arrays.get(f"{fold.number}/{part}/{name}") for name in kind._fields]
-        if part != "state" and values[0] is None:  # there was no epoch, or no best one
+        if part != "state" and values[0] is None:  # no epoch was trained, or none was the best
             continue
         for name, value in zip(kind._fields, values, strict=True):
             like = np.asarray(getattr(first, name))

@@ -1,6 +1,6 @@
-"""TensorBoard's logs of a run: logs/<run>/train and validation.
+"""The TensorBoard logs of a run: logs/<run>/train and validation.
 
-TensorBoard is imported in functions only, when there is something to log: a run needs no logs.
+Only functions import TensorBoard, because a run without logs does not need it.
 """
 
 import contextlib
@@ -8,6 +8,7 @@ import errno
 import functools
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,19 +25,21 @@ from harvest.training.folds import Fold
 from harvest.training.program import State, Weights, train_step
 from harvest.training.tensorflow_setup import metadata_version
 
-TELLING = ["architecture", "batch_size", "folds", "learning_rate", "seed"]  # hyperparameters that are shown first
-OTHERS = ["adamw", "class_weight", "early_stopping", "epochs", "patience", "precision", "reduce_lr", "split"]
+TELLING = ["data", "architecture", "folds", "learning_rate", "seed"]  # hyperparameters that are shown first
+OTHERS = ["adamw", "batch_size", "class_weight", "early_stopping", "epochs", "patience", "precision", "reduce_lr"]
+OTHERS += ["split"]
 
 Rows = tuple[np.ndarray, np.ndarray]  # their labels and probabilities: [N], [N]
-ValuesOf = Callable[[Fold, Weights], dict[str, ArrayLike]]  # what the histograms show of a fold's weights, by tag
+# For a fold and its weights: the values of the histograms by tag, and the AUC of validation rows.
+ValuesOf = Callable[[Fold, Weights], tuple[dict[str, ArrayLike], float]]
 
 
 class TensorBoardLog(keras.callbacks.Callback):
-    """Writes the event files of a run into its folder, which may have those of an interrupted run already.
+    """Writes the event files of a run to its folder, which may contain those of the interrupted run.
 
-    Logs are not worth a model: after a failure, which is kept in `failure`, nothing more is written. What cannot be
-    written at all raises OSError. Events are written by TensorFlow's record writer: TensorBoard's EventFileWriter
-    prints a traceback from its thread when the disk is full, and spends 0.3 s a run on checksums.
+    A failure must not lose the model: `failure` keeps its message, and nothing more is written. A folder that cannot be
+    written to raises OSError. TensorFlow's record writer writes the events: TensorBoard's EventFileWriter prints a
+    traceback from its thread if the disk is full, and spends 0.3 s per run on checksums.
     """
 
     reads_folds = True
@@ -57,7 +60,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         self.clock, self.rows = (time.perf_counter(), time.process_time()), 0.0
 
     def add(self, writer: str, step: int = 0, built: Any = None, **content: Any) -> None:
-        """Write an event; `built` is a summary of TensorFlow's class or of TensorBoard's, which have the same bytes."""
+        """Write an event; `built` is a summary of TensorFlow or TensorBoard, which serialize it identically."""
         if self.failure:
             return
         try:
@@ -68,7 +71,7 @@ class TensorBoardLog(keras.callbacks.Callback):
                 event.summary.MergeFromString(built.SerializeToString())
             self.writers[writer].write(event.SerializeToString())
             self.writers[writer].flush()
-        except Exception as error:  # of TensorFlow's kinds or the system's
+        except Exception as error:  # of TensorFlow or the system
             self.failure = (str(error) or type(error).__name__).splitlines()[0]
 
     def close(self) -> None:
@@ -85,15 +88,15 @@ class TensorBoardLog(keras.callbacks.Callback):
     def text(self, tag: str, lines: list[str]) -> None:
         from tensorboard.plugins.text.summary_v2 import text_pb
 
-        self.add("train", 0, text_pb(tag, ["\n".join("    " + line for line in lines)]))  # indented: shown as it is
+        self.add("train", 0, text_pb(tag, ["\n".join("    " + line for line in lines)]))  # indented: shown verbatim
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Add an epoch: means over folds, and the range of their validation losses when they are many."""
+        """Add an epoch: means over folds, and the range of their validation losses."""
         epoch, logs, names = epoch + 1, logs or {}, ("loss", "accuracy", "precision", "recall")
         values = {f"epoch/{name}": logs[name] for name in (*names, "learning_rate")}
         self.scalars("train", epoch, values | self.speed(epoch))
         values = {f"epoch/{name}": logs[f"val_{name}"] for name in names}
-        if len(self.folds) > 1:  # one that has stopped keeps its last loss, so that the range does not jump
+        if len(self.folds) > 1:  # a stopped fold keeps its last loss, so that the range does not jump
             losses = [fold.history[:epoch][-1]["val_loss"] for fold in self.folds]
             values |= {"folds/lowest_loss": min(losses), "folds/highest_loss": max(losses)}
         self.scalars("validation", epoch, values)
@@ -101,21 +104,23 @@ class TensorBoardLog(keras.callbacks.Callback):
             self.histograms(epoch)
 
     def speed(self, epoch: int) -> dict[str, float]:
-        """Speed and memory since the last time. Epochs of one call end together: their speed is that of the call."""
+        """Speed and memory since the last call. Epochs of one call of the program end together and share its speed."""
         self.rows += self.epoch_rows * sum(len(fold.history) >= epoch for fold in self.folds)
         now = (time.perf_counter(), time.process_time())
         seconds, used = np.subtract(now, self.clock)
         if seconds <= 0.1 and epoch > 1:
             return {}
         values = {"rows_per_second": self.rows / seconds, "cpu_share": used / seconds / (os.cpu_count() or 1)}
-        with contextlib.suppress(OSError, ValueError):  # of systems that have no /proc
+        with contextlib.suppress(OSError, ValueError):  # on systems without /proc
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             values["resident_megabytes"] = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
         self.clock, self.rows = now, 0.0
         return {f"speed/{name}": value for name, value in values.items()}
 
     def histograms(self, epoch: int) -> None:
-        """All weights and activations, pooled over folds: of the best epoch since the last time, and of now."""
+        """Write all weights and activations, pooled over folds, and the mean AUC: of the best epoch since the last call
+        and of this epoch. AUC is not computed in each epoch, because it takes the probability of every validation row.
+        """
         from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 
         best = max(fold.best_epoch for fold in self.folds)
@@ -123,22 +128,26 @@ class TensorBoardLog(keras.callbacks.Callback):
             weights = [getattr(fold, name) for fold in self.folds]
             if step > self.drawn and None not in weights:
                 self.drawn = step
-                values = list(map(self.values_of, self.folds, weights))
+                values, scores = zip(*map(self.values_of, self.folds, weights), strict=True)
                 for tag in values[0]:
                     self.add("train", step, histogram_pb(tag, np.concatenate([np.ravel(part[tag]) for part in values])))
+                if np.isfinite(scores).all():  # rows of one class only have no AUC
+                    self.scalars("validation", step, {"epoch/auc": float(np.mean(scores))})
 
     def graphs(self, first: keras.Model, names: Mapping[str, str], step: tf.Graph) -> None:
-        """The model of the first fold and a step of training as operations; names: of its columns in the graph."""
+        """Write the first fold's model and a training step as operations; `names` are graph names by column."""
         inputs = {column: tf.TensorSpec([None, 1], part.dtype, names[column]) for column, part in first.input.items()}
         forward = tf.function(lambda inputs: first(inputs, training=False), autograph=False)
         graph = forward.get_concrete_function(inputs).graph.as_graph_def(add_shapes=True)
+        network = [layer.name for layer in first.layers if isinstance(layer, keras.Model)][-1]
+        open_scopes(graph, first.name, network)
         self.add("train", graph_def=graph.SerializeToString())
         metadata = tf.compat.v1.RunMetadata()
         metadata.function_graphs.add().pre_optimization_graph.CopyFrom(step.as_graph_def(add_shapes=True))
         self.graph("training_step", metadata.SerializeToString(), "graph_run_metadata_graph")
 
     def layers(self, config: dict[str, Any]) -> None:
-        """The layers of the whole model, from the config of Keras that its file has; it is changed."""
+        """Write the layers of the whole model, from the Keras config in its file. Modifies the config."""
         connect_nested(config)
         self.graph("keras", json.dumps(config), "graph_keras_model")
 
@@ -155,12 +164,12 @@ class TensorBoardLog(keras.callbacks.Callback):
         self.add("validation", step, curve)
 
     def trial(self, settings: Mapping[str, Any], results: Mapping[str, float], step: int) -> None:
-        """This run as a row of the HParams tab: hyperparameters, and metrics of validation and test rows."""
+        """Write this run as a row of the HParams tab: hyperparameters, and metrics on validation and test rows."""
         from tensorboard.plugins.hparams import api_pb2, summary
 
         self.scalars("validation", step, results)
         values = {name: settings[name] for name in TELLING + OTHERS}
-        # TensorBoard sorts those that differ to the front, and shows the first five.
+        # TensorBoard shows the first five hyperparameters, and puts those marked as different first.
         columns = [api_pb2.HParamInfo(name=name, differs=name in TELLING) for name in values]
         metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in results]
         self.add("validation", 0, summary.experiment_pb(columns, metrics))
@@ -170,9 +179,10 @@ class TensorBoardLog(keras.callbacks.Callback):
     def results(
         self, metrics: dict[str, Any], validation: Rows, test: Rows, texts: dict[str, list[str]], console: Console
     ) -> None:
-        """Add what is shown of a run once it is over, which are metrics.json and texts by tag, and close the files."""
+        """Add the results of a run, from metrics.json and texts by tag, and close the files."""
         step, settings = metrics["best_epoch"], dict(metrics["settings"])
         del settings["columns"], settings["reasons"]
+        settings["data"] = data_label(settings)
         self.histograms(max(len(fold.history) for fold in self.folds))
         self.pr_curve("pr_curve/validation", step, *validation)
         self.pr_curve("pr_curve/test", step, *test)
@@ -192,10 +202,26 @@ class TensorBoardLog(keras.callbacks.Callback):
             console.print(f"TensorBoard: the logs are incomplete: {self.failure}")
 
 
-def connect_nested(model: dict[str, Any]) -> None:
-    """Let the config of a model name layers, not nested models, as inputs, as TensorBoard needs it to connect them."""
+def open_scopes(graph: Any, model: str, network: str) -> None:
+    """Remove the scopes of a model and of its network from the names of a graph's nodes, if these stay unique, so that
+    TensorBoard opens on the layers. Also remove edges that only order operations.
+    """
+    scope = re.compile(rf"{re.escape(model)}(_\d+)?/({re.escape(network)}(_\d+)?/)?([^/]+?)(_1)?(?=/)")
+    nodes = [node for node in graph.node if node.op != "NoOp"]
+    names = {node.name: scope.sub(r"\4", node.name, count=1) for node in nodes}
+    if len(set(names.values())) < len(names):
+        names = {name: name for name in names}
+    del graph.node[:]
+    for node in nodes:
+        sources = [source.partition(":") for source in node.input if not source.startswith("^")]
+        node.name, node.input[:] = names[node.name], [names[name] + colon + port for name, colon, port in sources]
+    graph.node.extend(nodes)
 
-    def names(layers: list[Any]) -> list[str]:  # of ["name", 0, 0], or of a list of such
+
+def connect_nested(model: dict[str, Any]) -> None:
+    """In the config of a model, replace nested models as inputs by their layers, so that TensorBoard connects them."""
+
+    def names(layers: list[Any]) -> list[str]:  # from ["name", 0, 0], or a list of these
         return [layer[0] for layer in (layers if isinstance(layers[0], list) else [layers])]
 
     layers, ends = model["config"].get("layers", []), {}
@@ -213,7 +239,7 @@ def connect_nested(model: dict[str, Any]) -> None:
 
 
 def training_step(network: keras.Model, config: Config, plan: Plan, state: State) -> tf.Graph:
-    """A step of training as operations. `network` is the one that is trained, `state` any of its states."""
+    """A training step as operations. `network` is the one that is trained, `state` any of its states."""
     specs = State(*(tf.TensorSpec.from_tensor(part, name) for name, part in state._asdict().items()))
     batch = tf.zeros([plan.width, plan.batch_size]), tf.zeros(plan.batch_size), tf.constant(0)
     step = tf.function(functools.partial(train_step, network, config), autograph=False)
@@ -223,7 +249,7 @@ def training_step(network: keras.Model, config: Config, plan: Plan, state: State
 def layer_values(
     weights: list[tuple[keras.Variable, np.ndarray]], activations: Mapping[str, ArrayLike]
 ) -> dict[str, ArrayLike]:
-    """All weights of a network, and what its layers give, by tag: layers/hidden_1/weights and so on."""
+    """All weights of a network, and the outputs of its layers, by tag: layers/hidden_1/weights and so on."""
     kinds, values = {"kernel": "weights", "moving_mean": "mean", "moving_variance": "variance"}, {}
     for variable, value in weights:
         layer, _, name = variable.path.rpartition("/")
@@ -231,9 +257,16 @@ def layer_values(
     return values | {f"layers/{layer}/activations": value for layer, value in activations.items()}
 
 
+def data_label(options: Mapping[str, Any]) -> str:
+    """The name of the data in the name of a run: letters, digits, dots and hyphens of the file's name, or "sample"."""
+    first, *others = options["csv"]
+    stem = re.sub(r"[^A-Za-z0-9.]+", "-", Path(first).stem)[:40].strip("-.") or "data"
+    return "sample" if options["sample"] else stem + f"-and-{len(others)}-more" * bool(others)
+
+
 def run_name(options: Mapping[str, Any], defaults: Mapping[str, Any], folds: int) -> str:
-    """What a run is called: its network, the number of folds, and what else of its flags is not the default."""
-    parts = [options["architecture"], f"folds{folds}"]
+    """The name of a run: its data, architecture and folds, and the other flags that differ from their defaults."""
+    parts = [data_label(options), options["architecture"], f"folds{folds}"]
     for name in TELLING + OTHERS:
         value = options.get(name)
         if name not in ("architecture", "folds") and value != defaults.get(name):
@@ -242,7 +275,7 @@ def run_name(options: Mapping[str, Any], defaults: Mapping[str, Any], folds: int
 
 
 def run_folder(logs: Path, name: str) -> Path:
-    """Make a folder of its own for this run, also when two start in one second. Raises OSError."""
+    """Make a new folder for this run, even if two runs start in one second. Raises OSError."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}_{name}"
     for folder in (logs / name, *(logs / f"{name}_{number}" for number in range(2, 1_000))):
         with contextlib.suppress(FileExistsError):
@@ -261,7 +294,7 @@ def open_log(
     values_of: ValuesOf,
     console: Console,
 ) -> TensorBoardLog | None:
-    """The log of a run, in the folder of the interrupted run or a new one; None, after saying why, if it cannot be."""
+    """The log of a run, in the folder of the interrupted run or a new one; None, with a printed reason, if it fails."""
     try:
         if not metadata_version("tensorboard"):
             raise ModuleNotFoundError
@@ -271,7 +304,7 @@ def open_log(
         return TensorBoardLog(folder, folds, epochs, epoch_rows, values_of)
     except ModuleNotFoundError:
         fault = "the package tensorboard is not installed (pip install tensorboard)"
-    except Exception as error:  # of TensorFlow's kinds or the system's, depending on how TensorBoard was installed
+    except Exception as error:  # of TensorFlow or the system, depending on how TensorBoard was installed
         fault = f"{logs}: {getattr(error, 'strerror', None) or str(error).splitlines()[0]}"
-    console.print(f"TensorBoard: {fault}; training goes on without logs")
+    console.print(f"TensorBoard: {fault}; training continues without logs")
     return None

@@ -1,4 +1,4 @@
-"""What must be set before TensorFlow is imported, its import, and the devices it finds."""
+"""The environment of TensorFlow, its import, and the devices it finds."""
 
 import contextlib
 import gc
@@ -9,7 +9,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any, NamedTuple
 
-ADDRESS_SPACE = 2_200_000_000  # bytes TensorFlow was seen to need on two cores; with less it aborts without a word
+ADDRESS_SPACE = 2_200_000_000  # bytes that TensorFlow needs on two cores; with less it aborts without a message
 
 
 class Device(NamedTuple):
@@ -21,17 +21,17 @@ class Device(NamedTuple):
 
 
 def prepare_environment(cpu_only: bool, xla: bool, short: bool = False) -> None:
-    """Set what TensorFlow reads once, at its import. In a short run a quicker compiler costs less than it loses."""
+    """Set the variables that TensorFlow reads when it is imported. In a short run, faster compilation pays off."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its kernels gain nothing at these widths and print a notice
-    # Keep Keras from the user's own settings: ~/.keras/keras.json is neither read nor written.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its kernels are no faster at these widths, and print a notice
+    # Keras must not depend on the user's settings: ~/.keras/keras.json is neither read nor written.
     for name in [name for name in os.environ if name.startswith("KERAS_") or name == "TF_USE_LEGACY_KERAS"]:
         del os.environ[name]
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ["KERAS_HOME"] = os.devnull  # no directory, so that nothing can be in it
+    os.environ["KERAS_HOME"] = os.devnull  # not a directory, so it contains no settings
     if cpu_only:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    # An unknown XLA flag ends the process, so they are set only for the version they were measured with.
+    # An unknown XLA flag aborts the process, so flags are set only for the version they were measured with.
     if xla and "XLA_FLAGS" not in os.environ and metadata_version("tensorflow").startswith("2.21."):
         flags = "--xla_cpu_enable_fast_math=true --xla_cpu_prefer_vector_width=512"
         os.environ["XLA_FLAGS"] = flags + (" --xla_backend_optimization_level=1" if short else "")
@@ -51,20 +51,20 @@ def check_address_space() -> None:
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         if 0 <= limit < ADDRESS_SPACE:
-            needed = f"TensorFlow needs {ADDRESS_SPACE >> 20:,} MB"
+            needed = f"but TensorFlow needs {ADDRESS_SPACE >> 20:,} MB"
             raise MemoryError(f"the address space is limited to {limit >> 20:,} MB, {needed}")
 
 
 def import_tensorflow() -> ModuleType:
-    """Import TensorFlow without scikit-learn, which Keras would import (0.7 s) and which nothing here uses.
+    """Import TensorFlow without scikit-learn, which Keras would import (0.7 s) although nothing here uses it.
 
-    The garbage collector does not look at its hundred thousands of objects (0.4 s), now or later.
+    The garbage collector never scans TensorFlow's hundreds of thousands of objects (saves 0.4 s).
     """
     check_address_space()
     modules: dict[str, Any] = sys.modules
     absent = "sklearn" not in modules
     if absent:
-        modules["sklearn"] = None  # an import of it then raises ImportError, which Keras is prepared for
+        modules["sklearn"] = None  # its import then raises ImportError, which Keras handles
     gc.disable()
     try:
         import tensorflow
@@ -77,7 +77,7 @@ def import_tensorflow() -> ModuleType:
 
 
 def cpu_description(path: str = "/proc/cpuinfo") -> tuple[str, frozenset[str]]:
-    """The name of the CPU and the flags of what it can do."""
+    """The name of the CPU and its feature flags."""
     name, flags = platform.processor() or platform.machine(), frozenset[str]()
     with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
         for line in file:
@@ -90,7 +90,7 @@ def cpu_description(path: str = "/proc/cpuinfo") -> tuple[str, frozenset[str]]:
 
 
 def find_devices(cpu_only: bool) -> list[Device]:
-    """The CPU and, unless they are to be hidden, the first of the GPUs."""
+    """The CPU and, unless cpu_only, the first GPU."""
     import tensorflow as tf
 
     name, flags = cpu_description()
@@ -107,5 +107,5 @@ def find_devices(cpu_only: bool) -> list[Device]:
 def hide_gpus() -> None:
     import tensorflow as tf
 
-    with contextlib.suppress(RuntimeError):  # of a GPU that an earlier run of this process has in use
+    with contextlib.suppress(RuntimeError):  # if an earlier run of this process uses a GPU
         tf.config.set_visible_devices([], "GPU")

@@ -1,4 +1,4 @@
-"""Models in formats of other runtimes: what each needs, and what is said of those that were written."""
+"""Exports to other runtimes: the packages they need, and the summary of an export."""
 
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -13,20 +13,20 @@ Cell = str | int | float | None  # text; a 64-bit integer; a double, None for Na
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What export() has done, and what the model card says of it."""
+    """The result of export(), for the model card."""
 
-    source: str  # the name of the file of the Keras model, which gives the same probabilities
+    source: str  # the file name of the Keras model, which returns the same probabilities
     formats: list[str]  # those written: keys of run_directory.EXPORT_FILES
-    renamed: list[tuple[str, str, str]]  # inputs not called like their columns: column, SavedModel and LiteRT, ONNX
+    renamed: list[tuple[str, str, str]]  # inputs with other names: column, name in SavedModel and LiteRT, in ONNX
     row: dict[str, Cell]  # an example, by the names of the ONNX inputs
     probability: float  # of the example
     failures: list[str] = field(default_factory=list)  # "--export onnx failed (reason)"
 
 
 def example_row(inputs: dict[str, np.ndarray]) -> dict[str, Cell]:
-    """The first of some raw rows, arrays [B, 1] by column, for JSON: metrics.json has one as ["example"]["row"].
+    """The first of some raw rows (arrays [B, 1] by column) for JSON, such as ["example"]["row"] in metrics.json.
 
-    Text, an integer and a double stay what they are in JSON; NaN becomes null.
+    Texts, integers and doubles keep their types in JSON; NaN becomes null.
     """
     return {name: None if (cell := column[0].item()) != cell else cell for name, column in inputs.items()}
 

@@ -1,4 +1,4 @@
-"""What a model makes of its raw columns, for formats that do it in their own way, and rows to try them on."""
+"""The preprocessing of raw columns, for formats that reimplement it, and rows to test exports on."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ GENERATED_ROWS = 1_000
 
 
 def column_scalers(details: Details) -> dict[str, tuple[float, float, bool, bool]]:
-    """For each number how its cells are scaled: the fields of the Scaler, as single values."""
+    """The scaling of each numeric column: the fields of the Scaler, as single values."""
     fields = zip(*(details.scales[name] for name in Scaler._fields), strict=True)
     return dict(zip(details.columns(["number"]), fields, strict=True))
 
 
 def find_lookups(model: keras.Model) -> dict[str, layers.Layer]:
-    """For each category the layer that turns its cells into indices: 1 and up for known values, 0 for others."""
+    """The lookup layer of each category, which maps cells to indices: 1 and up for known values, 0 for others."""
     lookups = [layer for layer in model.layers if isinstance(layer, layers.IntegerLookup | layers.StringLookup)]
     return {name: layer for name, cells in model.input.items() for layer in lookups if layer.input is cells}
 
@@ -30,7 +30,7 @@ def known_values(lookup: layers.Layer) -> list[Any]:
     return [kind(value) for value in lookup.get_vocabulary(include_special_tokens=False)]
 
 
-@np.errstate(all="ignore")  # what overflows is cut
+@np.errstate(all="ignore")  # overflows are clipped
 def generate_rows(model: keras.Model, details: Details) -> dict[str, np.ndarray]:
     """Raw rows [GENERATED_ROWS, 1] by column, with known, unseen and missing cells. The first is a typical one."""
     generator, rows = np.random.default_rng(0), {}

@@ -1,4 +1,4 @@
-"""Writes a model in formats of other runtimes, and compares each, run by its own runtime, with the Keras model."""
+"""Exports a model to other runtimes, and compares each export, run in its own runtime, with the Keras model."""
 
 import json
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from harvest.model.export.columns import GENERATED_ROWS, generate_rows
 from harvest.model.export.tensorflow import write_litert, write_saved_model
 from harvest.model.inference import Inputs, load_model
 from harvest.model.names import input_names, onnx_names, renamed_inputs
-from harvest.run_directory import EXPORT_FILES, METRICS_FILE, MODEL_FILE, RunDirectory, remove
+from harvest.run_directory import METRICS_FILE, MODEL_FILE, RunDirectory, export_file, remove
 
-AGREEMENT = 1e-5  # how far the probabilities of an exported file may be from those of Keras
+AGREEMENT = 1e-5  # the largest difference between the probabilities of an export and of Keras
 
 
 def write_onnx(path: Path, model: keras.Model, details: Details) -> None:
-    from harvest.model.export import onnx  # whose package need not be installed
+    from harvest.model.export import onnx  # its package is optional
 
     onnx.write_onnx(path, model, details)
 
@@ -39,10 +39,10 @@ def export(
     example: Inputs | None = None,
     source: str = MODEL_FILE,
 ) -> ExportSummary:
-    """Stage formats of a model and compare each with Keras; what fails is not kept.
+    """Stage the exports of a model and compare each with Keras; an export that fails is deleted.
 
-    They are compared on raw rows, arrays [B, 1] by column, if there are some, and on generated ones. The summary's
-    example is the one given, [1, 1], or the first row. `source` is the name of the model's file.
+    They are compared on the given raw rows (arrays [B, 1] by column), if any, and on generated ones. The example in the
+    summary is the given one [1, 1], or the first row. `source` is the name of the model file.
     """
     failures, written, what = [], [], f"{GENERATED_ROWS:,} generated rows"
     parts = [generate_rows(model, details)]
@@ -54,14 +54,14 @@ def export(
     cells = {name: np.concatenate([part[name] for part in parts]) for name in details.columns()}
     expected = keras_probabilities(model, cells)
     for name in formats:
-        path = run.staged(EXPORT_FILES[name])
+        path = run.staged(export_file(name, source))
         try:
             WRITERS[name](path, model, details)
             gap = float(np.abs(exported_probabilities(name, path, cells) - expected).max())
             reason = "" if gap <= AGREEMENT else f"its probabilities differ by up to {gap:.1g}"
         except UserError as error:
             reason = str(error)
-        except Exception as error:  # each converter raises kinds of its own
+        except Exception as error:  # each converter raises its own exceptions
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         if reason:
             remove(path)
@@ -75,12 +75,12 @@ def export(
 
 
 def keras_probabilities(model: keras.Model, rows: Inputs) -> np.ndarray:
-    """What a Keras model says of raw rows: [B]."""
+    """The probabilities of a Keras model for raw rows: [B]."""
     return model({name: tf.constant(cells) for name, cells in rows.items()}).numpy()[:, 0]
 
 
 def exported_probabilities(name: str, path: Path, rows: Inputs) -> np.ndarray:
-    """What an exported model says of raw rows, by its own runtime: [B]."""
+    """The probabilities of an exported model for raw rows, from its own runtime: [B]."""
     named = {alias: rows[column] for column, alias in input_names(list(rows)).items()}
     if name == "saved_model":
         predict = tf.saved_model.load(str(path)).signatures["serving_default"]
@@ -99,7 +99,7 @@ def exported_probabilities(name: str, path: Path, rows: Inputs) -> np.ndarray:
 
 
 def load(path: Path) -> tuple[keras.Model, Details]:
-    """A model to be exported. Raises UserError if it cannot be run."""
+    """The model to export. Raises UserError if it cannot be run."""
     details = read_details(path)
     model = load_model(path, details)
     try:
@@ -107,12 +107,12 @@ def load(path: Path) -> tuple[keras.Model, Details]:
     except Exception as error:  # of an earlier version, or with layers that do not fit together
         raise UserError(f"{path}: cannot be run ({type(error).__name__}); train the model again") from None
     if not np.isfinite(probability).all():
-        raise UserError(f"{path}: holds weights that are not numbers; train the model again")
+        raise UserError(f"{path}: contains weights that are not numbers; train the model again")
     return model, details
 
 
 def read_example(folder: Path, model: keras.Model) -> Inputs | None:
-    """The row of the model card's example, as arrays [1, 1]; None if metrics.json has none for this model."""
+    """The example row of the model card, arrays [1, 1]; None if metrics.json has none for this model."""
     try:
         row = example_inputs(json.loads((folder / METRICS_FILE).read_bytes())["example"]["row"])
     except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):

@@ -24,7 +24,7 @@ class Graph:
         self.names: dict[int, str] = {}  # of the Keras tensors, by their ids
 
     def add(self, operation: str, *parts: str, output: str = "", **attributes: Any) -> str:
-        """The name of what an ONNX operation makes of named values."""
+        """The name of the output of an ONNX operation on named values."""
         output = output or f"/{operation}_{len(self.nodes)}"
         domain = "ai.onnx.ml" if operation == "LabelEncoder" else ""
         self.nodes.append(helper.make_node(operation, parts, [output], domain=domain, **attributes))
@@ -43,7 +43,7 @@ class Graph:
         return name if part.dtype == dtype else self.add("Cast", name, to=onnx_type(dtype))
 
     def add_model(self, model: keras.Model, names: list[str]) -> str:
-        """The name of what a functional model makes of named inputs."""
+        """The name of the output of a functional model for named inputs."""
         self.names |= {id(tensor): name for tensor, name in zip(model.inputs, names, strict=True)}
         for depth in sorted(model._nodes_by_depth, reverse=True):
             for node in model._nodes_by_depth[depth]:
@@ -53,7 +53,7 @@ class Graph:
         return self.names[id(model.outputs[0])]
 
     def translate(self, operation: Any, dtype: str, parts: list[Any]) -> str:
-        """The name of what a Keras layer, a model or an operation of keras.ops makes of its arguments."""
+        """The name of the output of a Keras layer, a model or an operation of keras.ops for its arguments."""
         if isinstance(operation, keras.Model):
             types = [tensor.dtype for tensor in operation.inputs]
             return self.add_model(operation, [self.take(*pair) for pair in zip(parts, types, strict=True)])
@@ -66,12 +66,12 @@ class Graph:
         if not name:
             activation = getattr(getattr(operation, "activation", None), "__name__", "")
             text = ", ".join(filter(None, [type(operation).__name__, activation]))
-            raise UserError(f"onnx cannot hold the layer {operation.name} ({text})")
+            raise UserError(f"onnx cannot represent the layer {operation.name} ({text})")
         return name
 
 
 def argument_types(kind: str, output: str, parts: list[Any]) -> list[str]:
-    """The types in which an operation of a class takes its arguments: mostly that of its output."""
+    """The types of the arguments of an operation: mostly the type of its output."""
     if kind in ("IntegerLookup", "StringLookup"):
         return [part.dtype for part in parts]
     if kind in ("Equal", "Greater", "Less"):
@@ -84,21 +84,21 @@ def onnx_type(dtype: str) -> int:
     return TensorProto.STRING if dtype == "string" else helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
-# Rules: rule(graph, layer, dtype of its output, *names of its arguments) -> name of the output, "" if it cannot be.
+# Rules: rule(graph, layer, dtype of its output, *names of its arguments) -> name of the output, "" if impossible.
 
 
 def same_as(operation: str) -> Callable[..., str]:
-    """The rule for what is one operation of ONNX."""
+    """The rule for a layer that is a single operation in ONNX."""
     return lambda graph, layer, dtype, *names: graph.add(operation, *names)
 
 
 def in_pairs(operation: str) -> Callable[..., str]:
-    """The rule for what is an operation of two values, and may come with more."""
+    """The rule for an operation of two or more values."""
     return lambda graph, layer, dtype, *names: functools.reduce(lambda *two: graph.add(operation, *two), names)
 
 
 def logarithm(graph: Graph, _: Any, dtype: str, name: str) -> str:
-    """log1p as exact as in one operation: log(1 + x) x / ((1 + x) - 1), and x itself where that is 0 / 0."""
+    """log1p without loss of digits near 0: log(1 + x) x / ((1 + x) - 1), and x itself where that is 0 / 0."""
     unity = graph.constant(1, dtype)
     above = graph.add("Add", name, unity)
     exact = graph.add("Mul", graph.add("Log", above), graph.add("Div", name, graph.add("Sub", above, unity)))
@@ -156,7 +156,7 @@ def normalize_layer(graph: Graph, layer: Any, dtype: str, name: str) -> str:
     return graph.add("LayerNormalization", name, *values, epsilon=layer.epsilon)
 
 
-NOTHING = ("Identity", "Cast", "Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout")  # but in training
+NOTHING = ("Identity", "Cast", "Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout")  # except in training
 SAME_NAME = ("Equal", "Exp", "Greater", "Less", "Log", "Relu", "Sigmoid", "Sign", "Sqrt", "Tanh", "Where")
 RULES: dict[str, Callable[..., str]] = {  # by the class of a Keras layer or operation
     **dict.fromkeys(NOTHING, lambda graph, layer, dtype, name: name),
@@ -187,7 +187,7 @@ RULES: dict[str, Callable[..., str]] = {  # by the class of a Keras layer or ope
 
 
 def write_onnx(path: Path, model: keras.Model, details: Details) -> None:
-    """The Keras model, operation by operation, with the threshold in the metadata of the file."""
+    """Write the Keras model, operation by operation, with the threshold in the metadata of the file."""
     names, graph = onnx_names(details.columns()), Graph()
     result = graph.add_model(model, [names[tensor.name] for tensor in model.inputs])
     graph.add("Identity", result, output="probability")

@@ -1,4 +1,4 @@
-"""A Keras model as TensorFlow's SavedModel, and as LiteRT, which has neither tables nor arithmetic in 64 bits."""
+"""A Keras model as TensorFlow's SavedModel, and as LiteRT, which has neither lookup tables nor 64-bit arithmetic."""
 
 import math
 import tempfile
@@ -18,7 +18,7 @@ from harvest.model.names import input_names
 
 
 def save(path: Path, network: keras.Model, types: dict[str, str], predict: Callable) -> None:
-    """A SavedModel whose signature is what predict() makes of raw columns, of these types, by means of a network."""
+    """Save a network as a SavedModel with the signature predict(), which takes raw columns of these types."""
     names = input_names(list(types))
     specs = {alias: tf.TensorSpec([None, 1], types[name], name=alias) for name, alias in names.items()}
 
@@ -36,13 +36,13 @@ def input_types(model: keras.Model, details: Details) -> dict[str, str]:
 
 
 def write_saved_model(path: Path, model: keras.Model, details: Details) -> None:
-    """The Keras model itself, lookup tables and all."""
+    """Write the Keras model itself, including its lookup tables."""
     save(path, model, input_types(model, details), model)
-    (path / "train_model_modern").touch()  # by which it is known where the manifest is lost
+    (path / "train_model_modern").touch()  # identifies the directory if the manifest is lost
 
 
 def write_litert(path: Path, model: keras.Model, details: Details) -> None:
-    """The Keras model from indices and scaled numbers on; before it what LiteRT has for tables and doubles."""
+    """Write the part of the Keras model after lookup and scaling, preceded by replacements that LiteRT can run."""
     scalers, lookups = column_scalers(details), find_lookups(model)
     known = {name: known_values(layer) for name, layer in lookups.items()}
     starts = [layer.output for layer in lookups.values()]
@@ -61,14 +61,14 @@ def write_litert(path: Path, model: keras.Model, details: Details) -> None:
 
 
 def find_index(cells: tf.Tensor, known: Sequence[int | str]) -> tf.Tensor:
-    """What a lookup layer gives for cells [B, 1]: 1 + the index among the known values, or 0."""
+    """The output of a lookup layer for cells [B, 1]: 1 + the index among the known values, or 0."""
     same = tf.equal(cells, tf.constant(known, cells.dtype)[None])
     index = tf.reduce_sum(tf.cast(same, tf.int32) * tf.range(1, len(known) + 1), 1, keepdims=True)
     return tf.cast(index, tf.int64)
 
 
 def scale_without_doubles(cells: tf.Tensor, scaler: tuple[float, float, bool, bool]) -> tf.Tensor:
-    """scale_numbers() of one column [B, 1], to float32, for LiteRT, which can do nothing with doubles but copy them."""
+    """scale_numbers() of one column [B, 1], to float32, for LiteRT, which can only copy doubles."""
     offset, gain, logarithmic, whole = scaler
     if whole:
         missing, below = tf.equal(cells, MISSING), math.floor(offset)
@@ -87,7 +87,7 @@ def scale_without_doubles(cells: tf.Tensor, scaler: tuple[float, float, bool, bo
 
 
 def logarithm_of_bits(bits: tf.Tensor) -> tf.Tensor:
-    """log |x| of doubles given as their bits, whose exponent may be beyond that of 32 bits."""
+    """log |x| of doubles given as their bits, which may be out of the range of 32-bit floats."""
     size = tf.cast(tf.where(bits < 0, bits - MISSING, bits), tf.float32) * 2.0**-52 - 1023
     exponent = tf.floor(size)
     return exponent * math.log(2) + tf.math.log1p(size - exponent)
@@ -96,8 +96,8 @@ def logarithm_of_bits(bits: tf.Tensor) -> tf.Tensor:
 def scaled_distance(bits: tf.Tensor, offset: float, gain: float, logarithmic: bool) -> tf.Tensor:
     """(x - offset) * gain in 32 bits, of doubles x [B, 1] given as their bits.
 
-    The bits of a double, read as an integer, count the doubles from 0 on, and between two powers of two these lie
-    evenly. So integers, which LiteRT can subtract exactly, tell how far x is from the offset.
+    Read as an integer, the bits of a double count the doubles from 0 up, which are evenly spaced between two powers of
+    two. LiteRT can subtract integers exactly, so the difference of the counts gives the distance from the offset.
     """
 
     def count_doubles(value: Any) -> int:

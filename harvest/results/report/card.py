@@ -1,7 +1,7 @@
-"""README.md beside the model: the model card (Mitchell et al., 2019).
+"""README.md in the model directory: the model card (Mitchell et al., 2019).
 
-It is drawn from metrics.json, what was printed of the data and the results, and what was exported. export_model.py
-renews only its last section, which is on exported files.
+It is rendered from metrics.json, the printed lines about the data and the results, and the exports. export_model.py
+updates only the last section, on exported files.
 """
 
 from typing import Any
@@ -18,10 +18,9 @@ CSHARP_START = "From C#, "
 def render_model_card(
     metrics: dict[str, Any], data_lines: list[str], report_lines: list[str], exports: ExportSummary | None = None
 ) -> bytes:
-    """What a user of the model should know; data_lines and report_lines are what the run printed.
+    """The model card; data_lines and report_lines are the lines that the run printed.
 
-    metrics["example"] holds the example: {"row": {column: cell}, "probability": of it}, the columns in the order of the
-    model's inputs.
+    metrics["example"] is {"row": {column: cell}, "probability": float}; columns are in the order of the model's inputs.
     """
     template = ENVIRONMENT.get_template("model_card.md.jinja")
     card = template.render(metrics, data_lines=data_lines, report_lines=report_lines, missing=MISSING, unseen=UNSEEN)
@@ -31,14 +30,14 @@ def render_model_card(
 
 
 def render_exports(exports: ExportSummary) -> str:
-    """The section on exported files: how their inputs are called, and an example in C# if there is an ONNX file."""
+    """The section on exported files: the names of their inputs, and an example in C# if there is an ONNX file."""
     return ENVIRONMENT.get_template("exports.md.jinja").render(vars(exports), files=EXPORT_FILES)
 
 
 def update_card(card: bytes, exports: ExportSummary, has_onnx: bool) -> bytes:
     """The card with a new section on exported files.
 
-    has_onnx: there is an ONNX file from before; what the card says of it stays unless it was written anew.
+    has_onnx: there is an ONNX file from an earlier export; its example stays unless this export replaces the file.
     """
     start, found, old = card.decode("utf-8", "surrogateescape").rpartition(EXPORTS_HEADING)
     section = render_exports(exports)

@@ -1,6 +1,6 @@
 """Charts on two axes with round ticks: the geometry, which the macros of charts.html.jinja turn into SVG.
 
-Lengths are in units that are about a pixel on a phone.
+Lengths are in units of about a pixel on a phone.
 """
 
 import math
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 WIDTH, HEIGHT = 360, 270
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 40  # what is kept for the axes
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 26, 40  # margins, for the axes
 
 
 def short_number(value: float) -> str:
-    """A number of the data in few characters."""
+    """A number from the data in at most a dozen characters."""
     if value and not 1e-4 <= abs(value) < 1e12:
         return f"{value:.3g}"
     if value == round(value):
@@ -30,25 +30,29 @@ class Axis(NamedTuple):
     unit: float = 0.0  # above 0: a signed logarithm of values in this unit
 
     def share(self, values: Any) -> np.ndarray:
-        """Where values lie between the ends of the axis: 0 to 1."""
+        """The positions of values between the ends of the axis: 0 to 1."""
         low, high, values = (self.scale(part) for part in (self.low, self.high, values))
         return (values - low) / ((high - low) or 1.0)
 
     def scale(self, values: Any) -> np.ndarray:
+        """Values as multiples of the larger end, or as signed log(1 + value / unit); finite for any finite ends."""
         values = np.asarray(values, float)
-        return np.sign(values) * np.log1p(np.abs(values) / self.unit) if self.unit else values
+        if not self.unit:
+            return values / (max(abs(self.low), abs(self.high)) or 1.0)
+        with np.errstate(divide="ignore"):  # the logarithm of 0
+            return np.sign(values) * np.logaddexp(0, np.log(np.abs(values)) - math.log(self.unit))
 
 
 def share_axis(title: str, low: float = 0.0) -> Axis:
-    """An axis of shares, from 0 or another low end to 100 %."""
+    """An axis of shares, from 0 or another low end to 100%."""
     step = 0.2 if low < 0.5 else 0.1
     values = np.arange(round((1 - low) / step) + 1) * step + low
-    return Axis(title, low, 1.0, [(float(value), f"{100 * value:.0f} %") for value in values])
+    return Axis(title, low, 1.0, [(float(value), f"{100 * value:.0f}%") for value in values])
 
 
 def round_ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers between two, as many as there can be but at most so many."""
-    size = 10.0 ** math.floor(math.log10((high - low) / most or abs(low) or 1.0))
+    """At most this many round numbers between two numbers."""
+    size = 10.0 ** max(-300, math.floor(math.log10((high - low) / most or abs(low) or 1.0)))
     for step in (1 * size, 2 * size, 5 * size, 10 * size, 20 * size):
         numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
         if len(numbers) <= most:
@@ -65,10 +69,16 @@ def linear_axis(title: str, values: Any, most: int = 5) -> Axis:
     return Axis(title, low, high, [(tick, f"{tick:,.{digits}f}" if plain else f"{tick:.3g}") for tick in ticks])
 
 
-def cell_axis(title: str, values: np.ndarray) -> Axis:
-    """An axis for the cells of a column: logarithmic where most of them are close to 0 compared with the largest."""
+def is_skewed(values: np.ndarray) -> bool:
+    """Whether most cells of a column are close to 0 compared with the largest."""
     sizes = np.abs(values[values != 0])
-    if not len(sizes) or sizes.max() < 8 * np.median(sizes):
+    return bool(len(sizes)) and sizes.max() >= 8 * np.median(sizes)
+
+
+def cell_axis(title: str, values: np.ndarray, logarithmic: bool) -> Axis:
+    """An axis for the cells of a column."""
+    sizes = np.abs(values[values != 0])
+    if not logarithmic or not len(sizes):
         return linear_axis(title, values, 4)
     low, high, unit = float(values.min()), float(values.max()), float(sizes.min())
     powers = range(math.ceil(math.log10(unit)), math.floor(math.log10(sizes.max())) + 1)
@@ -102,7 +112,7 @@ class Chart:
         self.paths.append((f"line {kind}", self.polyline(x, y)))
 
     def steps(self, x: np.ndarray, y: np.ndarray, kind: str) -> None:
-        """A line that keeps a height up to the place it belongs to."""
+        """A line of steps, each at the height of its right end."""
         moves = "".join(f"V{up:.1f}H{across:.1f}" for across, up in zip(self.x(x), self.y(y), strict=True))
         self.paths.append((f"line {kind}", f"M{LEFT} {self.y(y[0]):.1f}{moves}"))
 
@@ -110,14 +120,22 @@ class Chart:
         outline = self.polyline(np.append(x, x[::-1]), np.append(low, high[::-1]))
         self.paths.append((f"band {kind}", f"{outline}Z"))
 
+    def bars(self, edges: np.ndarray, heights: np.ndarray, kind: str) -> None:
+        """A histogram from 0 up or down: heights are between edges."""
+        (ends, base), tops = (self.x(edges), float(self.y(0))), self.y(heights)
+        outlines = zip(ends[:-1] + 0.5, ends[1:] - 0.5, tops, strict=True)
+        self.paths.append(
+            (f"fill {kind}", "".join(f"M{a:.1f} {base:.1f}V{y:.1f}H{b:.1f}V{base:.1f}Z" for a, b, y in outlines))
+        )
+
     def dot(self, x: float, y: float, kind: str, tooltip: str) -> None:
         self.dots.append((kind, float(self.x(x)), float(self.y(y)), tooltip))
 
     def x_labels(self) -> Iterable[tuple[float, str, str]]:
-        """The ticks whose labels stay within the chart and do not touch each other, as (x, anchor, text)."""
+        """The ticks with labels that fit the chart and do not overlap, as (x, anchor, text)."""
         free = 0.0
         for value, text in self.across.ticks:
-            x, half = float(self.x(value)), 3.5 * len(text)
+            x, half = float(self.x(value)), 4 * len(text)
             anchor = "end" if x + half > WIDTH else "middle"
             start = x - (2 * half if anchor == "end" else half)
             if start >= free:

@@ -28,27 +28,27 @@ class Cluster(NamedTuple):
 
 
 def find_cluster(args: argparse.Namespace) -> Cluster | None:
-    """The workers that TF_CONFIG names, if there are several; each of them runs this command. Raises UserError."""
+    """The workers that TF_CONFIG names, or None if there is only one. Each of them runs this command."""
     if count_workers() < 2:
         return None
     cluster = read_cluster(os.environ["TF_CONFIG"])
     check_addresses(cluster, args.trust_network)
     if args.describe:
-        raise UserError("--describe is done by one process: unset TF_CONFIG")
+        raise UserError("--describe runs in one process: unset TF_CONFIG")
     return cluster
 
 
 def count_workers() -> int:
-    """How many workers TF_CONFIG names; 0 without it. Raises UserError for what TensorFlow cannot read."""
+    """The number of workers in TF_CONFIG; 0 without it. Raises UserError if TensorFlow cannot read it."""
     try:
         cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster") or {}
         return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
     except (ValueError, AttributeError, TypeError):
-        raise UserError("TF_CONFIG in the environment is not what TensorFlow reads; correct or unset it") from None
+        raise UserError("the environment variable TF_CONFIG is malformed; correct or unset it") from None
 
 
 def read_cluster(text: str) -> Cluster:
-    """What TF_CONFIG says. Raises UserError."""
+    """The workers in TF_CONFIG. Raises UserError if it is malformed."""
     try:
         config = json.loads(text)
         chiefs, workers = (list(config["cluster"].get(kind, [])) for kind in ("chief", "worker"))
@@ -60,7 +60,7 @@ def read_cluster(text: str) -> Cluster:
             raise ValueError
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         wanted = 'cluster: {"worker": ["host:port", ...]}, task: {"type": "worker", "index": N}'
-        raise UserError(f"TF_CONFIG must name each worker once, and this one among them ({wanted})") from None
+        raise UserError(f"TF_CONFIG must name each worker once, including this one ({wanted})") from None
     return Cluster(addresses, rank)
 
 
@@ -73,16 +73,16 @@ def is_loopback(address: str) -> bool:
 
 
 def check_addresses(cluster: Cluster, trusted: bool) -> None:
-    """Refuse other machines unless the user says that whoever reaches the ports may be trusted."""
+    """Raise UserError if there are other machines, unless the user declares the network trusted."""
     outside = [address for address in cluster.addresses if not is_loopback(address)]
     if outside and not trusted:
-        risk = "TensorFlow's server talks in the clear to anyone who reaches its port, on every interface"
-        cure = "where only these machines can reach it (a private network, a firewall), say so with --trust-network"
+        risk = "TensorFlow's server is neither encrypted nor authenticated, and listens on every interface"
+        cure = "if only these machines can reach it (private network, firewall), use --trust-network"
         raise UserError(f"TF_CONFIG names {outside[0]}, which is not loopback: {risk}; {cure}")
 
 
 def describe_program(args: argparse.Namespace, script: Path) -> dict[str, str]:
-    """What all workers must have alike: versions, the code of this program, flags."""
+    """Everything that must be identical on all workers: versions, the code of this program, flags."""
     described = {"Python": platform.python_version()}
     described |= {package: metadata_version(package) for package in PACKAGES}
     for path in (script, *sorted(Path(harvest.__file__).parent.rglob("*.py"))):

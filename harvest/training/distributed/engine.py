@@ -1,4 +1,4 @@
-"""Collective operations of TensorFlow: what all workers of a group call together."""
+"""TensorFlow's collective operations, which all workers of a group call together."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PIECE_BYTES = 1 << 26  # exchanged at a time
 class Engine:
     """Collective operations, which wait for every worker.
 
-    They run in a thread of their own, so that the main thread hears signals while it waits.
+    They run in a separate thread, so the main thread receives signals while it waits.
     """
 
     def __init__(self, cluster: Cluster, broken: Callable[[str], NoReturn]) -> None:
-        """Open this worker's port, once devices are configured. broken(fault) must end the process."""
+        """Open this worker's port; devices must be configured before. broken(fault) must end the process."""
         self.workers, self.broken, self.thread = len(cluster.addresses), broken, ThreadPoolExecutor(1)
         self.keys: dict[tuple, int] = {}
-        # The group watches its workers itself: TensorFlow's own ways to do so abort the process, or take minutes.
+        # The group monitors its workers itself: TensorFlow's own checks abort the process, or take minutes.
         CollectiveAllReduceExtended._enable_check_health = False
         context.context().configure_coordination_service(service_type="")
         task = {"type": "worker", "index": cluster.rank}
@@ -40,18 +40,18 @@ class Engine:
         self.strategy = self.thread.submit(strategy, communication_options=ring).result()
 
     def fault(self, rank: int, seconds: float) -> str:
-        """What is wrong with a worker; empty when it answers."""
+        """The fault of a worker; "" if it responds."""
         try:
             name = f"/job:worker/replica:0/task:{rank}"
             context.context().check_collective_ops_peer_health(name, int(1000 * seconds))
         except tf.errors.DeadlineExceededError:
-            return f"has not answered for {seconds:.0f} s"
+            return f"has not responded for {seconds:.0f} s"
         except tf.errors.OpError:
-            return "has ended"
+            return "has exited"
         return ""
 
     def submit(self, kind: str, values: np.ndarray) -> Future:
-        """Start an operation on arrays that have one shape on all workers; those of one kind and shape share a key."""
+        """Start an operation on arrays with the same shape on all workers; each kind and shape has one key."""
         key = self.keys.setdefault((kind, values.shape, values.dtype.str), 1_000 + len(self.keys))
         common: dict[str, Any] = {"group_size": self.workers, "group_key": 1, "instance_key": key}
         common |= {"ordering_token": [], "communication_hint": "ring"}
@@ -71,11 +71,11 @@ class Engine:
             self.broken(error.message.partition("\n")[0][:200])
 
     def sum(self, values: np.ndarray | list[float]) -> np.ndarray:
-        """The sum over workers, the same bits on all."""
+        """The sum over workers, bit for bit the same on all."""
         return self.call("sum", np.asarray(values, np.float64))
 
     def exchange_bytes(self, content: bytes) -> list[bytes]:
-        """What each worker gives."""
+        """The content from each worker."""
         sizes = self.call("gather", np.array([len(content)])).tolist()
         parts = [bytearray() for _ in sizes]
         for start in range(0, max(sizes), PIECE_BYTES):
@@ -87,7 +87,7 @@ class Engine:
         return [bytes(part[:size]) for part, size in zip(parts, sizes, strict=True)]
 
     def exchange(self, value: Any) -> list[Any]:
-        """What each worker gives, which JSON can hold."""
+        """The value from each worker, which must be representable in JSON."""
         return [json.loads(content) for content in self.exchange_bytes(json.dumps(value).encode())]
 
     def exchange_arrays(self, arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
@@ -95,7 +95,7 @@ class Engine:
 
 
 def pack(arrays: dict[str, np.ndarray]) -> bytes:
-    """Arrays as bytes. Nothing in them can be executed."""
+    """Arrays as bytes, which contain nothing executable."""
     head = json.dumps([(name, array.dtype.str, array.shape) for name, array in arrays.items()]).encode()
     contents = [np.ascontiguousarray(array).tobytes() for array in arrays.values()]
     return b"".join([len(head).to_bytes(8), head, *contents])

@@ -1,10 +1,10 @@
 """Train on several machines: the workers that TF_CONFIG names, each of which runs the same command.
 
-tf.distribute.MultiWorkerMirroredStrategy connects them; what they exchange goes through TensorFlow's collective
-operations. Each worker reads its own part of the data, and cells are gathered, so that columns, encodings and splits
-are those of one machine; of very many rows a sample is gathered, and each worker trains on the rest of its part too.
-Every worker watches the others; when one is gone, all end with one line. Worker 0, the chief, writes and shows
-everything. docs/distributed.md says how to start a group.
+tf.distribute.MultiWorkerMirroredStrategy connects them, and they exchange data by TensorFlow's collective operations.
+Each worker reads its own part of the data and gathers the cells of the others, so columns, encodings and splits are
+those of one machine. Of very large tables, the workers gather only a sample, and each also trains on the rest of its
+part. Each worker monitors the others; if one fails, all exit with a one-line message. Worker 0, the chief, writes and
+prints everything. docs/distributed.md describes how to start a group.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from harvest.training.distributed.engine import Engine
 from harvest.training.interrupted import read_state
 from harvest.training.tensorflow_setup import find_devices
 
-START_SECONDS = 45  # for all workers to start; less than a minute, so that none waits longer for one that never does
-ANSWER_SECONDS = 20  # a worker that does not answer for so long has stopped
+START_SECONDS = 45  # for all workers to start; less than a minute, to limit the wait for one that never starts
+ANSWER_SECONDS = 20  # a worker that has not responded for so long has stopped
 CHECK_SECONDS = 2.0
-WATCHED_BY_ALL = 64  # workers; in larger groups only the chief watches everyone
+WATCHED_BY_ALL = 64  # workers; in larger groups only the chief monitors all others
 
 
 class Group:
-    """This worker of a group: what it exchanges with the others, and the watch over them."""
+    """This worker of a group: it exchanges data with the other workers and monitors them."""
 
     def __init__(self, cluster: Cluster, args: argparse.Namespace, script: Path) -> None:
         """Wait for all workers. The chief checks its model directory; the others get a temporary one.
 
-        After a failure nothing temporary is left.
+        A failure leaves no temporary files.
         """
         self.cluster, self.rank, self.workers = cluster, cluster.rank, len(cluster.addresses)
         self.chief, self.others = self.rank == 0, [rank for rank in range(self.workers) if rank != self.rank]
         self.over, self.leaving = threading.Event(), threading.Lock()
-        self.folder: Path | None = None  # for all that is temporary: it goes even if the process ends at once
+        self.folder: Path | None = None  # for temporary files; close() deletes it, even if the process ends at once
         self.model_dir: Path = args.model_dir
-        self.agreed, self.asked = StopRequest(), StopRequest()  # what all follow at the same time; of this worker
-        self.stopped_by: int | None = None  # the worker that was asked to stop
-        self.rest: shares.Rest | None = None  # this one's rows, when all hold a sample only
-        find_devices(args.cpu_only)  # before anything is set up, when they can still be told how much memory to take
+        self.agreed, self.asked = StopRequest(), StopRequest()  # the request all workers follow; that to this worker
+        self.stopped_by: int | None = None  # the worker that received the signal
+        self.rest: shares.Rest | None = None  # this worker's rows outside the sample, if the workers share a sample
+        find_devices(args.cpu_only)  # before TensorFlow initializes, while memory growth can still be set
         self.engine = Engine(cluster, self.leave_broken)
         try:
             self.wait_for_others()
@@ -66,7 +66,7 @@ class Group:
             raise
 
     def wait_for_others(self) -> None:
-        """Wait until all workers have started, and watch them from then on."""
+        """Wait until all workers have started, then monitor them."""
         last = time.monotonic() + START_SECONDS
         for rank in self.others:
             while self.engine.fault(rank, 2):
@@ -81,33 +81,33 @@ class Group:
         while not self.over.wait(CHECK_SECONDS):
             for rank in watched:
                 fault = self.engine.fault(rank, ANSWER_SECONDS)
-                if fault and not self.over.wait(2 * CHECK_SECONDS):  # until the others have seen it, not this one's end
+                if fault and not self.over.wait(2 * CHECK_SECONDS):  # so the others see this fault, not our exit
                     self.leave(f"{self.cluster.name(rank)} {fault}")
 
     def leave(self, why: str) -> NoReturn:
         """End the process, which may be waiting for a worker that is gone."""
-        with self.leaving:  # which nobody else gets any more
-            kept = "what whole runs have left is as it was"
+        with self.leaving:  # never released, so only one thread gets here
+            kept = "the results of earlier runs are unchanged"
             if self.chief and (self.model_dir / RESUME_FILE).exists():
-                kept += "; start the group again with --resume to go on"
+                kept += "; restart the group with --resume to continue"
             print_error(f"error: {why}; {kept}")
             self.close()
             os._exit(1)
 
     def leave_broken(self, fault: str) -> NoReturn:
-        """End the process when an operation has failed, unless the watch, which may know why, does it before."""
+        """End the process after a failed operation, unless watch(), which may know the reason, ends it first."""
         time.sleep(ANSWER_SECONDS + 4 * CHECK_SECONDS)
         self.leave(f"the connection to the other workers broke ({fault})")
 
     def close(self) -> None:
-        """Watch the others no longer, and remove the temporary directory."""
+        """Stop monitoring the others, and remove the temporary directory."""
         self.over.set()
         if self.folder:
             for _ in range(3):  # another thread may be writing there
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def together(self, function: Callable, *arguments: Any) -> Any:
-        """What a function gives, when it raises UserError on no worker."""
+        """The result of a function. If it raises UserError on any worker, all workers raise it."""
         result, fault = None, ""
         try:
             result = function(*arguments)
@@ -120,21 +120,21 @@ class Group:
         return result
 
     def refuse(self, text: str) -> NoReturn:
-        """Raise UserError; all workers do it for the same reason, and at the same time."""
+        """Raise UserError; all workers call this for the same reason at the same time."""
         self.close()
         raise UserError(text)
 
     def compare_programs(self, args: argparse.Namespace, script: Path) -> None:
-        """Refuse workers with other versions or flags."""
+        """Raise UserError if versions or flags differ between workers."""
         described = self.engine.exchange(describe_program(args, script))
         for rank, other in enumerate(described):
             for name, value in described[0].items():
                 if other.get(name) != value:
-                    text = f"worker {rank} has {name} {other.get(name)}, worker 0 has {value}"
+                    text = f"worker {rank} has {name} {other.get(name)}, but worker 0 has {value}"
                     self.refuse(f"{text}; start all workers with the same flags and versions")
 
     def share_state(self, args: argparse.Namespace) -> None:
-        """Resume where the chief does, from what it has; what is wrong with its directory shows now."""
+        """Check the chief's model directory, and give all workers its state for --resume."""
 
         def read() -> bytes:
             if self.chief:
@@ -154,7 +154,7 @@ class Group:
                 (args.model_dir / RESUME_FILE).write_bytes(state)
 
     def settle(self, args: argparse.Namespace) -> None:
-        """Let a worker that is not the chief write nothing but into its temporary directory."""
+        """Make a worker other than the chief write only to its temporary directory."""
         if not self.chief:
             args.checkpoints = args.tensorboard = args.profile = False
             args.quiet, args.export = True, []
@@ -162,7 +162,7 @@ class Group:
     # Reading
 
     def find_files(self, args: argparse.Namespace) -> tuple[list[CsvFile], list[CsvFile]]:
-        """The files, or parts of them, that this worker reads, and those that all read."""
+        """The files, or parts of them, that this worker reads, and the files that all workers read together."""
         paths = self.together(find_files, args.csv)
         mine = self.together(lambda: [shares.look_at(path) for path in paths])
         listings = [[shares.SeenFile(*seen) for seen in listing] for listing in self.engine.exchange(mine)]
@@ -181,9 +181,9 @@ class Group:
         return own, files
 
     def merge_files(self, own: list[CsvFile], numbers: list[int], shared: list[str] | None) -> list[CsvFile]:
-        """The files of all workers, each once, in the order in which they would be read by one.
+        """The files of all workers, each once, in the order in which one worker would read them.
 
-        numbers are those of this worker's own files, among those that are shared or, if none are, among its own.
+        numbers: the positions of this worker's files among the shared files or, if none are shared, among its own.
         """
         described = [(file.path, file.names, file.notes, file.skipped, file.torn) for file in own]
         counts = [len(file.line_numbers) for file in own]
@@ -193,7 +193,7 @@ class Group:
                 key = (0 if shared else rank, number)
                 path = shared[number] if shared else f"worker {rank}{os.path.join(os.sep, path)}"
                 before = merged.get(key, CsvFile(path, names, "", [], np.empty(0, int), [], 0, False))
-                lines = np.empty(len(before.line_numbers) + rows, int)  # which they are is exchanged with the cells
+                lines = np.empty(len(before.line_numbers) + rows, int)  # gather_lines() fills in the line numbers
                 notes, skipped = before.notes + notes, before.skipped + skipped
                 merged[key] = before._replace(line_numbers=lines, notes=notes, skipped=skipped, torn=torn)
         self.places = [list(merged).index((0 if shared else self.rank, number)) for number in numbers]
@@ -220,15 +220,15 @@ class Group:
         return gathered, self.gather_lines(own, files, rows)
 
     def takes_sample(self, total: int, columns: int, args: argparse.Namespace) -> bool:
-        """Whether there are too many rows for all workers to hold them; then one network is trained."""
+        """Whether there are too many rows for every worker to hold all of them; then the group trains one network."""
         given = f"--folds {args.folds}" if args.folds not in (1, "auto") else "--split time" * (args.split == "time")
         if total * columns <= (shares.LARGEST_GATHERED if given else shares.GATHERED_CELLS):
             return False
-        if given:  # every row must be known to all
-            cure = "give fewer rows or columns" if "split" in given else "leave --folds out"
-            whole = f"more than {shares.LARGEST_GATHERED:,} cells, which only a sample is taken of"
+        if given:  # every worker must have every row
+            cure = "give fewer rows or columns" if "split" in given else "omit --folds"
+            whole = f"more than {shares.LARGEST_GATHERED:,} cells, of which the workers gather only a sample"
             self.refuse(f"{given}: {total:,} rows have {whole}; {cure}")
-        args.folds = 1  # whatever the sample alone would suggest
+        args.folds = 1  # regardless of the size of the sample
         return True
 
     def gather(self, cells: pd.Series) -> pd.Series:
@@ -238,7 +238,7 @@ class Group:
         parts = [part["values"] for part in self.engine.exchange_arrays({"values": values})]
         if not textual:
             return pd.Series(np.concatenate(parts))
-        code: dict[str, int] = {}  # of each text, in the order in which one process would meet them
+        code: dict[str, int] = {}  # of each text, in the order in which one process would read them
         merged = []
         for part, texts in zip(parts, self.engine.exchange(cells.cat.categories.tolist()), strict=True):
             codes = [code.setdefault(text, len(code)) for text in texts]
@@ -246,10 +246,10 @@ class Group:
         return pd.Series(pd.Categorical.from_codes(np.concatenate(merged), list(code)))
 
     def gather_lines(self, own: list[CsvFile], files: list[CsvFile], rows: np.ndarray) -> list[CsvFile]:
-        """The files with the lines of the rows that were gathered."""
+        """The files with the line numbers of the gathered rows."""
         lines = np.concatenate([np.zeros(0, int), *(file.line_numbers for file in own)])[rows]
         ends = np.searchsorted(rows, np.cumsum([len(file.line_numbers) for file in own]))
-        own_lines = zip(map(str, self.places), np.split(lines, ends), strict=False)  # nothing is behind the last end
+        own_lines = zip(map(str, self.places), np.split(lines, ends), strict=False)  # no lines follow the last end
         parts = self.engine.exchange_arrays(dict(own_lines))
         of_files = [[part[str(place)] for part in parts if str(place) in part] for place in range(len(files))]
         return [file._replace(line_numbers=np.concatenate(own)) for file, own in zip(files, of_files, strict=True)]
@@ -257,7 +257,7 @@ class Group:
     # Ending
 
     def sum_and_listen(self, values: np.ndarray) -> np.ndarray:
-        """The sum over workers, while they tell each other of signals."""
+        """The sum over workers, who also exchange the signals they received."""
         signals = np.zeros(self.workers)
         signals[self.rank] = self.asked.signal
         values, signals = np.split(self.engine.sum(np.concatenate([values, signals])), [len(values)])
@@ -265,27 +265,27 @@ class Group:
         return values
 
     def note_signals(self, signals: np.ndarray) -> None:
-        """Stop when a worker was asked to, at the same time as the others: the signal of each worker, 0 for none."""
+        """If a worker received a signal, stop at the same time as the others; signals: one per worker, 0 for none."""
         if signals.any():
             self.stopped_by = int(np.argmax(signals > 0))
             self.agreed.signal = int(signals[self.stopped_by])
 
     def end_early(self, failed: str) -> tuple[int, str]:
-        """The exit code of a run that is over before its end, and what to say instead of the signal, if anything.
+        """The exit code of a run that ends early, and the message to print instead of the signal, or "".
 
-        failed says why the loss is not a number, if that is the reason.
+        failed: the message if the loss is not a number.
         """
         self.over.set()
         number, why = self.agreed.signal, ""
         if self.stopped_by not in (None, self.rank):
-            why = f"error: {self.cluster.name(self.stopped_by)} was told to stop ({signal.Signals(number).name})"
+            why = f"error: {self.cluster.name(self.stopped_by)} received {signal.Signals(number).name}"
         if not self.chief:
             stopped = f"error: {failed}" if failed else f"stopped: {signal.Signals(number or signal.SIGTERM).name}"
             print_error(f"{why or stopped}; worker 0 has saved the state for --resume, if there is one")
         return (128 + number if number and not why else 1), why
 
     def wait_for_chief(self) -> int | None:
-        """The chief's exit code, once it has written everything; None to the chief, which needs nobody for that."""
+        """The chief's exit code, once it has written everything; None on the chief, which does not wait."""
         if self.chief:
             self.over.set()
             return None
@@ -296,4 +296,4 @@ class Group:
         try:
             self.engine.submit("sum", np.array([float(code)])).result(ANSWER_SECONDS)
         except (tf.errors.OpError, TimeoutError):
-            print_error("warning: a worker has ended early; all files are written")
+            print_error("warning: a worker exited early; all files are written")

@@ -1,7 +1,7 @@
-"""How the workers of a group train: each worker its folds or, by local SGD (Stich, 2019), one network on all rows.
+"""Training by a group of workers: each trains its folds, or all train one network by local SGD (Stich, 2019).
 
-By local SGD each worker runs the compiled epoch on its own share of the rows, and the weights are averaged every so
-many steps. What is decided after an epoch follows from the validation rows of all.
+With local SGD, each worker runs the compiled epoch on its own share of the rows, and the group averages the weights
+every so many steps. The decisions after an epoch depend on the validation rows of all workers.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from harvest.training.distributed.shares import code_rest, quantile_error
 from harvest.training.folds import Fold, start_fold
 from harvest.training.program import COUNTS, HISTORY, State, end_epoch, validate
 
-CALL_ROWS = 131_072  # trained on between two averages, or fewer: one call of the program
-CALL_SHARE = 0.1  # of the time, spent on averages at most
+CALL_ROWS = 131_072  # the maximum rows in one call of the program; weights can be averaged only between calls
+CALL_SHARE = 0.1  # the maximum share of the time spent on averaging
 AVERAGED = ("trained", "moving", "first_moment", "second_moment")  # of a State
 AVERAGED_NUMBERS = ("loss_scale", "good_steps", "step")
 DECIDED = set(State._fields) - {*AVERAGED, *AVERAGED_NUMBERS}  # by end_epoch()
 
 
 class SharedTraining:
-    """This worker's part in training. Several folds are dealt to the workers; of one fold its rows are."""
+    """This worker's part in training. Several folds are dealt to the workers; the rows of a single fold are split."""
 
     def __init__(
         self, group: Group, config: Config, folds: list[Fold], plan: Plan, encoding: Encoding, table: Table
@@ -48,12 +48,12 @@ class SharedTraining:
         self.encoding, self.table = encoding, table
         self.decisions = {"workers": Decision(group.workers, "named by TF_CONFIG")}
         self.every, self.pieces = 0, 1  # calls between two averages, segments of a call
-        self.nothing = tf.constant([-1])  # no validation rows in a call: they are seen to once weights are averaged
+        self.nothing = tf.constant([-1])  # no validation rows in a call: validation follows the average of the weights
 
     def deal(self, features: Features, args: argparse.Namespace) -> Features:
         """Choose the rows of a single fold that this worker trains on, and plan its calls of the program.
 
-        Returns the features with those of rows that only this worker has.
+        Returns the features, with those of rows that only this worker has added.
         """
         if len(self.folds) > 1:
             return features
@@ -72,7 +72,7 @@ class SharedTraining:
         return features
 
     def add_rest(self, features: Features, args: argparse.Namespace) -> Features:
-        """The features with those of the rest of this worker's rows, which are counted as read."""
+        """The features, with those of the rest of this worker's rows added; these rows count as read."""
         group, table = self.group, self.table
         rest = group.together(code_rest, group.rest, table, args.label, args.skip_bad_rows)
         read, skipped = np.sum(group.engine.exchange([rest.read, rest.skipped]), axis=0).tolist()
@@ -80,15 +80,15 @@ class SharedTraining:
         more = make_features(rest, self.encoding)
         split = self.folds[0].split
         hashes, held = (hash_rows([*own.numbers.astype(np.float64), *own.categories]) for own in (more, features))
-        # Rows that equal a validation or test row do not train.
+        # Rows that match a validation or test row are not used for training.
         new = ~np.isin(hashes, held[np.concatenate([split.val, split.test])])
         more = Features(more.numbers[:, new], more.categories[:, new], more.labels[new])
         return Features(*(np.concatenate(pair, axis=-1) for pair in zip(features, more, strict=True)))
 
     def plan_calls(self, rows: int, asked: int | None) -> Plan:
-        """A plan by which every worker runs the same steps, and none draws a row twice in an epoch.
+        """A plan in which all workers run the same number of steps, and no worker draws a row twice in an epoch.
 
-        An epoch is cut into calls of the program, its segments here; weights are averaged between calls.
+        An epoch is cut into calls of the program, which are the plan's segments; weights are averaged between calls.
         """
         batch_size = min(self.plan.batch_size, rows)
         steps = rows // batch_size
@@ -104,17 +104,17 @@ class SharedTraining:
         return plan._replace(epochs_per_call=1, validation_rows=most)
 
     def in_one_call(self) -> tuple[Plan, Fold]:
-        """What the compiled program runs in one call, and a fold to compile it for."""
+        """The plan of one call of the compiled program, and a fold to compile it for."""
         if len(self.folds) > 1:
             return self.plan, self.folds[0]
         plan = self.plan._replace(segments=self.pieces, steps=self.plan.steps // self.pieces, validation_rows=1)
         return plan, replace(self.folds[0], validation=self.nothing)
 
     def connect(self, program: Callable, network: keras.Model, features: Features) -> tuple[Callable, list[str]]:
-        """The program, such that the weights it gives are those of all workers, and what is printed of it."""
+        """The program, changed to return the averaged weights of all workers, and lines to print about it."""
         group, config, plan, encoding, fold = self.group, self.config, self.plan, self.encoding, self.folds[0]
-        if not group.chief:  # which is quiet
-            text = f"worker {group.rank} of {group.workers} trains; {group.cluster.name(0)} shows and writes everything"
+        if not group.chief:  # it prints only this line
+            text = f"worker {group.rank} of {group.workers} trains; {group.cluster.name(0)} prints and writes results"
             Console(quiet=False).print(text)
         title = f"Workers    {group.workers}: "
         if len(self.folds) > 1:
@@ -127,16 +127,16 @@ class SharedTraining:
         steps = min(self.every, plan.segments) * plan.steps
         self.decisions["sync_every"] = Decision(steps, reason)
         often = f"weights are averaged every {steps:,} steps ({reason})"
-        lines = [f"{title}each trains on {plan.rows:,} rows an epoch; {often}"]
+        lines = [f"{title}each trains on {plan.rows:,} rows per epoch; {often}"]
         if group.rest:
             rows, error = len(self.table.label), quantile_error(min(len(fold.split.train), SCALE_ROWS))
-            what = f"{self.table.read:,} rows were read; columns, encoding, validation and test follow from"
-            sample = f"{what} {rows:,} of them, drawn at random: quantiles within {error:.2%} of the rows"
+            what = f"{self.table.read:,} rows read; columns, encoding, validation and test use"
+            sample = f"{what} {rows:,} of them, drawn at random, so quantiles are within {error:.2%} of the rows"
             lines.insert(0, f"Sample     {sample}")
         return self.train_epoch, lines
 
     def measure(self, features: Features) -> str:
-        """Choose how many calls of the program to average after, from what both take; the reason."""
+        """Choose the number of calls between averages from the measured times of both; return the reason."""
         plan, fold = self.plan, self.folds[0]
         assert fold.state
         order = tf.constant(np.resize((fold.own or fold.split).train, (1, plan.steps * plan.batch_size)))
@@ -153,7 +153,7 @@ class SharedTraining:
         times = self.group.engine.sum([statistics.median(calls), min(averages)])
         call, average = (times / self.group.workers).tolist()
         self.every = min(plan.segments, max(1, math.ceil(average / call / CALL_SHARE)))
-        took = f"a step takes {1e6 * call / plan.steps:,.0f} us, an average {1e3 * average:.1f} ms"
+        took = f"a step takes {1e6 * call / plan.steps:,.0f} us, averaging {1e3 * average:.1f} ms"
         often = "once an epoch" if self.every == plan.segments else f"at most {CALL_SHARE:.0%} of the time"
         return f"{took}; {often}"
 
@@ -167,13 +167,13 @@ class SharedTraining:
         seed: tf.Tensor,
         last: tf.Tensor,
     ) -> tuple[State, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """What the program gives for one epoch, with the weights, metrics and decisions of all workers."""
+        """One epoch, with the results of the program, but weights, metrics and decisions from all workers."""
         plan, before, counts = self.plan, state, np.zeros(len(COUNTS), np.float32)
         size, seed = plan.steps * plan.batch_size, seed + np.int32(104_729 * self.group.rank % 2**31)
         for call in range(plan.segments):
             order = orders[:, call * size : (call + 1) * size]
             state, history, _, _ = self.program(features, fold_encoding, self.nothing, order, state, seed, last)
-            state = state._replace(**{name: getattr(before, name) for name in DECIDED})  # it saw no validation rows
+            state = state._replace(**{name: getattr(before, name) for name in DECIDED})  # without validation, undecided
             counts += history[0, : len(counts)].numpy()
             if (call + 1) % self.every == 0 or call + 1 == plan.segments:
                 state = self.average(state)
@@ -187,7 +187,7 @@ class SharedTraining:
         return state, tf.constant(row[None]), state.trained[None], state.moving[None]
 
     def average(self, state: State) -> State:
-        """The mean over workers of what training changes."""
+        """The state with the means over workers of everything that training changes."""
         parts = [getattr(state, name).numpy() for name in AVERAGED]
         numbers = np.array([getattr(state, name) for name in AVERAGED_NUMBERS], np.float64)
         mean = self.group.sum_and_listen(np.concatenate([*parts, numbers])) / self.group.workers
@@ -200,7 +200,7 @@ class SharedTraining:
         )
 
     def call_folds(self, pool: ThreadPoolExecutor, call: Callable, folds: list[Fold]) -> list:
-        """The records of each fold, trained by the worker that it was dealt to."""
+        """The records of each fold, from the worker that trains it."""
         group = self.group
         if len(self.folds) == 1:
             return list(pool.map(call, folds))
@@ -218,7 +218,7 @@ class SharedTraining:
         return [[found[f"{fold.number}/record_{place}"] for place in range(3)] for fold in folds]
 
     def count_rows(self) -> tuple[int, int]:
-        """The rows that were used, and that the first network was trained on."""
+        """The number of rows used, and the number of training rows of the first network."""
         if self.group.rest:
             return self.table.read - self.table.skipped, self.training_rows
         return len(self.table.label), len(self.folds[0].split.train)

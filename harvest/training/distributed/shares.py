@@ -1,4 +1,4 @@
-"""Which worker reads which part of the files, and how the cells of all workers become one table."""
+"""The parts of the files that each worker reads, and the rows outside a sample that all workers share."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from harvest.data.csv_file import BLOCK_BYTES, LONGEST_LINE, ByteRange, CsvFile,
 from harvest.data.table import Table
 from harvest.text import name_some
 
-GATHERED_CELLS = 25_000_000  # up to here all workers hold the whole table; twice as many take 6 s more to read
-LARGEST_GATHERED = 200_000_000  # cells, 1.6 GB: so many are gathered where every row must be known to all
-SAMPLE_ROWS = 2_000_000  # gathered of a larger table
+GATHERED_CELLS = 25_000_000  # up to this size, all workers hold the whole table; twice as many take 6 s more to read
+LARGEST_GATHERED = 200_000_000  # cells, 1.6 GB: the limit if every worker must have every row
+SAMPLE_ROWS = 2_000_000  # gathered from a larger table
 
 
 class SeenFile(NamedTuple):
@@ -31,7 +31,7 @@ class SeenFile(NamedTuple):
     name: str
     size: int
     digest: str  # of its start and its end
-    start: str  # its first bytes after the first line, which may hold column names alone
+    start: str  # the first bytes after line 1, which may contain only column names
 
     @property
     def identity(self) -> tuple[str, int, str]:
@@ -49,7 +49,7 @@ def look_at(path: str) -> SeenFile:
 
 
 def are_shared(listings: list[list[SeenFile]]) -> bool:
-    """Whether all workers were given the same files; False: each its own. UserError for what is neither."""
+    """Whether all workers were given the same files; False: each has its own. Raises UserError for a mixture."""
     sets = [{seen.identity for seen in listing} for listing in listings]
     if all(own == sets[0] for own in sets):
         return True
@@ -62,13 +62,13 @@ def are_shared(listings: list[list[SeenFile]]) -> bool:
             length = min(len(mine.start), len(theirs.start))
             if mine.name == theirs.name and mine.start[:length] == theirs.start[:length]:
                 sizes = f"{theirs.size:,} bytes on worker {other} and {mine.size:,} on worker {one}"
-                cure = "give all workers the same file, which nothing writes to, or each its own"
-                raise UserError(f"{mine.name} starts alike and differs: {sizes}; {cure}")
+                cure = "give all workers the same file, which must not change, or each its own"
+                raise UserError(f"{mine.name} starts the same but differs: {sizes}; {cure}")
     return False
 
 
 class Share(NamedTuple):
-    """What a worker may read of a file."""
+    """The part of a file that a worker may read."""
 
     file: int
     start: int
@@ -91,7 +91,7 @@ def cut_files(paths: list[str], sizes: list[int], rank: int, workers: int) -> li
 
 
 def line_start(file: BinaryIO, place: int, size: int) -> int:
-    """Where the first line starts that starts at a place or after it."""
+    """The start of the first line at or after a position."""
     if place:
         file.seek(place - 1)
         file.readline(LONGEST_LINE)
@@ -99,7 +99,7 @@ def line_start(file: BinaryIO, place: int, size: int) -> int:
 
 
 def count_lines(path: str, byte_range: ByteRange) -> tuple[int, bool]:
-    """How many lines a part of a file has, and whether there are quotes in it, or byte-order marks but the first."""
+    """The number of lines in a part of a file, and whether it contains quotes or byte-order marks after the first."""
     lines, quotes = 0, False
     with open_bytes(path, byte_range) as file:
         while block := file.read(BLOCK_BYTES):
@@ -110,7 +110,7 @@ def count_lines(path: str, byte_range: ByteRange) -> tuple[int, bool]:
 
 
 def choose_parts(shares: list[list[Share]], sizes: list[int], rank: int) -> list[tuple[int, ByteRange | None]]:
-    """The files, or parts of them, that this worker reads. One with quotes, whose rows may span lines, is whole."""
+    """The files, or parts of them, that this worker reads. A file with quotes is not cut: its rows may span lines."""
     workers, total, first = len(shares), sum(sizes), 0
     parts: list[tuple[int, ByteRange | None]] = []
     for number, size in enumerate(sizes):
@@ -126,13 +126,13 @@ def choose_parts(shares: list[list[Share]], sizes: list[int], rank: int) -> list
 
 
 def sample_rows(rows: int, total: int, columns: int, seed: list[int]) -> np.ndarray:
-    """A worker's share of a sample of all rows: [S] of its own, in their order."""
+    """A worker's share of a sample of all rows: the numbers [S] of its own rows, sorted."""
     share = min(rows, round(min(SAMPLE_ROWS, GATHERED_CELLS / columns) * rows / total))
     return np.sort(np.random.default_rng(seed).choice(rows, share, replace=False))
 
 
 def quantile_error(rows: int) -> float:
-    """How far from its rank a quantile of so many sampled rows may be: three standard errors, those of the median."""
+    """The error in rank of a quantile of so many sampled rows: three standard errors, as for the median."""
     return 3 * 0.5 / math.sqrt(rows)
 
 
@@ -145,7 +145,7 @@ class Rest(NamedTuple):
 
 
 def code_rest(rest: Rest, table: Table, label: str, skip_bad_rows: bool) -> Table:
-    """The rest as a table with the columns of the sample; what a vocabulary lacks gets a code that no fold knows."""
+    """The rest as a table with the columns of the sample; values not in a vocabulary get a code that no fold knows."""
     labels = parse_cells(rest.cells[label], parse_label).astype(np.float32)
     bad, frame, columns = labels < 0, {}, table.of_kind("number")
     for column in columns:
@@ -169,6 +169,6 @@ def refuse_rest(rest: Rest, bad: np.ndarray) -> None:
     lines = np.concatenate([file.line_numbers for file in rest.files])[rest.rows]
     files = np.repeat(np.arange(len(rest.files)), [len(file.line_numbers) for file in rest.files])[rest.rows]
     first = files[np.argmax(bad)]
-    fault = "a label that is not 0 or 1, or text, infinity or a number beyond 3.4e38 in a column of numbers"
+    fault = "a label that is not 0 or 1, or text, infinity or a number beyond 3.4e38 in a numeric column"
     where = name_some(lines[bad & (files == first)])
-    raise UserError(f"{rest.files[first].path}: {where}: {fault}; mend the rows or use --skip-bad-rows")
+    raise UserError(f"{rest.files[first].path}: {where}: {fault}; fix the rows or use --skip-bad-rows")

@@ -1,0 +1,158 @@
+"""Is the model worth using? The comparison with the baselines, the verdict in sentences, and the next steps."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from harvest.results.metrics import FEWEST_OF_CLASS, Z_95, log_losses, paired_difference, too_few
+from harvest.text import HARD_SPACE, rows_of, wrap
+
+BASELINES = {"majority": "always predicting the majority class", "logistic_regression": "a logistic regression"}
+WIDE = 15  # points: if the interval of the accuracy is wider, the result is only indicative
+MOST_STEPS = 4
+
+Comparison = dict[str, dict[str, dict[str, Any]]]  # compare() by baseline
+
+
+def compare(
+    y_true: np.ndarray, model: tuple[np.ndarray, float | np.ndarray], baseline: tuple[np.ndarray, float | np.ndarray]
+) -> dict[str, dict[str, Any]]:
+    """Log-loss and accuracy of the model minus those of a baseline on the same rows, paired, with 95% intervals.
+
+    Each is a pair: probabilities [N], and the threshold, or thresholds [N], at or above which they count as 1. If a
+    class has few rows, the interval of the difference in log-loss is None.
+    """
+    rows, ones = len(y_true), np.count_nonzero(y_true)
+    losses = log_losses(y_true, model[0]) - log_losses(y_true, baseline[0])
+    mean, half = float(losses.mean()), float(Z_95 * losses.std() / math.sqrt(rows))
+    correct = [(y_prob >= threshold) == (y_true > 0.5) for y_prob, threshold in (model, baseline)]
+    gained, lost = int(np.sum(correct[0] & ~correct[1])), int(np.sum(correct[1] & ~correct[0]))
+    ci95, p_value = paired_difference(gained, lost, rows)
+    few = min(ones, rows - ones) < FEWEST_OF_CLASS
+    return {
+        "log_loss": {"difference": mean, "ci95": None if few else [mean - half, mean + half]},
+        "accuracy": {"difference": (gained - lost) / rows, "ci95": ci95, "p_value": p_value},
+    }
+
+
+def gains(log_loss: dict[str, Any], accuracy: dict[str, Any], threshold: float) -> dict[str, int]:
+    """Whether the model is better (1) or worse (-1) than a baseline in each metric; 0 if it may be chance.
+
+    Accuracies at different thresholds are not compared.
+    """
+    low, high = log_loss["ci95"] or (-math.inf, math.inf)
+    is_clear = accuracy["p_value"] < 0.05 and threshold == 0.5
+    return {"log-loss": (high < 0) - (low > 0), "accuracy": int(np.sign(accuracy["difference"])) if is_clear else 0}
+
+
+def describe_gains(name: str, found: dict[str, int]) -> str:
+    parts = []
+    for comparative, sign in (("better", 1), ("worse", -1)):
+        metrics = [metric for metric, gain in found.items() if gain == sign]
+        if metrics:
+            parts.append(f"{comparative} than {name}" + f" in {metrics[0]}" * (len(metrics) < len(found)))
+    return " but ".join(parts) or f"no significant improvement over {name}"
+
+
+def judge(
+    comparison: Comparison, test: dict[str, Any], label: str, threshold: float = 0.5, caveats: Sequence[str] = ()
+) -> list[str]:
+    """The verdict in sentences: whether the model is worth using, then how reliable the test is."""
+    found = {name: gains(**differences, threshold=threshold) for name, differences in comparison.items()}
+    majority, linear = (rank(found[name]) for name in BASELINES)
+    decision = "Not worth using yet"
+    if majority > 0:
+        decisions = {0: "Worth using, and so is a logistic regression", -1: "Use a logistic regression instead"}
+        decision = decisions.get(linear, "Worth using")
+    reasons = [describe_gains(BASELINES[name], gain) for name, gain in found.items()]
+    if found["majority"] == found["logistic_regression"]:
+        reasons = [describe_gains(" or ".join(BASELINES.values()), found["majority"])]
+    sentences, few = [f"{decision}: {'; '.join(reasons)}."], too_few(test["confusion"])
+    counts, width = [sum(row) for row in test["confusion"]], interval_width(test)
+    if few:
+        rare = " and ".join(f"{counts[value]:,} {rows_of(label, value)}" for value in few)
+        sentences.append(f"The test has only {rare}: treat this result as indicative only.")
+    elif width > WIDE:
+        wide = f"The interval of the accuracy is {width:.0f} points wide because only {sum(counts):,} rows were tested"
+        sentences.append(f"{wide}: treat this result as indicative only.")
+    sentences += caveats
+    if threshold != 0.5:
+        unlike = f"The model's threshold is {threshold:.3g}, but that of the baselines is 0.5"
+        sentences.append(f"{unlike}: compare them by ROC AUC and log-loss, not by accuracy.")
+    return sentences
+
+
+def rank(found: dict[str, int]) -> int:
+    """Better (1), worse (-1) or neither (0): the log-loss decides if the metrics disagree."""
+    return found["log-loss"] or found["accuracy"]
+
+
+def interval_width(test: dict[str, Any]) -> float:
+    """The width of the interval of the accuracy in points."""
+    return 100 * float(np.diff(test["accuracy_ci95"]).item())
+
+
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """The differences in numbers."""
+    lines = []
+    for name, parts in comparison.items():
+        log_loss, accuracy = parts["log_loss"], parts["accuracy"]
+        low, high = log_loss["ci95"] or (0, 0)
+        ends = f"95% interval {low:+.3f} to {high:+.3f}" if log_loss["ci95"] else "no interval: one class is too rare"
+        difference, lowest, highest = (100 * share for share in (accuracy["difference"], *accuracy["ci95"]))
+        p_value = accuracy["p_value"]
+        chance = ("p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}").replace(" ", HARD_SPACE)
+        points = f"{difference:+.1f} points ({lowest:+.1f} to {highest:+.1f}, McNemar {chance})"
+        text = f"Compared with {BASELINES[name]}: log-loss {log_loss['difference']:+.3f} ({ends}), accuracy {points}."
+        lines += wrap(text)
+    return lines
+
+
+def next_steps(
+    comparison: Comparison,
+    test: dict[str, Any],
+    label: str,
+    threshold: float,
+    leaks: Sequence[str],
+    timed: bool,
+    suspects: tuple[int, list[str]],
+    generated: bool,
+) -> list[str]:
+    """One to four recommendations, the most important first.
+
+    leaks: warnings about columns. timed: rows close in time were split at random. suspects: how many labels are worth
+    a second look, and the places of the first ones. generated: the rows were generated, so no one can label more.
+    """
+    found = {name: gains(**differences, threshold=threshold) for name, differences in comparison.items()}
+    majority, linear = (rank(found[name]) for name in BASELINES)
+    if generated:
+        steps = ["Train on your own table: these rows were generated."]
+    else:
+        steps = [f"{leak}." for leak in leaks[:2]]
+        if timed:
+            steps.append("Train again with --split time, which tests on the latest rows.")
+        steps += more_rows(test, label, majority)
+        count, places = suspects
+        if count and majority > 0:
+            rows = f"the {count} most surprising labels," if count > 1 else "the label of one row"
+            first = f"; start with {', '.join(places)}" if count > len(places) else f": {', '.join(places)}"
+            steps.append(f"Check {rows} where the model is nearly sure of the opposite{first}.")
+    if linear < 0:
+        steps.append("Use scikit-learn's LogisticRegression: a logistic regression is better on these rows.")
+    elif majority > 0 and not linear:
+        simple = "If you prefer a simpler model, use scikit-learn's LogisticRegression"
+        steps.append(f"{simple}: a logistic regression is as good on these rows.")
+    return steps[:MOST_STEPS] or ["Predict new rows: python predict.py NEW.csv"]
+
+
+def more_rows(test: dict[str, Any], label: str, majority: int) -> list[str]:
+    """Which rows to label if there are too few: the result is uncertain, or no better than the majority class."""
+    counts, width = [sum(row) for row in test["confusion"]], interval_width(test)
+    rarer = int(counts[1] <= counts[0])
+    if not too_few(test["confusion"]) and width <= WIDE and majority > 0:
+        return []
+    if counts[rarer] < 0.3 * sum(counts):
+        return [f"Label more {rows_of(label, rarer)}: the test has only {counts[rarer]:,} among {sum(counts):,} rows."]
+    return [f"Label more rows: four times as many narrow the interval of the accuracy to about {width / 2:.0f} points."]
