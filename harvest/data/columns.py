@@ -164,7 +164,7 @@ def is_row_number(name: str, values: np.ndarray, files: list[int]) -> bool:
     is_distinct = len(np.unique(known)) == len(known)
     if (dense and is_distinct) or (is_index and rises(values, files)):
         return True
-    steps = [np.diff(part) for part in np.split(values, np.cumsum(files)[:-1]) if not np.isnan(part).all()]
+    steps = list(map(np.diff, parts_with_numbers(values, files)))
     steady = any(all(np.all(sign * part > 0) for part in steps) for sign in (1, -1))
     return bool(counts) and is_distinct and len(known) > 20 and known.min() >= 0 and steady
 
@@ -185,9 +185,14 @@ def rises(values: np.ndarray, files: list[int]) -> bool:
 
     They may restart with each table (unless it is small) in a file that was concatenated from several tables.
     """
-    parts = [part for part in np.split(values, np.cumsum(files)[:-1]) if not np.isnan(part).all()]
+    parts = parts_with_numbers(values, files)
     falls = (np.count_nonzero(~(part[1:] > part[:-1])) for part in parts)
     return all(count <= len(part) // PIECE_ROWS for count, part in zip(falls, parts, strict=True))
+
+
+def parts_with_numbers(values: np.ndarray, files: list[int]) -> list[np.ndarray]:
+    """The numbers [N] of each file that has any."""
+    return [part for part in np.split(values, np.cumsum(files)[:-1]) if not np.isnan(part).all()]
 
 
 def find_answers(cells: Columns, files: list[int]) -> dict[str, str]:
@@ -201,9 +206,9 @@ def find_answers(cells: Columns, files: list[int]) -> dict[str, str]:
     found = {}
     for (kind, own), other in zip(named.items(), reversed(named.values()), strict=True):
         if kind in own and not other:
-            values = parse_cells(cells[kind], parse_number if kind == "probability" else parse_answer)
-            known = values[~np.isnan(values)]
             is_prob = kind == "probability"
+            values = parse_cells(cells[kind], parse_number if is_prob else parse_answer)
+            known = values[~np.isnan(values)]
             if len(known) and np.all((known >= 0) & (known <= 1) if is_prob else np.isin(known, [0, 1])):
                 flag = "--numeric" if is_prob else "--categorical"
                 found[kind] = f"like the column that predict.py adds; {flag} {kind} keeps it"
