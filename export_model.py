@@ -88,8 +88,8 @@ def main(argv: list[str] | None = None) -> int:
     if carded:
         console.print(f"Card       {run.path / CARD_FILE}")
     elif summary.formats:  # no card lists them
-        written = ", ".join(export_file(name, args.model.name) for name in summary.formats)
-        console.print(f"Written    from {args.model.name} into {run.path}: {written}")
+        written = ", ".join(str(run.path / export_file(name, args.model.name)) for name in summary.formats)
+        console.print(f"Written    {written}")
         for name, signature, graph in summary.renamed:
             console.print(f"Input      {name} is named {signature} in SavedModel and LiteRT, {graph} in ONNX")
     for text in summary.failures:

@@ -33,7 +33,9 @@ from harvest.run_directory import METRICS_FILE, MOVE_AWAY, PREDICTIONS_FILE, REP
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = cli.Parser(prog="report.py", description="Write a one-page HTML report of a run.", allow_abbrev=False)
+    parser = cli.Parser(
+        prog="report.py", description="Redraw report.html from the results of a run.", allow_abbrev=False
+    )
     text = "the model directory, to which report.html is written (default: model)"
     parser.add_argument("folder", nargs="?", type=Path, default=Path("model"), metavar="DIR", help=text)
     parser.add_argument("--version", action="version", version=VERSION)
@@ -42,7 +44,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def read(path: Path) -> bytes:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; name the model directory of a finished run")
+        raise UserError(f"{path}: no such file; give the model directory of a completed run")
     return path.read_bytes()
 
 

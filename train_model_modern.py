@@ -240,7 +240,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="describe the data without training (default: off)")
     add("--compare", nargs="*", metavar="DIR",
         help="rank earlier runs by log-loss without training (default: all runs in subdirectories)")
-    add("--quiet", action=BooleanOptionalAction, default=False, help="print errors only")
+    add("--quiet", action=BooleanOptionalAction, default=False, help="print errors only (default: off)")
     add("--version", action="version", version=VERSION)
     # fmt: on
     args = parser.parse_args(argv)
@@ -254,6 +254,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         raise UserError("a CSV file and --sample were both given; give only one of them")
     if files and not args.sample and "csv" not in args.given:
         raise UserError(f"{files[0]} was read as a column name; give the file before the flags")
+    if both := set(args.categorical) & set(args.numeric):
+        raise UserError(f"{min(both)} is given to both --categorical and --numeric; give it to one of them")
     if args.profile and not args.tensorboard:
         raise UserError("--profile writes to the logs that --no-tensorboard turns off; give only one of them")
     if args.learning_rate and args.learning_rate < MINIMUM_LEARNING_RATE:
@@ -494,7 +496,7 @@ def main(argv: list[str] | None = None) -> int:
 
         # --------------------------------------------------------------------------------------------------------------
         # Features: each fold fits the encoding of rows on its training rows. Every fold starts from the logistic
-        # regression of its training rows, so epoch 1 is already good.
+        # regression of its training rows, so epoch 1 is about as good.
 
         encoding, fold_encodings, features = fit_encoding(table, splits)
         plan = make_plan(config, splits, encoding.width)
@@ -561,6 +563,14 @@ def main(argv: list[str] | None = None) -> int:
             shown = [encode(*features.take(rows), encoding, fold.encoding) for rows, fold in pairs]
             linear_models = [fold.linear for fold in folds]
             baselines = measure_baselines(features, splits, encoding, fold_encodings, linear_models)
+            # The graph for TensorBoard and the templates of the report take half a second each, which is free here.
+            graph = None
+            if args.tensorboard and not args.resume:
+                graph = tensorboard.training_step(network, config, plan, start)
+            from harvest.results.report.card import render_model_card
+            from harvest.results.report.page import load_templates, render_report
+
+            load_templates()
             compilation.result()
         timing["compile_s"] = time.perf_counter() - clock
         if args.resume:
@@ -603,9 +613,8 @@ def main(argv: list[str] | None = None) -> int:
             active_callbacks.append(checkpoints)
         if log:
             cleanup.callback(log.close)
-            if not args.resume:
-                step = tensorboard.training_step(network, config, plan, start)
-                log.graphs(model.first, input_names(list(model.first.input)), step)
+            if graph:
+                log.graphs(model.first, input_names(list(model.first.input)), graph)
                 log.layers(json.loads(archive.entries["config.json"]))
                 log.text("data", data_lines)
             active_callbacks.append(log)
@@ -684,6 +693,7 @@ def main(argv: list[str] | None = None) -> int:
                 by_time=args.split == "time",
                 repeated=repeated,
                 leaks=leaks,
+                may_fold=args.given.get("folds") == 1 and args.split == "random",
             )
         except Exception as error:  # a failed explanation must not lose the model
             facts = dict.fromkeys(summary.FINDINGS)
@@ -693,9 +703,6 @@ def main(argv: list[str] | None = None) -> int:
 
         # --------------------------------------------------------------------------------------------------------------
         # All output files are staged first, then moved into place together.
-
-        from harvest.results.report.card import render_model_card
-        from harvest.results.report.page import render_report
 
         # The model card shows how to call the model on one test row, and the probability it returns.
         row = splits[0].test[:1]

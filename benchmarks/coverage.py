@@ -1,8 +1,9 @@
-"""How often the 95% intervals of scores hold the truth: python benchmarks/coverage.py [--runs 1000]
+"""How often 95% intervals contain the true value: python benchmarks/coverage.py [--runs 1000]
 
-Rows of two classes have normal scores; the model knows their true probabilities, the other one shrinks and shifts them.
-Each line is one number of rows and one share of 1: in what share of runs each interval holds the truth, which is taken
-from a grid of scores. A run without an interval, because a class has too few rows, does not count; "none" is how often.
+The scores of each class are normally distributed. One model predicts the true probabilities; the other shrinks and
+shifts them. Each line shows, for a number of rows and a share of class 1, the percentage of runs in which each interval
+contains the true value, which is computed on a grid of scores. Runs in which a class has too few rows for an interval
+are not included; "no interval" is their percentage.
 """
 
 import argparse
@@ -20,23 +21,23 @@ from harvest.results.metrics import average_precision, log_losses, measure, roc_
 
 ROWS = (2_000, 15_000, 150_000)
 SHARES = (1 / 2, 1 / 20, 1 / 1_500)
-GRID = 20_001  # scores of the population
-NAMES = ("ROC AUC", "PR AUC", "log-loss", "its difference", "accuracy's", "none")
+GRID = 20_001  # number of scores in the population
+NAMES = ("ROC AUC", "PR AUC", "log-loss", "loss difference", "acc. difference", "no interval")
 
 
 def logits(scores: np.ndarray, share: float, distance: float) -> np.ndarray:
-    """The true logits of scores whose means in the two classes are so far apart."""
+    """True logits of scores; `distance` is that between the means of the two classes."""
     return math.log(share / (1 - share)) + distance * scores - distance**2 / 2
 
 
 def both_models(scores: np.ndarray, share: float, distance: float) -> tuple[np.ndarray, np.ndarray]:
-    """The probabilities of the model and of the other."""
+    """Probabilities of the model and of the other model."""
     true = logits(scores, share, distance)
     return sigmoid(true), sigmoid(0.7 * true + 0.2 + 0.3 * math.log(share / (1 - share)))
 
 
 def truth(share: float, distance: float) -> list[float]:
-    """The scores of the whole population, in the order of NAMES."""
+    """Metrics of the whole population, in the order of NAMES."""
     scores = np.linspace(-8, distance + 8, GRID)
     density = np.stack([np.exp(-(scores**2) / 2), np.exp(-((scores - distance) ** 2) / 2)])
     zero, one = density / density.sum(axis=1, keepdims=True) * [[1 - share], [share]]
@@ -52,7 +53,7 @@ def truth(share: float, distance: float) -> list[float]:
 
 
 def coverage(rows: int, share: float, distance: float, runs: int, seed: int = 0) -> list[float]:
-    """In what share of runs each interval holds the truth, in the order of NAMES; NaN where none could be given."""
+    """Share of runs in which each interval contains the true value, in the order of NAMES; NaN if no run has one."""
     generator, expected = np.random.default_rng(seed), truth(share, distance)
     held: list[list[bool]] = []
     for _ in range(runs):
@@ -68,8 +69,8 @@ def coverage(rows: int, share: float, distance: float, runs: int, seed: int = 0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How often 95% intervals hold the truth.")
-    parser.add_argument("--runs", type=int, default=1_000, metavar="N", help="simulated tests a line (default: 1000)")
+    parser = argparse.ArgumentParser(description="Measure how often 95% intervals contain the true value.")
+    parser.add_argument("--runs", type=int, default=1_000, metavar="N", help="simulated tests per line (default: 1000)")
     runs, started = parser.parse_args().runs, time.perf_counter()
     print(f"{'rows':>8}{'share of 1':>12}{'true AUC':>10}" + "".join(f"{name:>16}" for name in NAMES))
     for rows in ROWS:

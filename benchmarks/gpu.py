@@ -1,9 +1,9 @@
-"""What an NVIDIA GPU changes: results, speed, memory, which device a run chooses, --cpu-only and --resume.
+"""Compare an NVIDIA GPU with the CPU: results, speed, memory, the device that a run selects, --cpu-only, and --resume.
 
     python benchmarks/gpu.py              # on a machine with a GPU and requirements.txt installed; about four minutes
-    python benchmarks/gpu.py --rehearse   # the same steps on a CPU in place of the GPU, to try this script
+    python benchmarks/gpu.py --rehearse   # the same steps with the CPU instead of a GPU, to test this script
 
-Needs no network. Prints tables for docs/accuracy-and-speed.md; every part runs even if one before it failed.
+Needs no internet connection. Prints tables for docs/accuracy-and-speed.md; a part that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from harvest.data.sample import write_sample
 from harvest.results.metrics import log_losses, sigmoid
 from harvest.training.tensorflow_setup import Device, find_devices
 
-ROWS = {500: 20, 20_000: 10, 1_000_000: 1}  # rows of a table, and the epochs that its results are compared after
+ROWS = {500: 20, 20_000: 10, 1_000_000: 1}  # rows of a table: number of epochs before its results are compared
 BATCHES = {32: 100_000, 256: 100_000, 4_096: 1_000_000, 65_536: 1_000_000}  # batch size, rows of the table
-STOCK_STEPS = 1_000  # at most, so that batches of 32 do not take minutes
+STOCK_STEPS = 1_000  # of stock model.fit at most, so that batches of 32 do not take minutes
 
 
 def run_on(device: Device, path: Path, precision: str, xla: bool, *flags: object) -> Run:
@@ -54,11 +54,11 @@ def describe(gpu: Device) -> None:
     print(
         f"Versions   TensorFlow {tf.__version__}, Keras {keras.__version__}, CUDA {build.get('cuda_version', 'none')}"
     )
-    print(f"Seen       {gpu.name}, compute capability {gpu.capability}\n")
+    print(f"Detected   {gpu.name}, compute capability {gpu.capability}\n")
 
 
 def peak_memory(device: Device) -> float:
-    """The most memory that TensorFlow has had in use on a GPU since the last call, in MB; NaN on a CPU."""
+    """Peak memory that TensorFlow used on a GPU since the last call, in MB; NaN on a CPU."""
     import tensorflow as tf
 
     if device.kind == "cpu":
@@ -69,8 +69,8 @@ def peak_memory(device: Device) -> float:
 
 
 def compare_results(cpu: Device, gpu: Device, folder: Path) -> None:
-    """Test log-loss and accuracy after the same epochs on both devices, with and without XLA and mixed precision."""
-    print("| rows | device | precision | XLA | test log-loss | accuracy | s/epoch | compiling, s | GPU memory, MB |")
+    """Print results after the same epochs on both devices, on the GPU with and without XLA and mixed precision."""
+    print("| rows | device | precision | XLA | test log-loss | accuracy | s/epoch | compilation, s | GPU memory, MB |")
     print("|-|-|-|-|-|-|-|-|-|")
     for rows, epochs in ROWS.items():
         for device, precision, xla in (
@@ -101,12 +101,12 @@ def fit_seconds(model: Any, inputs: Any, label: Any, batch_size: int) -> float:
 
 
 def compare_speed(cpu: Device, gpu: Device, folder: Path) -> None:
-    """Rows a second by batch size, median of three in turn: our program on both devices, stock fit on the GPU."""
+    """Print rows per second by batch size, medians of three: this trainer on both devices, model.fit on the GPU."""
     import keras
     import tensorflow as tf
 
     kinds = [(cpu, "float32"), (gpu, "float32"), (gpu, "float16")]
-    print("| rows a second | CPU, float32 | GPU, float32 | GPU, float16 | model.fit, GPU |\n|-|-|-|-|-|")
+    print("| rows per second | CPU, float32 | GPU, float32 | GPU, float16 | model.fit, GPU |\n|-|-|-|-|-|")
     for batch_size, rows in BATCHES.items():
         path = folder / f"{rows}.csv"
         runs = [run_on(device, path, kind, True, "--folds", 1, "--batch-size", batch_size) for device, kind in kinds]
@@ -129,7 +129,7 @@ def command(*flags: object) -> list[str]:
 
 
 def chosen(path: Path, folder: Path, *flags: object) -> str:
-    """Run the command; what it says of the device and of its time."""
+    """Run the command; return its device with the reason, and its times."""
     done = subprocess.run(command(path, "--model-dir", folder, *flags), capture_output=True, text=True)
     if done.returncode:
         return f"exit code {done.returncode}: {done.stderr.strip()}"
@@ -140,7 +140,7 @@ def chosen(path: Path, folder: Path, *flags: object) -> str:
 
 
 def check_choice(folder: Path) -> None:
-    """Which device whole commands choose, and how long the other one takes."""
+    """Print the device that whole commands select and their times, for comparison also with --cpu-only."""
     for flags in ((), ("--batch-size", 65_536), ("--batch-size", 65_536, "--no-mixed-precision"), ("--cpu-only",)):
         words = " ".join(map(str, flags)) or "all defaults"
         found = chosen(folder / "1000000.csv", folder / "model", "--no-checkpoints", "--epochs", 40, *flags)
@@ -149,7 +149,7 @@ def check_choice(folder: Path) -> None:
 
 
 def check_resume(folder: Path) -> None:
-    """A run that is interrupted after its first state was saved, and resumed."""
+    """Interrupt a run after it has saved its first state, and resume it."""
     model, flags = folder / "resumed", (folder / "1000000.csv", "--no-early-stopping", "--batch-size", 65_536)
     interrupted = command(*flags, "--epochs", 400, "--model-dir", model)
     process = subprocess.Popen(interrupted, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -167,20 +167,20 @@ def attempt(part: Callable[..., None], *arguments: Any) -> None:
     started = time.perf_counter()
     try:
         part(*arguments)
-    except Exception:  # each part's figures are worth having without the others
+    except Exception:  # the figures of each part are useful without the others
         traceback.print_exc()
     print(f"({part.__name__}: {time.perf_counter() - started:.0f} s)\n", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rehearse", action="store_true", help="let the CPU stand in for the GPU, with fewer rows")
+    parser.add_argument("--rehearse", action="store_true", help="use the CPU instead of a GPU, with fewer rows")
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     start_tensorflow(cpu_only=False)
     cpu, *gpus = find_devices(cpu_only=False)
     if not gpus and not options.rehearse:
-        print("TensorFlow sees no GPU", file=sys.stderr)
+        print("TensorFlow finds no GPU", file=sys.stderr)
         return 1
     if options.rehearse:
         ROWS.pop(1_000_000)

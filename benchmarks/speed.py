@@ -1,11 +1,11 @@
-"""Speed of training and of whole commands, each against what it is compared with in the same run, alternating.
+"""Measure the speed of training and of whole commands; the programs compared alternate within one run.
 
-    make benchmark                                       # everything, in a virtual environment of its own
-    python benchmarks/speed.py --part steps --against DIR   # the training program against that of another checkout
+    make benchmark                                       # speed and accuracy, in a separate virtual environment
+    python benchmarks/speed.py --part steps --against DIR   # compare training speed with another checkout
     python benchmarks/speed.py [--part steps precision commands epochs predict scale target large] [--repeats 5]
 
-Prints tables of medians with the spread (least to most) and writes benchmarks/speed.json with versions and CPU.
-Peers that are not installed are left out with a message.
+Prints medians with minimum and maximum, and writes all values, the versions, and the CPU to benchmarks/speed.json.
+Libraries that are not installed are skipped with a message.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STEPS = ((32, 100_000), (256, 100_000), (4_096, 1_000_000))  # batch size and ro
 def make_case(
     path: Path, batch_size: int, xla: bool, precision: str = "float32", architecture: str = "standard"
 ) -> Run:
-    """A run of a file as the command makes it, up to the compiled training program."""
+    """Prepare a run on a CSV file as the command does, including compilation of the training program."""
     flags = ["--folds", 1, "--batch-size", batch_size, "--architecture", architecture, "--xla" if xla else "--no-xla"]
     return make_run(*read(path, *flags, "--no-early-stopping", "--no-reduce-lr"), precision)
 
@@ -57,7 +57,7 @@ def stock_model(keras: Any, width: int, architecture: str) -> Any:
 
 
 def steps_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
-    """Rows a second in training: ours with and without XLA, and stock model.fit on the same encoded rows, in turn."""
+    """Training speed in rows per second, alternating: with XLA, without, and stock model.fit on the same rows."""
     start_tensorflow()
     import keras
 
@@ -86,7 +86,7 @@ def steps_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
 
 
 def precision_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
-    """Rows a second of the three architectures in float32, bfloat16 and float16."""
+    """Training speed in rows per second of the three architectures in float32, bfloat16, and float16."""
     start_tensorflow()
     result = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ def precision_child(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
 
 
 def target_child(rows: int) -> dict[str, Any]:
-    """Seconds of training until the validation log-loss that the best of stock fit's five epochs reaches."""
+    """Seconds of training to the best validation log-loss of five epochs of stock model.fit at three batch sizes."""
     start_tensorflow()
     import keras
 
@@ -142,14 +142,14 @@ def target_child(rows: int) -> dict[str, Any]:
 
 
 def scale_child(rows: int) -> dict[str, Any]:
-    """Seconds of reading and of training an epoch (the quickest of three) of so many rows, and the peak memory."""
+    """Seconds to read a file and to train one epoch (fastest of three), and peak memory in GB."""
     import resource
 
     start_tensorflow()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
         write_sample(path, min(rows, 1_000_000), 1)
-        if rows > 1_000_000:  # the same million again and again: writing more takes minutes
+        if rows > 1_000_000:  # repeat the same million: simulating more takes minutes
             header, _, body = path.read_bytes().partition(b"\n")
             with open(path, "wb") as file:
                 file.write(header + b"\n")
@@ -172,7 +172,7 @@ def scale_child(rows: int) -> dict[str, Any]:
 
 
 def child(part: str, *numbers: int, root: Path = ROOT) -> dict[str, Any]:
-    """Run a measurement in a process of its own: XLA reads its flags once. Another checkout has its own file."""
+    """Run a measurement of the checkout `root` in a new process, because XLA reads its flags only once."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     command = [sys.executable, str(root / "benchmarks" / "speed.py"), "--child", part, *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -182,7 +182,7 @@ def child(part: str, *numbers: int, root: Path = ROOT) -> dict[str, Any]:
 
 
 def against(other: Path, rows: int, batch_size: int, repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Rows a second of this checkout and of another one, in turn, each time in a new process."""
+    """Rows per second of this checkout and another one, alternating, each time in a new process."""
     found: dict[str, dict[str, list[float]]] = {"this": {}, "other": {}}
     for _ in range(repeats):
         for name, root in (("this", ROOT), ("other", other)):
@@ -191,7 +191,7 @@ def against(other: Path, rows: int, batch_size: int, repeats: int) -> dict[str, 
     return found
 
 
-PATIENCE = 90  # seconds: a peer that has not reached the log-loss by then is given up
+PATIENCE = 90  # seconds after which a library that has not reached the target log-loss is stopped
 
 
 def command_seconds(*arguments: Any, timeout: float | None = None) -> float:
@@ -262,7 +262,7 @@ for epoch in range(1000):
 
 
 def large(rows: int, repeats: int) -> dict[str, Any]:
-    """Whole commands on many rows: from the CSV to the validation log-loss that five epochs of stock fit reach."""
+    """Seconds of whole commands on many rows, from the CSV file to the validation log-loss of five stock epochs."""
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         path, folder = Path(name) / "rows.csv", Path(name) / "model"
@@ -300,7 +300,7 @@ def large(rows: int, repeats: int) -> dict[str, Any]:
                         command_seconds("-c", setup + program, path, target, timeout=PATIENCE)
                     )
                 except subprocess.CalledProcessError as error:
-                    print(f"{label} is left out: {error.stderr.decode().splitlines()[-1]}")
+                    print(f"skipped {label}: {error.stderr.decode().splitlines()[-1]}")
                     times.pop(label)
             programs = {label: program for label, program in programs.items() if label in times}
         log = json.loads((folder / "metrics.json").read_text())
@@ -314,7 +314,7 @@ def large(rows: int, repeats: int) -> dict[str, Any]:
 
 
 def commands(repeats: int) -> dict[str, list[float]]:
-    """Whole commands on 110 rows, alternating."""
+    """Seconds of whole commands on 110, 500, and 100,000 rows, alternating."""
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         path, folder = Path(name) / "rows.csv", Path(name) / "model"
@@ -343,7 +343,7 @@ def commands(repeats: int) -> dict[str, list[float]]:
 
 
 def epoch_cost(repeats: int) -> dict[str, list[float]]:
-    """Milliseconds an epoch of the command costs beyond its steps: from epochs of 9 and of 88 steps, all logs on."""
+    """Milliseconds per epoch in addition to its steps, computed from epochs of 9 and 88 steps with all logs."""
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -373,7 +373,7 @@ def epoch_cost(repeats: int) -> dict[str, list[float]]:
 
 
 def predictions(repeats: int) -> dict[str, list[float]]:
-    """Seconds of predict.py beyond its start, and its peak memory, for 100 000 and for a million rows."""
+    """Seconds of predict.py beyond those for 500 rows, and peak memory in MB, for 100,000 and 1,000,000 rows."""
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -416,7 +416,7 @@ def main() -> None:
         "--part", nargs="+", default=["steps", "precision", "commands", "epochs", "predict", "scale", "target", "large"]
     )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--against", type=Path, metavar="DIR", help="compare the steps with those of another checkout")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="compare training speed with another checkout")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -430,7 +430,7 @@ def main() -> None:
         )
         return
     if options.against:
-        print("| batch, rows | | this checkout, rows/s | the other, rows/s | this / other |\n|-|-|-|-|-|")
+        print("| batch, rows | | this checkout, rows/s | other checkout, rows/s | this / other |\n|-|-|-|-|-|")
         for batch_size, rows in STEPS:
             found = against(options.against.resolve(), rows, batch_size, options.repeats)
             for kind, values in found["this"].items():
@@ -451,7 +451,7 @@ def main() -> None:
     }
     if "steps" in options.part:
         print(
-            "| batch, rows | ours, XLA, rows/s | ours, no XLA | stock model.fit | XLA / stock | no XLA / stock |\n"
+            "| batch, rows | with XLA, rows/s | without XLA | stock model.fit | XLA / stock | without XLA / stock |\n"
             "|-|-|-|-|-|-|"
         )
         for batch_size, rows in STEPS:
@@ -475,12 +475,12 @@ def main() -> None:
     if "commands" in options.part:
         results["commands"] = commands(options.repeats)
         base = statistics.median(results["commands"]["import tensorflow"])
-        print("\n| whole command | seconds | to importing TensorFlow |\n|-|-|-|")
+        print("\n| whole command | seconds | relative to the import |\n|-|-|-|")
         for label, values in results["commands"].items():
             print(f"| {label} | {spread(values, '.1f')} | {statistics.median(values) / base:.2f} |")
     if "epochs" in options.part:
         found = results["epochs"] = epoch_cost(options.repeats)
-        print("\n| 100 rows, all logs and callbacks | ms an epoch beyond its steps |\n|-|-|")
+        print("\n| 100 rows, all logs and callbacks | ms per epoch in addition to its steps |\n|-|-|")
         for flag, values in found.items():
             print(f"| {flag} | {spread(values, '.2f')} |", flush=True)
     if "predict" in options.part:
@@ -489,7 +489,7 @@ def main() -> None:
         for label, values in found.items():
             print(f"| {label} | {spread(values, '.1f')} |", flush=True)
     if "scale" in options.part:
-        print("\n| rows | reading, s | training an epoch, s | us a row | peak memory, GB |\n|-|-|-|-|-|")
+        print("\n| rows | reading, s | one epoch, s | us per row | peak memory, GB |\n|-|-|-|-|-|")
         for rows in (10_000, 100_000, 1_000_000, 10_000_000):
             found = results[f"scale, {rows}"] = child("scale", rows)
             print(
@@ -505,7 +505,7 @@ def main() -> None:
                 f"| stock model.fit, batch {size}, five epochs | {result['seconds']:.1f} | {result['log_loss']:.4f} |"
             )
         print(
-            f"| ours, {found['epochs']} epochs, and {found['compile_s']:.1f} s compiling "
+            f"| this trainer, {found['epochs']} epochs, plus {found['compile_s']:.1f} s for compilation "
             f"| {found['ours']:.1f} | {found['our_loss']:.4f} |",
             flush=True,
         )
@@ -513,12 +513,12 @@ def main() -> None:
         found = results["large"] = large(1_000_000, max(1, options.repeats // 2))
         target, reached = found["target_log_loss"], found["our_test_log_loss"]
         print(
-            f"\n1 000 000 rows, whole commands, to validation log-loss {target:.4f}; "
-            f"ours runs to its end and reaches {reached:.4f}"
+            f"\n1,000,000 rows, whole commands, to a validation log-loss of {target:.4f}; "
+            f"this trainer runs to the end, to a test log-loss of {reached:.4f}"
         )
         print("\n| whole command | seconds |\n|-|-|")
         for label, values in found["seconds"].items():
-            print(f"| {label} | {spread(values, '.1f') if min(values) < PATIENCE else f'not reached in {PATIENCE}'} |")
+            print(f"| {label} | {spread(values, '.1f') if min(values) < PATIENCE else f'not in {PATIENCE} s'} |")
     path.write_text(json.dumps(results, indent=1))
 
 

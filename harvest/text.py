@@ -13,6 +13,12 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
+def six_digits(value: float) -> str:
+    """A number rounded to six significant digits, without an exponent unless it is huge or tiny: 1,002,350."""
+    rounded = float(f"{value:.6g}")
+    return f"{rounded:,.0f}" if 1e6 <= abs(rounded) < 1e15 else f"{rounded:,.6g}"
+
+
 def interval(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:
     return f"{scale * values[0]:.{digits}f} to {scale * values[1]:.{digits}f}"
 

@@ -69,7 +69,7 @@ def test_how_many_new_values_are_to_be_expected():
 
 
 GOOD = json.dumps({"threshold": 0.5, "label": "y", "columns": [{"name": "a", "kind": "number"}]})
-UNKNOWN = "is not a model written by train_model_modern.py"
+UNKNOWN = "is not a model written by train_model_modern.py; give a .keras file of a run"
 REFUSED = {
     "no archive": ("no archive", UNKNOWN),
     "no details": ({"config.json": "{}"}, UNKNOWN),
@@ -97,7 +97,7 @@ def test_files_that_could_do_harm_are_refused(tmp_path, monkeypatch, case):
                 file.writestr(name, text)
     with pytest.raises(UserError, match=words):
         read_details(path)
-    with pytest.raises(UserError, match="not found; train a model first"):
+    with pytest.raises(UserError, match="no such file; check the path, or train a model first"):
         read_details(tmp_path / "nowhere")
 
 

@@ -63,7 +63,10 @@ def test_it_says_what_the_run_found():
     assert f"{note}, which the model divides out again.\n" in weighted and note not in card
     assert "The decision threshold is 0.4 (predicts the more likely class). At or above it" in card
     rows = card.partition("| setting | value |\n|-|-|\n")[2].partition("\n\n")[0].splitlines()
-    shown = {name: value for name, value in metrics["settings"].items() if name not in ("columns", "reasons")}
+    shown = {"csv": "one.csv", "sample": "not given", "label": "productive", "folds": "10", "seed": "42", "adamw": "on"}
+    shown |= {"learning_rate": "0.006", "time_column": "not given", "drop": "none", "threshold": "0.5"}
+    shown["network_share"] = "1"
+    assert [*shown] == [name for name in metrics["settings"] if name not in ("columns", "reasons")]
     assert rows == [f"| {name} | {value} |" for name, value in shown.items()]
     assert re.findall(r"^## (.*)", card, re.MULTILINE) == [
         *("Intended use", "Data", "Results", "Limits", "Settings", "Inputs and output")

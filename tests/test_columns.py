@@ -31,7 +31,7 @@ def test_words_of_a_name():
 
 def test_ids_by_name():
     ids = ["appId", "ProcessID", "HTTPAppID", "app_id", "focusedDomain", "domainHash", "windowIds", "app_at_front"]
-    ids += ["phone_id"]
+    ids += ["phone_id", "time_in_app_id", "active_app", "apps"]
     others = [
         "phone",
         "client_phone_number",
@@ -44,6 +44,11 @@ def test_ids_by_name():
         "distinctApps300s",
         "hashRate",
         "date_id",
+        "time_in_app",
+        "appUsage",
+        "clicks_in_app",
+        "openApps",
+        "num_apps",
     ]
     assert [name for name in ids if not is_id_name(name)] == [] == [name for name in others if is_id_name(name)]
 
@@ -141,6 +146,31 @@ def test_times_are_left_out_whatever_their_name(tmp_path, name):
         assert kind_of(tmp_path / "a.csv", name, values) == ("dropped", "a timestamp")
     if name not in ("when", "date"):
         assert kind_of(tmp_path / "a.csv", name, TIMES[name], numeric=[name]) == ("number", "--numeric")
+
+
+def test_times_are_left_out_in_columns_named_like_an_app(tmp_path):
+    """Also if each time is that of several rows, such as the start of a session."""
+    path, sessions = tmp_path / "a.csv", np.repeat(1_767_225_600 + np.arange(6) * 4_321, 10)
+    for name in ("appStart", "foregroundAppSince", "domain_entered_at", "idSessionStart"):
+        for unit in (1, 1_000):
+            assert kind_of(path, name, sessions * unit) == ("dropped", "a timestamp")
+    for name in ("app_id", "window_id_since"):
+        assert kind_of(path, name, sessions) == ("category", "an id by its name")
+    far = np.repeat(1_000_000_007 + np.arange(6) * 400_000_003, 10)
+    assert kind_of(path, "foregroundApp", far) == ("category", "an id by its name")
+
+
+def test_a_time_axis_in_whole_seconds_may_have_ties(tmp_path):
+    seconds = np.sort(np.random.default_rng(3).integers(0, 50, 60))
+    for name in ("time", "timestamp", "ts"):
+        assert kind_of(tmp_path / "a.csv", name, seconds) == ("dropped", RISING)
+        assert kind_of(tmp_path / "a.csv", name, seconds // 10) == ("number", "")
+    assert kind_of(tmp_path / "a.csv", "idle_time", seconds) == ("number", "")
+
+
+def test_text_in_whole_numbers_gives_no_warning_of_numpy(tmp_path, recwarn):
+    cells = ["NA" if index in (5, 6) else index * 7 % 50 for index in range(300)]
+    assert kind_of(tmp_path / "a.csv", "keys", cells, skip_bad_rows=True) == ("number", "") and not recwarn.list
 
 
 def test_hashes_of_applications_are_no_times(tmp_path):

@@ -136,6 +136,13 @@ def test_switches_left_out(trained):
     assert {"xla", "precision", "device"} <= set(settings["reasons"])
 
 
+def test_cross_validation_is_advised_only_where_it_was_turned_off(trained):
+    step = "Train again without --folds 1: cross-validation tests every row."
+    assert metrics_of(trained())["next_steps"].count(step) == 1  # a wide interval: 12 of 120 rows were tested
+    for flags in (("--split", "time"), ("--folds", "3", "--epochs", "2")):
+        assert step not in metrics_of(trained(*flags))["next_steps"]
+
+
 def test_early_stopping_off_keeps_the_last_weights(trained):
     flags = ("--epochs", "40", "--learning-rate", "0.1", "--no-reduce-lr")
     last, best = metrics_of(trained(*flags, "--no-early-stopping", rows=60)), metrics_of(trained(*flags, rows=60))
@@ -193,6 +200,8 @@ REFUSED = {  # with what the error says
     "--sample 50": "a CSV file and --sample were both given",
     "--sample x": "--sample takes a number of rows, not x;",
     "--label absent": "line 1 has no column absent; choose the label with --label (columns: foreground_app, ",
+    "--categorical x --numeric x": "x is given to both --categorical and --numeric; give it to one of them",
+    "--numeric b x a --categorical c x b": "b is given to both --categorical and --numeric; give it to one of them",
     "--drop absent": "HARVEST.CSV has no such column",
     "--drop productive": "productive",
     "other.csv": "unrecognized arguments: other.csv",

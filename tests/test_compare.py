@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,7 @@ from harvest.results.compare import compare_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "The runs of a table were tested on the same rows: compare only within a table."
+TITLES = ["directory", "date", "network", "folds", "log-loss", "95% interval", "ROC AUC", "accuracy"]
 
 
 def write_run(folder, loss=0.5, used=80, tested=80, architecture="standard", folds=1, **more):
@@ -43,6 +45,7 @@ def test_runs_are_compared_by_log_loss(here):
     (here / "no run").mkdir()
     data, title, *lines = compare_runs([])
     assert data == "HARVEST.CSV: 80 rows, 80 tested"
+    assert re.split(r"  +", title) == TITLES
     shown = [dict(zip(title.split(), line.split(), strict=False)) for line in lines]
     assert [row["directory"] for row in shown] == ["folds", "plain"]
     for words in ("deep      3", "0.432  0.332 to 0.532"):
@@ -67,7 +70,7 @@ def test_damage_is_reported_and_left_out(here, capsys):
     damaged = [os.path.join(name, "metrics.json") for name in ("broken", "odd", "list", "deep")]
     notes = [f"note: skipped {path}, which is damaged" for path in damaged]
     assert capsys.readouterr().err.splitlines() == [*notes, "note: nowhere contains no completed run"]
-    with pytest.raises(UserError, match="--compare: no completed run was found; name the directories"):
+    with pytest.raises(UserError, match=r"--compare: no completed run was found; give directories of completed runs$"):
         compare_runs(["nowhere"])
 
 
@@ -120,6 +123,10 @@ def test_the_runs_that_checkpoints_come_from(here):
     *_, empty, first, second = compare_runs([])
     assert empty == "" and second == "  3 from 20260101-000000_rows.csv_standard_folds10 (rows.csv, 150 rows)"
     assert first == "model/checkpoints: 1 from 20260101-000000_sample_standard_folds10 (sample, 150 rows),"
+    for entry in entries.values():  # generated rows are counted in their name
+        entry["data"] = "150 generated rows"
+    (checkpoints / "manifest.json").write_text(json.dumps({"train_model_modern": entries}))
+    assert compare_runs([])[-1] == "  3 from 20260101-000000_rows.csv_standard_folds10 (150 generated rows)"
     (checkpoints / "manifest.json").write_text("mine")
     assert len(compare_runs([])) == 3
 

@@ -177,7 +177,7 @@ def test_what_is_shown_of_the_plan():
         "Device     EPYC (no GPU was found)",
         "Model      standard: 10 networks, each with 20 inputs, hidden units 10-10",
         "Batch      8 rows (fewer than 1,000 training rows: small batches take more steps per epoch)",
-        "Rate       0.006 initially (default; more accurate than 0.001 for 500 to a million rows)",
+        "Rate       0.006 initially (default)",
         f"Patience   50 epochs ({config.reasons['patience']}) without a better validation loss",
         "XLA        off (as requested)",
         "Precision  float32 (mixed precision is no faster for layers this narrow on a CPU)",

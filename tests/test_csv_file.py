@@ -13,8 +13,9 @@ from harvest.data import csv_file
 from harvest.data.cells import parse_number
 from harvest.data.csv_file import ByteRange, find_files, open_csv, read_columns, read_once
 
+NUMBERS = "column numbers; save the table with its column names"
 BAD_BYTES = {
-    "empty": (b"", "the file is empty"),
+    "empty": (b"", "the file is empty; give a file with a header and rows"),
     "utf-16": ("a,b\n1,2\n".encode("utf-16"), "UTF-16"),
     "gzip": (b"\x1f\x8b\x08\x00rest", "compressed"),
     "zip": (b"PK\x03\x04rest", "compressed"),
@@ -38,16 +39,18 @@ BAD_BYTES = {
     "label twice": (b"app,productive,productive\n1,2,1\n", "names the column productive twice"),
     "no label column": (b"a,b,c\n1,2,3\n", "no column productive"),
     "label in capitals": (b"app,idle,PRODUCTIVE\n1,2,1\n", "no column productive"),
-    "seven numbers, no header": (b"1,2,3,4,5,6,7\n", "line 1 has 7 numbers and no column names"),
+    "seven numbers, no header": (b"1,2,3,4,5,6,8\n", "line 1 has 7 numbers and no column names"),
     "three numbers, no header": (b"1,2,1\n", "line 1 has 3 numbers"),
     "a lone number": (b"1\n", "line 1 has 1 numbers"),
     "slash in a name": (b"a/b,c,productive\n1,2,1\n", "'a/b'"),
     "a control sign in a name": (b"app,id\x07le,productive\n1,2,1\n", "unprintable"),
     "a long name": (b"a" * 501 + b",productive\n1,1\n", "line 1, column 1: the name has 501 characters"),
     "a header of empty names": (b",,,,\n1,2,3,4,1\n", "line 1 has no column names"),
-    "pandas' numbers": (b"0,1,2,3,4\n5,6,7,8,1\n", "line 1 is 0,1,2,3,4, the column numbers of pandas; save"),
-    "pandas' numbers and index": (b",0,1,2,3,4\n0,5,6,7,8,1\n", "line 1 is ,0,1,2,3,..., the column numbers of pandas"),
-    "pandas' numbers in quotes": (b'"0.0","1.0","2.0"\n5,6,1\n', "line 1 is 0.0,1.0,2.0, the column numbers of pandas"),
+    "pandas' numbers": (b"0,1,2,3,4\n5,6,7,8,1\n", f"line 1 is 0,1,2,3,4, {NUMBERS}"),
+    "pandas' numbers and index": (b",0,1,2,3,4\n0,5,6,7,8,1\n", f"line 1 is ,0,1,2,3,..., {NUMBERS}"),
+    "pandas' numbers in quotes": (b'"0.0","1.0","2.0"\n5,6,1\n', f"line 1 is 0.0,1.0,2.0, {NUMBERS}"),
+    "numbers from 1": (b"1,2,3,4,5,6,7\n7,6,5,4,3,2,1\n", f"line 1 is 1,2,3,4,5,..., {NUMBERS}"),
+    "numbers from 1 and index": (b",1,2,3\n1,5,6,1\n", f"line 1 is ,1,2,3, {NUMBERS}"),
     "only blank lines": (b"\n\n\n", "line 1 is empty"),
     "utf-16 without a mark": ("a,b,productive\n1,2,1\n".encode("utf-16-le"), "line 1 contains a NUL"),
     "utf-32": ("a,b\n1,2\n".encode("utf-32"), "UTF-16"),
@@ -89,7 +92,7 @@ def test_not_a_file(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     write(tmp_path / "a.csv", rows())
-    absent = "no such file; give the path of your HARVEST.CSV, or use --sample to try without data"
+    absent = "no such file; check the path, or try train_model_modern.py --sample, which needs no file"
     for name, message in {
         "absent.csv": absent,
         "a.csv/b.csv": absent,
@@ -100,7 +103,7 @@ def test_not_a_file(tmp_path, monkeypatch):
         assert refusal(tmp_path / name) == f"{tmp_path / name}: {message}"
     with pytest.raises(UserError, match=r"is a directory; give a file$"):
         open_csv(str(tmp_path / "folder"), False)
-    with pytest.raises(UserError, match=r"HARVEST\.CSV$"):
+    with pytest.raises(UserError, match=r"no such file; check the path$"):
         open_csv(str(tmp_path / "absent.csv"), False, unlabelled=True)
 
     def denied(path, *_, **__):  # the tests may run as root, whom no mode keeps out
@@ -126,7 +129,7 @@ def test_which_files_are_read(tmp_path):
         (tmp_path / "link.csv").symlink_to(folder / "1.csv")
         with pytest.raises(UserError) as error:
             find_files([str(path) for path in given])
-        assert str(error.value) == f"{given[1]}: is given twice{also}; give it once"
+        assert str(error.value) == f"{given[1]}: is listed twice{also}; list it once"
 
 
 def test_the_label_may_be_absent_where_rows_are_predicted(tmp_path):
@@ -302,7 +305,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
     for change in (lambda: write(path, rows(30)), lambda: path.write_text(""), path.unlink):
         write(path, rows(40))
         then(change)
-        assert "changed while it was read; try again" in refusal(path)
+        assert "changed while it was read; try again when no program rewrites it" in refusal(path)
 
 
 def test_columns_empty_in_the_first_rows_of_a_long_file(tmp_path, monkeypatch):

@@ -227,8 +227,8 @@ def test_a_checkpoint_is_exported_beside_itself(formats, model_copy, capsys):
     capsys.readouterr()
     assert export_model.main(["--model", str(checkpoint), *FORMATS]) == 0
     *_, last = capsys.readouterr().out.splitlines()
-    files = ", ".join(export_file(name, checkpoint.name) for name in FORMATS)
-    assert last == f"Written    from {checkpoint.name} into {checkpoint.parent}: {files}"
+    files = ", ".join(str(checkpoint.parent / export_file(name, checkpoint.name)) for name in FORMATS)
+    assert last == f"Written    {files}"
     check_agreement(formats, checkpoint.parent, checkpoint, strange_rows(read(folder.parent / "HARVEST.CSV")))
     assert (folder / "README.md").read_bytes() == before and not (folder / EXPORT_FILES["onnx"]).exists()
     first = {path: path.stat().st_mtime_ns for path in checkpoint.parent.rglob(f"{checkpoint.stem}*")}
@@ -268,7 +268,8 @@ def test_a_format_that_gives_other_probabilities_is_not_kept(tf, model_copy, mon
 def test_the_command_refuses_what_is_not_its_own(model_copy, tmp_path, monkeypatch, capsys):
     nowhere = tmp_path / "nowhere"
     assert export_model.main(["--model-dir", str(nowhere), "onnx"]) == 2
-    assert "not found; train a model first" in capsys.readouterr().err and not nowhere.exists()
+    words = f"error: {nowhere}/productivity_model.keras: no such file; check the path, or train a model first\n"
+    assert capsys.readouterr().err == words and not nowhere.exists()
     folder = model_copy()
     (folder / EXPORT_FILES["onnx"]).write_bytes(b"mine")
     (folder / "README.md").write_text("mine too")

@@ -105,10 +105,11 @@ def test_new_rows_are_told_from_those_that_trained(three, predict, tmp_path):
     assert title.endswith("72 rows not used in training")
     new.write_text("\n".join([header, *rows, *own[1:6]]) + "\n")
     first, title = notes(new)
-    assert "the 5 others are too few to test on" in first and title == "245 rows, 95% intervals"
+    advice = "to test on: see metrics.json for the out-of-sample test"
+    assert f"the 5 others are too few {advice}" in first and title == "245 rows, 95% intervals"
     first, title = notes(path)
     assert first.startswith("note: all of these 240 rows were used to train this model")
-    assert "there are no others to test on" in first and title == "240 rows, 95% intervals"
+    assert f"there are no others {advice}" in first and title == "240 rows, 95% intervals"
 
 
 def test_a_checkpoint_knows_them_too(one, predict):
@@ -347,7 +348,7 @@ def test_data_frames_that_would_be_misread_are_refused(mixed):
         model.predict_proba({"class": [1]})
     with pytest.raises(ValueError, match="the table is empty"):
         model.predict_proba(pd.DataFrame())
-    with pytest.raises(UserError, match="not found; train a model first"):
+    with pytest.raises(UserError, match="no such file; check the path, or train a model first"):
         script.load(folder / "nowhere")
 
 

@@ -83,8 +83,8 @@ WRITTEN = {  # how a number is written, and the fault in the message
     "a decimal comma": (lambda text: text.replace(".", ","), "a decimal comma"),
     "thousands": (lambda text: f"{2_000_000 + int(float(text)):,}", "thousands separators"),
     "percent": (lambda text: f"{text}%", "a percent sign"),
-    "NA": (lambda _: "NA", "a word for a missing number"),
-    "none": (lambda _: "None", "a word for a missing number"),
+    "NA": (lambda _: "NA", "a word for a missing value"),
+    "none": (lambda _: "None", "a word for a missing value"),
     "minus": (lambda text: text.replace("-", "").join(["\u2212", ""]), "a minus sign other than the hyphen"),
     "infinity": (lambda _: "inf", "infinity or a number beyond 3.4e38"),
     "digits": (lambda text: text.translate({48 + digit: 0x660 + digit for digit in range(10)}), "unusual digits or"),
@@ -120,7 +120,7 @@ def test_the_refusal_is_the_same_at_any_share(tmp_path, name, count):
 def test_several_notations_are_both_named_and_clear_cells_explain_the_others():
     assert read_notation(column(["3,5", "1,234", "NA", "2,25"])) == (
         True,
-        "a decimal comma in 3 of 4 cells, such as 2,25 (write 2.25), and a word for a missing number in 1, "
+        "a decimal comma in 3 of 4 cells, such as 2,25 (write 2.25), and a word for a missing value in 1, "
         "such as NA (leave it empty)",
         "",
     )

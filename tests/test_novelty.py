@@ -9,6 +9,7 @@ from conftest import write_rows
 
 import predict as script
 from harvest.cli import UserError
+from harvest.data import cells
 from harvest.data.cells import MISSING
 from harvest.model.archive import Details
 from harvest.model.novelty import Novelty
@@ -40,8 +41,8 @@ def novelty(missing=(), new_values=0.0, apps=("mail", "web")):
 
 def rows(app=("mail",), id=(5,), idle=(1.0,), count=60):
     """So many rows, the cells of each column in turn."""
-    cells = {"app": np.array(app, object), "id": np.array(id, np.int64), "idle": np.array(idle, float)}
-    return {name: np.resize(column, count)[:, None] for name, column in cells.items()}
+    columns = {"app": np.array(app, object), "id": np.array(id, np.int64), "idle": np.array(idle, float)}
+    return {name: np.resize(column, count)[:, None] for name, column in columns.items()}
 
 
 def notes(counts, *parts):
@@ -66,6 +67,7 @@ UNSEEN = "app: none of the values in 60 rows was seen in training (a, b)"
         ({"app": ["a"], "count": 3}, ["app: none of the values in 3 rows was seen in training (a)"]),
         ({"app": ["a", "b", "mail"], "count": 19}, []),
         ({"id": [6]}, ["id: none of the values in 60 rows was seen in training (6)"]),
+        ({"id": [cells.UNSEEN]}, ["id: none of the values in 60 rows was seen in training (other text)"]),
         ({"id": [MISSING]}, ["id: empty in all 60 rows, but never empty in training"]),
         ({"idle": [np.nan]}, ["idle: empty in all 60 rows, but never empty in training"]),
         ({"idle": [np.nan, np.nan, 1]}, ["idle: empty in 40 of 60 rows, but never empty in training"]),

@@ -83,21 +83,23 @@ def test_what_cannot_be_predicted_is_refused(model, predict, tmp_path):
     for args, words in (
         ([lacking, "--model-dir", folder], "no column keyboard_activity"),
         ([text, "--model-dir", folder], "line 3, column keyboard_activity"),
-        ([path, "--model-dir", tmp_path / "absent"], "not found; train a model first"),
-        ([path, "--model", tmp_path / "bad.keras"], "is not a model"),
-        ([tmp_path / "absent.csv", "--model-dir", folder], "no such file"),
-        ([tmp_path / "absent.csv", "--model-dir", tmp_path / "absent"], "absent.csv: no such file"),
+        ([path, "--model-dir", tmp_path / "absent"], "keras: no such file; check the path, or train a model first\n"),
+        ([path, "--model", tmp_path / "bad.keras"], f"{UNKNOWN} train_model_modern.py; give a .keras file of a run"),
+        ([tmp_path / "absent.csv", "--model-dir", folder], "absent.csv: no such file; check the path\n"),
+        ([tmp_path / "absent.csv", "--model-dir", tmp_path / "absent"], "absent.csv: no such file; check the path\n"),
     ):
         refused(predict(*args), words)
 
 
-@pytest.mark.parametrize("first", ["0,1,2,3", "0.0,1.0,2.0,3.0", '"0","1","2","3"', ",0,1,2,3", "0,1,2,3,4", "0,1"])
-def test_column_numbers_of_pandas_are_no_row(model, predict, tmp_path, first):
+@pytest.mark.parametrize(
+    "first", ["0,1,2,3", "0.0,1.0,2.0,3.0", '"0","1","2","3"', ",0,1,2,3", "0,1,2,3,4", "0,1", "1,2,3,4", ",1,2,3,4"]
+)
+def test_column_numbers_are_no_row(model, predict, tmp_path, first):
     folder, path = model
     rows = [line.rpartition(",")[0] for line in path.read_text().splitlines()[1:]]
     content = "\n".join([first, *rows, ""])
     (tmp_path / "new.csv").write_text(content)
-    words = ("line 1 is ", "the column numbers of pandas; save the table with its column names")
+    words = ("line 1 is ", "column numbers; save the table with its column names")
     refused(predict(tmp_path / "new.csv", "--model-dir", folder), *words)
     refused(predict("-", "--model-dir", folder, stdin=content.encode()), *words)
 
@@ -382,7 +384,7 @@ def test_a_stream_is_answered_while_it_is_open(model):
     assert ask(f"{header}\n1,2\n{rows[3]}\n").startswith(rows[3])
     rest, notes = process.communicate("1,2,3", timeout=60)
     assert rest == "" and process.returncode == 0
-    assert "line 5: the header again" in notes and "line 6: 2 fields" in notes and "line 8: 3 fields" in notes
+    assert "line 5: repeated header" in notes and "line 6: 2 fields" in notes and "line 8: 3 fields" in notes
     watchdog.cancel()
 
 

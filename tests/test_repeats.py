@@ -105,6 +105,30 @@ def test_categories_and_counts_repeat_by_chance(tmp_path):
     assert sum(len(split.test) for split in splits) == 300
 
 
+def percentages(generator):
+    return [[value] for value in generator.integers(0, 101, 400)]
+
+
+def one_temperature_in_two_units(generator):
+    return [[value / 10, round(value * 0.18 + 32, 2)] for value in generator.integers(0, 201, 400)]
+
+
+def constants_of_applications(generator):
+    return [[app * 7_919 % 997, app * 104_729 % 9_973] for app in generator.integers(0, 60, 400)]
+
+
+@pytest.mark.parametrize("rows", [percentages, one_temperature_in_two_units, constants_of_applications])
+def test_few_combinations_of_numbers_are_no_copies(tmp_path, rows):
+    generator = np.random.default_rng(2)
+    lines = [",".join(map(str, [*cells, generator.integers(2)])) for cells in rows(generator)]
+    header = ",".join([*("xy"[: lines[0].count(",")]), "productive"])
+    table = read_table(arguments(write(tmp_path / "a.csv", lines, header=header)))[0]
+    assert not table.repeats.copies.any() and not repeat_warnings(table, by_time=False)
+    assert repeats.share_by_chance(table.repeats) > 0.8
+    copies = read_table(arguments(write_rows(tmp_path / "b.csv", different_rows(60) * 5)))[0]
+    assert copies.repeats.copies.sum() == 240 and repeats.share_by_chance(copies.repeats) < 0.5
+
+
 def test_a_table_without_numbers_has_no_copies(tmp_path):
     lines = [f"app{row % 9},{row // 2 % 2}" for row in range(200)]
     table, splits = read_split(write(tmp_path / "a.csv", lines, header="app,productive"), folds=3)

@@ -86,6 +86,8 @@ def test_it_holds_everything(made_up):
     shown = re.findall(r'id="(?:tn|fp|fn|tp)">([\d,]+)<', content)
     assert shown == [f"{count:,}" for count in (tn, fp, fn, tp)]
     assert ("lowest to highest network" in page.text) == (metrics["settings"]["folds"] > 1)
+    words = "The curves are means; a network that has stopped counts with its last epoch."
+    assert (words in page.text) == (metrics["settings"]["folds"] > 1)
     words = "The curves are those of the network alone"
     assert (words in page.text) == (metrics["settings"]["network_share"] < 1)
 
@@ -175,11 +177,12 @@ def test_counts_of_other_thresholds(made_up):
 def test_the_matrix_has_precision_and_recall_without_the_script(made_up):
     metrics, predictions = made_up
     text = Page(section(render(metrics, predictions), "Mistakes")).text
-    for name in ("precision", "recall"):
+    meanings = {"precision": "predicted 1 that are labeled 1", "recall": "labeled 1 that are predicted 1"}
+    for name, meaning in meanings.items():
         score, ends = metrics["test"][name], metrics["test"][f"{name}_ci95"]
-        assert f"{name.capitalize()} {percent(score)} ({interval(ends)}) : the share" in text
+        assert f"{name.capitalize()} {percent(score)} ({interval(ends)}) : the share of rows {meaning}." in text
     metrics["test"] |= {"confusion": [[5, 0], [6, 0]]}  # nothing is predicted 1
-    assert "Precision none :" in Page(section(render(metrics, predictions), "Mistakes")).text
+    assert "Precision n/a :" in Page(section(render(metrics, predictions), "Mistakes")).text
 
 
 def test_the_histogram_has_the_shares_of_each_class():
@@ -267,7 +270,7 @@ def test_the_verdict_has_its_caveats_and_differences_with_signs():
     metrics["comparison"] = {"logistic_regression": parts}
     content = render(metrics, predictions)
     text = Page(content).text
-    differences = ["minus logistic regression +5.6 points +1.0 to +10.0 p = 0.032 -0.012 -0.500 to +0.500"]
+    differences = ["difference from logistic regression +5.6 points +1.0 to +10.0 p = 0.032 -0.012 -0.500 to +0.500"]
     for words in ["It is of no use.", "no, no, no.", "Warning: mind the gap.", *differences]:
         assert words in text and words not in plain
     assert text.count("x: use --drop x") == 1  # a warning that is a step already is not repeated
@@ -555,7 +558,7 @@ def test_in_a_browser(made_up, tmp_path, width, scheme):
     _, label, probability = predictions_of(predictions)
     predicted = probability >= 0.3
     cells = [int((predicted[label == value] == answer).sum()) for value in (0, 1) for answer in (False, True)]
-    precision = percent(label[predicted].mean()) if predicted.any() else "none"
+    precision = percent(label[predicted].mean()) if predicted.any() else "n/a"
     shares = [precision, f" ({interval(wilson(cells[3], label.sum()))})"]
     assert told["matrix"] == ["0.30", *(f"{count:,}" for count in cells), *shares]
 

@@ -105,9 +105,8 @@ def test_what_is_printed_of_a_split(tmp_path):
     assert described(path, 7) == [f"Split      {words}"]
     (line,) = described(path, 1, early_stopping=False)
     assert line == "Split      44 rows for training, 10 for validation, 10 for testing, at random within each class"
-    line, note = described(path, 3, split="time")
+    (line,) = described(path, 3, split="time")
     assert line.endswith(", by time, in file order because there is no timestamp column, in 3 sliding windows")
-    assert note.endswith("rows close in time are similar; a random split would overestimate the accuracy")
 
 
 def test_rows_close_in_time_are_pointed_out(tmp_path):
@@ -115,6 +114,9 @@ def test_rows_close_in_time_are_pointed_out(tmp_path):
     header = "foreground_app,keyboard_activity,mouse_activity,time_last_request,productive,timestamp"
     path = write(tmp_path / "a.csv", lines, header=header)
     for folds in (1, 10):
-        assert described(path, folds)[1].endswith("--split time tests on the latest rows")
+        (note,) = described(path, folds)[1:]
+        words = "a random split may overestimate the accuracy; --split time tests on the latest rows"
+        assert note == f"           note: rows close in time are similar; {words}"
     assert len(described(path, 1, numeric=["timestamp"])) == 1
-    assert "by time, sorted by timestamp" in described(path, 1, split="time")[0]
+    (line,) = described(path, 1, split="time")  # which is what the note advises
+    assert "by time, sorted by timestamp" in line

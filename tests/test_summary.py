@@ -19,7 +19,8 @@ from harvest.results.evaluation import Baseline, Evaluation
 from harvest.results.metrics import measure
 from harvest.text import interval
 
-START = "           Training started from a logistic regression, so epoch 1 is already good."
+START = "           {} starts from a logistic regression: epoch 1 is about as good as that."
+STOPPED = "           In the lines above, a network that has stopped counts with its last epoch."
 
 
 def evaluation_of(rows=200, rule=(0.5, "as requested")):
@@ -59,11 +60,26 @@ def test_the_table_of_results_fits_80_columns(label):
     assert "not used in training" in summary.result_lines(label, evaluation, 1)[0]
 
 
-def test_scores_that_are_not_defined_are_dashes():
+def test_scores_that_are_not_defined_are_not_given():
     evaluation = evaluation_of()
     evaluation.metrics = measure(np.zeros(200, np.float32), evaluation.y_prob, 0.5)
     (areas,) = (line for line in summary.result_lines("productive", evaluation, 1) if line.startswith("  ROC AUC   "))
-    assert areas.split()[2] == "-"
+    assert areas.split()[2] == "n/a"
+
+
+def test_a_model_that_predicts_no_1_has_no_precision():
+    evaluation = evaluation_of()
+    evaluation.metrics = measure(evaluation.y_true, np.full(200, 0.25), 0.5)
+    (_, fp), (_, tp) = evaluation.metrics["confusion"]
+    (line,) = (line for line in summary.result_lines("x", evaluation, 1) if line.startswith("  precision"))
+    other = evaluation.baselines["logistic_regression"].metrics
+    score, ends = f"{100 * other['precision']:.1f}%", interval(other["precision_ci95"])
+    assert fp == tp == 0 and line.split() == ["precision", "n/a", score, *ends.split()]
+    (line,) = (line for line in summary.result_lines("x", evaluation, 1) if line.startswith("  recall"))
+    assert line.split()[1] == "0.0%"
+    evaluation.metrics = measure(1 - np.arange(200) % 2, np.append(0.75, np.full(199, 0.25)), 0.5)
+    (line,) = (line for line in summary.result_lines("x", evaluation, 1) if line.startswith("  precision"))
+    assert line.split()[1] == "100.0%"  # of a single row
 
 
 @pytest.mark.parametrize(
@@ -81,7 +97,9 @@ def test_scores_that_are_not_defined_are_dashes():
     ],
 )
 def test_how_long_training_took(given, line):
-    assert summary.training_lines(*given) == [line, START]
+    networks = len(given[0])
+    notes = [START.format("Training")] if networks == 1 else [START.format("Each"), STOPPED]
+    assert summary.training_lines(*given) == [line, *notes]
 
 
 def test_calibration_and_confusion_as_tables():
@@ -176,8 +194,8 @@ Report     left out: no room; deleted that of an earlier run
 Export     M/productivity_model.onnx deleted because it was from an earlier run; --export onnx writes a new one
 Checkpoint M/checkpoints/model_07_0.8000.keras, the best of this run's 2
 Logs       tensorboard --logdir M/logs
-Time       7.1 s in total: 3.9 s to load TensorFlow, 1.1 s to build and compile,
-           2.26 s to train (1,235 rows/s)"""
+Time       7.1 s in total, including 3.9 s to load TensorFlow, 1.1 s to build
+           and compile, 2.26 s to train (1,235 rows/s)"""
 
 
 def test_the_files_of_a_run():
@@ -191,6 +209,8 @@ def test_the_files_of_a_run():
     assert summary.file_lines(Path("M"), timing, left_out, stale, True, names) == FILES.split("\n")
     plain = summary.file_lines(Path("M"), timing, {}, [], False, [])
     assert plain[4:6] == ["Card       M/README.md", "Report     M/report.html"] and len(plain) == 8
+    (line,) = (line for line in summary.file_lines(Path("M"), timing, {}, [], False, names[:1]) if "Checkpoint" in line)
+    assert line == "Checkpoint M/checkpoints/model_03_0.7000.keras, the only one of this run"
 
 
 def test_metrics_keep_the_order_of_their_entries():
@@ -248,7 +268,7 @@ def test_a_run_reports_what_it_found(train, tmp_path, capsys):
     folder = train("--split", "time", "--split-seed", "3", "--epochs", "25", "--no-quiet", csv=paths)
     printed, metrics = capsys.readouterr().out, metrics_of(folder)
     assert "210 rows for training, 45 for validation and early stopping, 45 for testing, by time, sorted by" in printed
-    assert printed.count("rows close in time are similar") == 1
+    assert "rows close in time are similar" not in printed  # the rows were split by time, as the note advises
     settings = metrics["settings"]
     assert (settings["time_column"], settings["split_seed"]) == ("timestamp", 3)
     assert settings["reasons"]["time_column"] == "it contains times"

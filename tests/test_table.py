@@ -136,7 +136,7 @@ BAD_LINES = {
     "one class": (with_labels(lambda index: 0), "too few productive rows: 0 of 40, but at least 5 are needed"),
     "four of a class": (with_labels(lambda index: int(index < 4)), "rows: 4 of 40"),
     "empty labels": (with_labels(lambda index: "" if index % 2 else 0), "column productive"),
-    "header only": ([], "no rows after the header; let the harvester write some first"),
+    "header only": ([], "no rows after the header; give a file with labeled rows"),
     "semicolon rows": ([row.replace(",", ";") for row in rows()], "1 field where 5"),
     "spaces for a row": (replaced("   "), "line 7: 1 field "),
     "open quote": (replaced('"1,2,3,4,1'), "line 7: unexpected end of data; close the quotes or remove them"),
@@ -180,7 +180,7 @@ def test_messages_say_what_can_be_done(tmp_path):
 
     path = write(tmp_path / "a.csv", replaced("1,NA,3,4,1"))
     assert refusal(path) == (
-        f"{path}: line 7, column keyboard_activity: a word for a missing number in 1 of 40 cells, such as NA "
+        f"{path}: line 7, column keyboard_activity: a word for a missing value in 1 of 40 cells, such as NA "
         "(leave it empty); fix the rows, drop the column with --drop keyboard_activity or skip the rows with "
         "--skip-bad-rows"
     )
@@ -204,8 +204,8 @@ def test_other_labels_are_named_by_column_where_they_are_no_slips(tmp_path):
         return write(tmp_path / name, [row[:-1] + str(label(index)) for index, row in enumerate(rows(100))])
 
     path = labelled(lambda index: index % 3)
-    assert "column productive contains 3 different values, such as 0, 1, 2, but a label is 0 or 1" in refusal(path)
-    assert "contains 100 different values, such as 0, 1, 2, " in refusal(labelled(lambda index: index))
+    assert "column productive contains 3 values, such as 0, 1, 2, but a label is 0 or 1" in refusal(path)
+    assert "contains 100 values, such as 0, 1, 2, " in refusal(labelled(lambda index: index))
     assert "column productive is empty in all rows, but a label is 0 or 1" in refusal(labelled(lambda index: ""))
     few = refusal(labelled(lambda index: index % 2 if index % 20 else "maybe"))
     assert "lines 2, 22, 42, 62, 82, column productive: the label is missing or not 0 or 1" in few and "--skip" in few
@@ -341,7 +341,7 @@ def test_errors_name_the_file_among_several(tmp_path):
     table = read(good, bad, skip_bad_rows=True)
     assert (len(table.label), table.read, table.skipped) == (40, 41, 1)
     assert table.notes == ["2.csv: line 7: invalid cells, skipped"]
-    assert "is given twice" in refusal(good, good)
+    assert "is listed twice" in refusal(good, good)
     assert f"{bad}: line 1 has no column productive" in refusal(good, write(bad, ["1,2"], header="a,b"))
 
 
@@ -422,6 +422,17 @@ def test_kinds_do_not_depend_on_the_order_of_rows(tmp_path, monkeypatch, seed):
         assert words.integers or words.vocabulary == sorted({word.strip() for word in columns["words"]})
         assert table.columns == tables[0].columns and table.frame.equals(tables[0].frame)
         np.testing.assert_array_equal(table.label, tables[0].label)
+
+
+def test_rows_of_categories_that_are_equal_as_numbers_have_one_order(tmp_path):
+    rows = [f"{text},{index % 3},{index % 2}" for index in range(15) for text in ("12", "012", "12.0", "")]
+    tables = [
+        read(write(tmp_path / "a.csv", order, header="text,levels,productive"), split="random", categorical=["text"])
+        for order in (rows, rows[::-1], sorted(rows))
+    ]
+    assert column_of(tables[0], "text").vocabulary == ["", "012", "12", "12.0"]
+    for table in tables[1:]:
+        assert table.frame.equals(tables[0].frame) and np.array_equal(table.label, tables[0].label)
 
 
 def test_what_is_printed_of_a_table(tmp_path):

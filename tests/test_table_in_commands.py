@@ -12,7 +12,7 @@ import train_model_modern
 
 START = datetime(2026, 1, 31, 22, 30, tzinfo=UTC)
 REFUSED = {
-    "no such file": (None, [], "no such file; give the path of your HARVEST.CSV"),
+    "no such file": (None, [], "no such file; check the path"),
     "a bad line": ([*rows(), "1,many,3,4,1"], [], "line 42, column keyboard_activity: "),
     "a bad line, described": ([*rows(), "1,many,3,4,1"], ["--describe"], "line 42, column keyboard_activity: "),
     "an open quote": ([*rows(), '"1,2,3,4,1'], [], "line 42: unexpected end of data; close the quotes"),
@@ -73,14 +73,18 @@ def test_a_run_says_what_it_found(train, tmp_path, capsys):
     flags = ["--split", "time", "--split-seed", "3", "--epochs", "25", "--folds", "auto", "--no-quiet"]
     folder = train(*flags, csv=paths)
     printed, metrics = capsys.readouterr().out, metrics_of(folder)
-    assert printed.count("rows close in time are similar") == 1 and "by time, sorted by timestamp" in printed
+    assert "rows close in time are similar" not in printed and "by time, sorted by timestamp" in printed
     settings = metrics["settings"]
     assert (settings["time_column"], settings["split_seed"]) == ("timestamp", 3)
     assert settings["reasons"]["time_column"] == "it contains times"
     lost, warning = metrics["warnings"]
     assert lost.startswith("user_id: ids such as 5.0E+17 have lost digits") and f"Warning    {lost[:40]}" in printed
     assert warning.startswith("productive_rate: its name") and printed.count(f"Warning    {warning}\n") == 1
-    suspects_have_the_lowest_probabilities(folder, metrics["suspect_labels"], printed)
+    suspects = metrics["suspect_labels"]
+    suspects_have_the_lowest_probabilities(folder, suspects, printed)
+    (step,) = (step for step in metrics["next_steps"] if step.startswith(f"Check the {len(suspects)} labels "))
+    places = ", ".join(f"{row['file']}:{row['line']}" for row in suspects[:3])
+    assert len(suspects) > 3 and step.endswith(f" a probability below 10%; start with {places}.")
     assert printed.index("rise in test log-loss") < printed.index("Labels worth") < printed.index("\nMetrics ")
 
 

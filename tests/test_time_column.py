@@ -228,6 +228,12 @@ def test_a_timestamp_of_other_numbers_is_refused(tmp_path):
     years = write_times(tmp_path / "b.csv", "timestamp", lambda index: 2_026 + index % 9, range(60))
     assert ": 2026 is not a time between" in refusal(years)
     assert keyboard(read(path, time_column="timestamp"))[:2] == [0, 43]
+    zero = write_times(tmp_path / "c.csv", "timestamp", lambda index: index % 20 and 1.7e9 + index * 7 % 60, range(60))
+    assert ": line 2, column timestamp: 0 is not a time between" in refusal(zero)
+    zero = write_times(
+        tmp_path / "d.csv", "timestamp", lambda index: (index != 9) * (1.7e9 + index * 7 % 60), range(60)
+    )
+    assert ": line 11, column timestamp: 0 is not a time between" in refusal(zero)
     assert keyboard(read(path, numeric=["timestamp"])) == list(range(60))
 
 

@@ -49,6 +49,7 @@ def test_a_difference_in_accuracy_is_tested_by_the_rows_that_one_gets_wrong(gain
 
 BETTER, NONE, WORSE = compared(400, 30, 10), compared(400, 12, 8), compared(400, 10, 30)
 MAJORITY, LINEAR = "always predicting the majority class", "a logistic regression"
+ENCODING = "In scikit-learn, one-hot encode categories, take logarithms of skewed numbers, and scale them."
 TEST = {"accuracy_ci95": [0.8, 0.86], "confusion": [[200, 20], [20, 160]]}
 
 
@@ -110,35 +111,54 @@ def test_differences_are_printed_with_their_signs():
     assert "(no interval: one class is too rare)" in text and "McNemar p < 0.001)." in text
 
 
-def steps(majority, linear, test=TEST, leaks=(), timed=False, suspects=(0, []), generated=False):
-    return next_steps(pair(majority, linear), test, "y", 0.5, leaks, timed, suspects, generated)
+def steps(majority, linear, test=TEST, leaks=(), timed=False, suspects=(0, []), generated=False, may_fold=False):
+    return next_steps(pair(majority, linear), test, "y", 0.5, leaks, timed, suspects, generated, may_fold)
 
 
 def test_what_to_do_next_follows_from_the_results():
     assert steps(BETTER, BETTER) == ["Predict new rows: python predict.py NEW.csv"]
     (only,) = steps(BETTER, NONE)
-    assert only.startswith("If you prefer a simpler model, use scikit-learn's LogisticRegression")
+    simpler = "a logistic regression on the same encoded columns is not measurably worse"
+    assert only == f"If you prefer a simpler model: {simpler}. {ENCODING}"
     (only,) = steps(BETTER, WORSE)
-    assert only.startswith("Use scikit-learn's LogisticRegression")
+    assert only == f"Use a logistic regression on the same encoded columns: it is better. {ENCODING}"
     (only,) = steps(BETTER, BETTER, timed=True)
     assert only.startswith("Train again with --split time")
     assert steps(BETTER, BETTER, leaks=["a: b", "c: d", "e: f"]) == ["a: b.", "c: d."]
     places = ["line 7", "line 9", "line 8"]
     (only,) = steps(BETTER, BETTER, suspects=(20, places))
-    assert only.startswith("Check the 20 most surprising labels,")
-    assert only.endswith("; start with line 7, line 9, line 8.")
+    surprising = "to which the model gives a probability below 10%"
+    assert only == f"Check the 20 labels {surprising}; start with line 7, line 9, line 8."
     (only,) = steps(BETTER, BETTER, suspects=(1, places[:1]))
-    assert only.startswith("Check the label of one row") and only.endswith(": line 7.")
+    assert only == f"Check the label {surprising}: line 7."
     assert len(steps(NONE, WORSE, leaks=["a", "b"], timed=True, suspects=(20, places))) == 4
 
 
 def test_rows_to_label_are_those_of_the_rare_class():
     rare = TEST | {"confusion": [[390, 3], [3, 4]]}
-    assert steps(BETTER, BETTER, rare) == ["Label more rows with y = 1: the test has only 7 among 400 rows."]
-    (only,) = steps(NONE, BETTER, suspects=(3, ["line 7"]))  # of a model without skill, surprises say nothing
-    assert only == "Label more rows: four times as many narrow the interval of the accuracy to about 3 points."
-    (only,) = steps(BETTER, BETTER, TEST | {"accuracy_ci95": [0.6, 0.9]})
-    assert only.endswith("to about 15 points.")
+    more = "Label more rows, chosen at random"
+    assert steps(BETTER, BETTER, rare) == [f"{more}: the test has only 7 rows with y = 1 among 400 rows."]
+    wide = f"{more}: with four times as many, the interval of the accuracy would narrow to about"
+    found = steps(NONE, BETTER, suspects=(3, ["line 7"]))  # of a model without skill, surprises say nothing
+    assert found == ["Add columns that are related to y.", f"{wide} 3 points."]
+    assert steps(BETTER, BETTER, TEST | {"accuracy_ci95": [0.6, 0.9]}) == [f"{wide} 15 points."]
+
+
+@pytest.mark.parametrize("majority", [NONE, WORSE])
+def test_a_model_without_skill_needs_other_columns_first(majority):
+    columns, rows = steps(majority, BETTER)
+    assert columns == "Add columns that are related to y." and rows.startswith("Label more rows, chosen at random: ")
+    assert steps(majority, BETTER, leaks=["a"], timed=True)[2:] == [columns, rows]
+    assert columns not in steps(BETTER, BETTER, TEST | {"accuracy_ci95": [0.6, 0.9]})
+
+
+def test_a_single_network_with_a_wide_interval_should_be_cross_validated():
+    fold, wide = "Train again without --folds 1: cross-validation tests every row.", {"accuracy_ci95": [0.6, 0.9]}
+    first, rows = steps(BETTER, BETTER, TEST | wide, may_fold=True)
+    assert first == fold and rows.startswith("Label more rows, chosen at random: ")
+    assert steps(BETTER, BETTER, TEST | wide) == [rows]
+    assert steps(NONE, BETTER, may_fold=True) == ["Add columns that are related to y.", fold, *steps(NONE, BETTER)[1:]]
+    assert fold not in steps(BETTER, BETTER, may_fold=True)  # every row is tested, but no step is needed
 
 
 def test_nothing_can_be_labeled_in_generated_rows():

@@ -28,6 +28,7 @@ from harvest.data.times import (
     TIMESTAMP,
     UNIT_WORDS,
     are_times,
+    number_times,
 )
 from harvest.text import name_words, split_words
 
@@ -38,6 +39,11 @@ AMOUNT_WORDS |= {"total", "sum", "amount", "price", "cost", "revenue", "income",
 AMOUNT_WORDS |= {"duration", "elapsed", "uptime", "latency", "delay", "length", "distance", "volume", "weight"}
 AMOUNT_WORDS |= {"population", "capacity", "counter", "ticks", "cycles", "offset", "monotonic"}
 QUANTITY_WORDS = {*AMOUNT_WORDS, *UNIT_WORDS}
+# In names with app or domain, but without id or hash: time_in_app, app_clicks, open_apps.
+APP_WORDS = {"time", "min", "mins", "minute", "minutes", "hour", "hours", "day", "days", "usage", "uses", "visits"}
+APP_WORDS |= {"keystrokes", "keys", "clicks", "switches", "launches", "opens", "events", "area", "num", "n", "percent"}
+OPEN_WORDS = {"open", "opened", "running", "active", "installed", "used", "visited"}  # before apps or domains: a count
+SHORTEST_ID_SPAN = 2 * 365.25 * 86_400  # seconds; numbers of apps that are hashes are farther apart than times
 INDEX_WORDS = {"", "unnamed", "index", "idx", "row", "rows", "rowid", "rowname", "rownames", "name", "names", "rownum"}
 INDEX_WORDS |= {"number", "num", "nr", "no", "level", "line", "record", "obs", "seq", "sequence", "serial", "id", "ids"}
 INDEX_WORDS |= {"rowno", "recno", "seqno", "serialno"}
@@ -47,6 +53,7 @@ PANDAS_INDEX = re.compile(r"unnamed[\W_]*[\d.]*|index|level_\d+", re.IGNORECASE)
 ROW_NAMES = re.compile(r"X(?:\.\d+)?|[.\d]*|(?i:row[._]?names)")  # of R, which are never repeated
 COUNTING_WORDS = {"no", "nr", "number", "pk", "key", "index", "row", "zeile", "nummer"}  # the last one of a name
 MOST_DRAWS = 10  # of a row, on average, in a table that was resampled; an index with fewer values is a category
+MOST_TIES = 5  # rows at one time, on average, in a column of rising times
 PIECE_ROWS = 50  # the minimum average number of rows per table in a file of concatenated tables with their indices
 DIGITS = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)  # an id of any length, also with leading zeros
 LOST_DIGITS = re.compile(  # a long id, saved by a spreadsheet
@@ -88,7 +95,20 @@ def parse_cells(cells: pd.Series, parse: Callable[[str], float]) -> np.ndarray:
 
 def is_id_name(name: str) -> bool:
     words = name_words(name)
+    if not words & {"id", "ids", "hash"}:
+        is_count = words & {"apps", "domains"} and words & OPEN_WORDS
+        if words & APP_WORDS or is_count:
+            return False
     return bool(words & CATEGORY_WORDS) and not words - {"phone"} & (QUANTITY_WORDS | STAMP_WORDS)
+
+
+def are_times_of_apps(name: str, known: np.ndarray) -> bool:
+    """Whether numbers [N] in a column named like an app or id are times at which something began or ended."""
+    words = name_words(name)
+    if words & {"id", "ids", "hash"} and not words & TIME_WORDS:
+        return False
+    seconds = number_times(known)
+    return seconds is not None and len(np.unique(known)) >= 5 and np.ptp(seconds) <= SHORTEST_ID_SPAN
 
 
 def may_lose_digits(name: str) -> bool:
@@ -129,12 +149,19 @@ def infer_kind(name: str, cells: pd.Series, files: list[int], args: argparse.Nam
     if not filled:
         return "dropped", "empty"
     is_id = is_id_name(name) and all(DIGITS.fullmatch(text) or LOST_DIGITS.fullmatch(text) for text in texts)
+    if is_id and name not in V0_COLUMNS and are_times_of_apps(name, known):
+        return "dropped", TIMESTAMP
     if not is_id:
         if len(known) == filled or (len(known) >= 0.5 * filled and not is_id_name(name)):
             words = name_words(name)
             if name not in V0_COLUMNS and are_times(known, words, bool(words & AMOUNT_WORDS)):
                 return "dropped", TIMESTAMP
-            if name not in V0_COLUMNS and words & MOMENT_WORDS and words <= AXIS_WORDS and rises(values, files):
+            if (
+                name not in V0_COLUMNS
+                and words & MOMENT_WORDS
+                and words <= AXIS_WORDS
+                and rises(values, files, ties=True)
+            ):
                 return "dropped", RISING
             if name not in V0_COLUMNS and is_row_number(name, values, files):
                 return "dropped", "a row number"
@@ -164,7 +191,8 @@ def is_row_number(name: str, values: np.ndarray, files: list[int]) -> bool:
     is_distinct = len(np.unique(known)) == len(known)
     if (dense and is_distinct) or (is_index and rises(values, files)):
         return True
-    steps = list(map(np.diff, parts_with_numbers(values, files)))
+    with np.errstate(invalid="ignore"):  # of infinity, where a cell is not a number
+        steps = list(map(np.diff, parts_with_numbers(values, files)))
     steady = any(all(np.all(sign * part > 0) for part in steps) for sign in (1, -1))
     return bool(counts) and is_distinct and len(known) > 20 and known.min() >= 0 and steady
 
@@ -180,13 +208,16 @@ def is_unordered_index(name: str, known: np.ndarray) -> bool:
     return distinct == len(known) > 20 and known.max() < 5 * len(known)  # otherwise X may be a coordinate
 
 
-def rises(values: np.ndarray, files: list[int]) -> bool:
-    """Whether numbers [N] rise from row to row in each file that has any.
+def rises(values: np.ndarray, files: list[int], ties: bool = False) -> bool:
+    """Whether numbers [N] rise from row to row in each file that has any; with ties, some may equal the one before.
 
     They may restart with each table (unless it is small) in a file that was concatenated from several tables.
     """
     parts = parts_with_numbers(values, files)
-    falls = (np.count_nonzero(~(part[1:] > part[:-1])) for part in parts)
+    if ties and any(MOST_TIES * len(np.unique(part)) < len(part) for part in parts):
+        return False
+    compare = np.greater_equal if ties else np.greater
+    falls = (np.count_nonzero(~compare(part[1:], part[:-1])) for part in parts)
     return all(count <= len(part) // PIECE_ROWS for count, part in zip(falls, parts, strict=True))
 
 

@@ -79,7 +79,7 @@ def find_files(paths: list[str]) -> list[str]:
         identity = (status.st_dev, status.st_ino) if status and status.st_ino else os.path.abspath(path)
         if identity in seen:
             also = "" if seen[identity] == path else f", also as {seen[identity]}"
-            raise UserError(f"{path}: is given twice{also}; give it once")
+            raise UserError(f"{path}: is listed twice{also}; list it once")
         seen[identity] = path
     refuse_equal(files)
     return files
@@ -104,11 +104,11 @@ def refuse_equal(paths: list[str]) -> None:
 
 def check_file(path: str, unlabelled: bool = False) -> str:
     """The first line of a CSV file, without the byte-order mark. Raises UserError if it cannot be read as CSV."""
-    or_sample = "" if unlabelled else ", or use --sample to try without data"
+    or_sample = "" if unlabelled else ", or try train_model_modern.py --sample, which needs no file"
     if os.path.isdir(path):
         raise UserError(f"{path}: is a directory; give a file")
     if not os.path.exists(path):
-        raise UserError(f"{path}: no such file; give the path of your HARVEST.CSV{or_sample}")
+        raise UserError(f"{path}: no such file; check the path{or_sample}")
     if not os.path.isfile(path):
         raise UserError(f"{path}: is not a regular file; save its contents to a file first")
     try:
@@ -122,7 +122,7 @@ def check_file(path: str, unlabelled: bool = False) -> str:
         "line 1 starts as UTF-16 text; save the file as UTF-8": start.startswith((b"\xff\xfe", b"\xfe\xff")),
         "is compressed; unpack it first": start.startswith((b"\x1f\x8b", b"PK\x03\x04")),
         "line 1 contains a NUL byte: the file is not UTF-8 text; save the table as UTF-8 CSV": b"\0" in start,
-        "the file is empty; let the harvester write some rows first": not start,
+        "the file is empty; give a file with a header and rows": not start,
         "line 1 is not UTF-8 text; save the file as UTF-8": ESCAPED.search(first),
         "line 1 is empty; it must contain the column names": not first.strip(),
         "line 1 ends with a bare carriage return; save the file with line feeds": "\r" in first,
@@ -254,9 +254,9 @@ def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple
     start = int(math.isnan(numbers[0]))  # the index of a saved data frame has no name
     if not any(cells):
         raise UserError(f"{path}: line 1 has no column names; add a header line")
-    if len(cells) >= 2 and numbers[start:] == list(range(len(cells) - start)):
+    if len(cells) >= 2 and numbers[start:] in [list(range(first, first + len(cells) - start)) for first in (0, 1)]:
         shown = ",".join(cells[:5]) + ",..." * (len(cells) > 5)
-        fault = f"line 1 is {shown}, the column numbers of pandas; save the table with its column names"
+        fault = f"line 1 is {shown}, column numbers; save the table with its column names"
         raise UserError(f"{path}: {fault}")
     if not any(map(math.isinf, numbers)):
         if not len(V0_COLUMNS) - unlabelled <= len(cells) <= len(V0_COLUMNS):
@@ -337,7 +337,7 @@ def read_chunks(
     """Iterate over data frames of columns with these types. Raises UserError if the file is not text or has changed."""
     rows = len(file.line_numbers)
     given = open_bytes(file.path, file.byte_range) if file.byte_range else file.path
-    why = "changed while it was read; try again when only the harvester writes to it"
+    why = "changed while it was read; try again when no program rewrites it"
     changed = UserError(f"{file.path}: {why}")
     try:
         for chunk in pd.read_csv(

@@ -6,7 +6,7 @@ import numpy as np
 
 from harvest.data.cells import MISSING
 from harvest.data.table import Table, short_names
-from harvest.text import percent, titled_list
+from harvest.text import percent, six_digits, titled_list
 
 
 def describe(args: argparse.Namespace, table: Table) -> list[str]:
@@ -32,7 +32,7 @@ def describe_columns(table: Table) -> list[str]:
         values = column.reason
         if column.kind == "number":
             ends = np.nanpercentile(table.numbers(column.name), [0, 100, 50])
-            values = "{:.6g} to {:.6g}, median {:.6g}".format(*ends)
+            values = "{} to {}, median {}".format(*map(six_digits, ends))
         elif column.kind == "category":
             counts = np.bincount(table.codes(column.name))
             most = column.vocabulary[np.argmax(counts)]

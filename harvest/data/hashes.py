@@ -56,6 +56,19 @@ def hash_column(name: str, cells: pd.Series) -> np.ndarray:
     return bits
 
 
-def order_rows(content: np.ndarray, times: np.ndarray | None) -> np.ndarray:
+def hash_spelling(cells: pd.Series, hashes: np.ndarray) -> np.ndarray | int:
+    """A hash of each text of a column [N] if different ones have the same hash in hash_column() (12 and 012), or 0."""
+    if cells.dtype == np.float64:
+        return 0
+    codes, texts = cells.cat.codes.to_numpy(), cells.cat.categories.to_numpy(object)
+    of_text = np.zeros(len(texts) + 1, np.uint64)
+    of_text[codes] = hashes  # -1, an empty cell, is the last
+    if len(np.unique(of_text[:-1])) == len(texts):
+        return 0
+    return np.append(pd.util.hash_array(texts, categorize=False), np.uint64(0))[codes]
+
+
+def order_rows(content: np.ndarray, spelling: np.ndarray, times: np.ndarray | None) -> np.ndarray:
     """The order of rows [N] by time, if given, then by their hashes, independent of their order in the files."""
-    return np.argsort(content) if times is None else np.lexsort([content, times])
+    keys = ([spelling] if spelling.any() else []) + [content] + ([] if times is None else [times])
+    return np.argsort(content) if len(keys) == 1 else np.lexsort(keys)

@@ -41,7 +41,7 @@ class Notation(NamedTuple):
 
 # The notation of a cell is the first one with a pattern that matches.
 NOTATIONS = {
-    "missing": Notation("(?!)", "a word for a missing number", "leave it empty"),
+    "missing": Notation("(?!)", "a word for a missing value", "leave it empty"),
     "comma": Notation(
         rf"{SIGN}[1-9]\d{{0,2}}(?P<decimals>,\d{{3}})",
         "a comma, for thousands or decimals",

@@ -9,6 +9,10 @@ import numpy as np
 FEW_VALUES = 30  # a number with at most this many different values repeats by chance, as an hour of the day does
 UNLIKELY = 0.5  # expected number of rows that match one by chance; above it, repeated rows are no evidence of copies
 MANY_TIMES = 10  # repeated rows are copies if there are so many times more than expected by chance
+# Repeated rows are states that recur, not copies, if there are so many of each and more than this share of them have
+# both labels, which copies have in common.
+STATE_ROWS, STATE_CONFLICTS = 4, 0.25
+FEWEST_COMPARED, COMPARED = 20, 1_000  # rows; fewer may agree by chance
 FEWEST_GROUPS = 3  # of a class: one each for training, validation and test
 
 
@@ -29,30 +33,64 @@ def find_repeats(hashes: np.ndarray, label: np.ndarray, numbers: list[np.ndarray
     groups = first[inverse].astype(np.int32)
     earlier = np.ones(len(groups), bool)
     earlier[np.unique(2 * groups.astype(np.int64) + (label > 0.5), return_index=True)[1]] = False
-    expected = expected_repeats([values[first] for values in numbers]) if numbers else np.ones(len(first))
+    distinct = independent_columns([values[first] for values in numbers])
+    expected = expected_repeats(distinct) if distinct else np.ones(len(first))
     unlikely = (expected < UNLIKELY)[inverse]
     copies = earlier & unlikely
     conflicts = ~earlier & unlikely & (groups != np.arange(len(groups)))
+    sizes, ones = np.bincount(inverse), np.bincount(inverse, label)
+    repeated, mixed = sizes > 1, (ones > 0) & (ones < sizes)
+    if sizes[repeated].mean() >= STATE_ROWS and mixed[repeated].mean() > STATE_CONFLICTS:
+        copies = conflicts = np.zeros(len(groups), bool)
     most = MANY_TIMES * expected[expected < UNLIKELY].sum()
     return Repeats(groups, copies & (copies.sum() > most), conflicts & (conflicts.sum() > most))
+
+
+def independent_columns(numbers: list[np.ndarray]) -> list[np.ndarray]:
+    """The columns [G] without those that rise or fall with a finer one, such as the same temperature in two units."""
+    kept: list[np.ndarray] = []
+    for cells in sorted(numbers, key=lambda cells: -len(np.unique(cells[:COMPARED]))):
+        if len(cells) < FEWEST_COMPARED or not any(is_monotonic(cells[:COMPARED], one[:COMPARED]) for one in kept):
+            kept.append(cells)
+    return kept
+
+
+def is_monotonic(cells: np.ndarray, other: np.ndarray) -> bool:
+    """Whether numbers [G] never fall, or never rise, while the others rise; rows with a missing cell do not count."""
+    both = ~np.isnan(cells) & ~np.isnan(other)
+    cells, other = cells[both], other[both]
+    return len(cells) >= FEWEST_COMPARED and any(
+        np.all(np.diff(signed[np.lexsort([signed, other])]) >= 0) for signed in (cells, -cells)
+    )
 
 
 def expected_repeats(numbers: list[np.ndarray]) -> np.ndarray:
     """The expected number of chance matches of each of G different rows, from their numbers [G]: float [G].
 
     Computed from the three rarest numbers of each row, as if columns were independent. Zeros, missing cells and columns
-    with few values do not count, because an idle computer writes the same row for hours.
+    with few values do not count, because an idle computer writes the same row for hours. Values that are multiples of a
+    step, such as percentages, match at least as often as if all multiples in their range were equally frequent.
     """
     rows = len(numbers[0])
     shares = [np.ones(rows)] * 3  # of the other rows that have the same value, for each number
     pairs = max(1.0, rows * (rows - 1) / 2)
     for cells in numbers:
-        _, value, counts = np.unique(cells, return_inverse=True, return_counts=True)
+        values, value, counts = np.unique(cells, return_inverse=True, return_counts=True)
         if len(counts) > FEW_VALUES:
             usual = (1 + (counts * (counts - 1) / 2).sum()) / pairs
+            known = values[~np.isnan(values)]
+            with np.errstate(over="ignore"):  # of a tiny step
+                usual = max(usual, 1 / (1 + np.ptp(known) / np.diff(known).min()))
             share = np.maximum((counts[value] - 1) / max(1, rows - 1), usual)
             shares.append(np.where(np.isnan(cells) | (cells == 0), 1, share))
     return np.partition(np.stack(shares), 2, axis=0)[:3].prod(axis=0) * rows
+
+
+def share_by_chance(repeats: Repeats | None) -> float:
+    """The share of rows that match another row in all feature columns by chance, because there are few combinations."""
+    if repeats is None:
+        return 0.0
+    return float(np.mean((np.bincount(repeats.groups)[repeats.groups] > 1) & ~repeats.copies))
 
 
 def strata(label: np.ndarray, repeats: Repeats | None) -> list[np.ndarray]:

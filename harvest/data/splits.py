@@ -128,13 +128,13 @@ def describe_split(args: argparse.Namespace, table: Table, splits: list[Split], 
     whose = "each network has " if len(splits) > 1 else ""
     counts = f"{whose}{train} rows for training, {val} {use}, {test} for testing"
     way = "at random within each class"
-    note = "a random split may overestimate the accuracy; --split time tests on the latest rows"
     if args.split == "time":
         order = f"sorted by {time_column.value}" if time_column.value else f"in file order because {time_column.reason}"
         windows = f", in {len(splits)} sliding windows" if len(splits) > 1 else ""
-        way, note = f"by time, {order}{windows}", "a random split would overestimate the accuracy"
+        way = f"by time, {order}{windows}"
     lines = [f"Split      {counts}, {way}"]
-    if args.split == "time" or any(column.reason in (TIMESTAMP, RISING) for column in table.columns):
+    if args.split != "time" and any(column.reason in (TIMESTAMP, RISING) for column in table.columns):
+        note = "a random split may overestimate the accuracy; --split time tests on the latest rows"
         lines.append(f"           note: rows close in time are similar; {note}")
     if DAYS in time_column.reason:
         lines.append("           note: the times are whole days: training and test rows may be from the same day")

@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import tempfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
@@ -27,7 +28,7 @@ from harvest.data.csv_file import (
     read_once,
     without_torn,
 )
-from harvest.data.hashes import hash_column, order_rows
+from harvest.data.hashes import hash_column, hash_spelling, order_rows
 from harvest.data.notation import MISSING_WORDS, find_notations
 from harvest.data.repeats import Repeats, find_repeats
 from harvest.data.sample import write_sample
@@ -103,10 +104,8 @@ def read_table(args: argparse.Namespace, group: Any = None) -> tuple[Table, Deci
     label_cells = cells.pop(args.label)
     label, other_labels = read_label(args, files, label_cells)
     columns = infer_columns(cells, fixed, [len(file.line_numbers) for file in files], args)
-    features, others = hash_columns(columns, cells)
-    content = (
-        features + others + hash_column(args.label, label_cells)
-    )  # of all columns, so that no flag changes the split
+    features, others, spelling = hash_columns(columns, cells)
+    content = features + others + hash_column(args.label, label_cells)  # no flag for columns changes the split
     time_column, times = find_time_column(columns, cells, files, args)
     faults, bad = find_faults(args, columns, cells, label, other_labels, time_column, times)
     skip, is_advised = judge_skipping(args, label, bad)
@@ -126,22 +125,26 @@ def read_table(args: argparse.Namespace, group: Any = None) -> tuple[Table, Deci
     table = Table(frame, columns, label, of_file, lines, names, notes, read, skipped, features[keep])
     check_rows(args, table)
     if times is not None or args.split != "time":
-        order = order_rows(content[keep], None if times is None else times[keep])
+        order = order_rows(content[keep], spelling[keep], None if times is None else times[keep])
         table.frame, table.hashes = frame.take(order).reset_index(drop=True), table.hashes[order]
         table.label, table.files, table.line_numbers = label[order], of_file[order], lines[order]
     table.find_repeats()
     return table, time_column
 
 
-def hash_columns(columns: list[Column], cells: Columns) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of each row's cells in the used columns, and in the dropped ones: [N] uint64 each."""
+def hash_columns(columns: list[Column], cells: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hashes of each row: of its cells in the used columns, in the dropped ones, and of spellings: [N] uint64 each.
+
+    Spellings are those of numbers that are text in a category, where 12 is not 012.
+    """
     rows = max(map(len, cells.values()), default=0)
-    used, unused = np.zeros((2, rows), np.uint64)
+    used, unused, spelling = np.zeros((3, rows), np.uint64)
     for column in columns:
         if column.name in cells:
-            part = unused if column.kind == "dropped" else used
-            part += hash_column(column.name, cells[column.name])
-    return used, unused
+            hashes, part = hash_column(column.name, cells[column.name]), unused if column.kind == "dropped" else used
+            part += hashes
+            spelling += np.uint64(zlib.crc32(column.name.encode())) * hash_spelling(cells[column.name], hashes)
+    return used, unused, spelling
 
 
 def read_label(args: argparse.Namespace, files: list[CsvFile], cells: pd.Series) -> tuple[np.ndarray, dict[str, int]]:
@@ -172,7 +175,7 @@ def read_label(args: argparse.Namespace, files: list[CsvFile], cells: pd.Series)
         cure = f"write {1 - max(one_class)} in the others, or choose another column with --label"
     elif len(found) > 2:
         cure = "keep rows of two classes, 1 and 0, or choose another column with --label"
-        what = f"contains {len(found):,} different values, such as {', '.join(shown)}"
+        what = f"contains {len(found):,} values, such as {', '.join(shown)}"
     wrong = is_other if is_other.any() else meanings < 0
     place = np.argmax(np.append(wrong, not is_other.any())[codes])  # -1, an empty cell, is the last
     path = files[np.searchsorted(np.cumsum([len(file.line_numbers) for file in files]), place, "right")].path
@@ -312,7 +315,7 @@ def check_columns(files: list[CsvFile], args: argparse.Namespace) -> list[str]:
             named = f"choose the label with --label (columns: {shown})"
             raise UserError(f"{file.path}: line 1 has no column {args.label}; {named}")
         if not len(file.line_numbers):
-            raise UserError(f"{file.path}: no rows after the header; let the harvester write some first")
+            raise UserError(f"{file.path}: no rows after the header; give a file with labeled rows")
         if absent := [name for name in names if name not in present]:
             others = " and others" if len(absent) > 5 else ""
             file.notes.append(f"has no {', '.join(absent[:5])}{others}: these cells are missing in its rows")

@@ -19,6 +19,7 @@ from harvest.data.times import (
     RISING,
     TIME_NAMES,
     TIMESTAMP,
+    is_time,
     read_times,
     show_readings,
 )
@@ -96,7 +97,7 @@ def find_candidates(columns: list[Column], cells: Columns) -> list[Candidate]:
         chosen += dated or ([] if chosen else named)
     if not chosen:
         rising = [column for column in columns if column.reason == RISING]
-        chosen = [column for column in rising if np.all(np.diff(read_times(cells[column.name])) > 0)]
+        chosen = [column for column in rising if np.all(np.diff(read_times(cells[column.name])) >= 0)]
     found = [
         Candidate(column.name, column.kind == "category", cells[column.name], read_times(cells[column.name]))
         for column in chosen
@@ -170,6 +171,8 @@ def refuse_numbers(columns: list[Column], cells: Columns, files: list[CsvFile]) 
         if not is_unread_time(name, known, parts):
             continue
         row = int(np.argmax(cells[name].notna()))
+        if cells[name].dtype == np.float64 and not is_time(known.to_numpy()).all():
+            row = int(np.argmax(cells[name].notna() & ~is_time(cells[name].to_numpy())))
         fault = f"{cell_text(cells[name].iloc[row])} is not a time between 1990 and 2100"
         if within(known, SERIALS) and name_words(name) & MOMENT_WORDS:
             day = pd.Timestamp("1899-12-30") + pd.Timedelta(days=known.iloc[0])

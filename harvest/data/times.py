@@ -91,6 +91,11 @@ def number_times(known: np.ndarray) -> np.ndarray | None:
     return None if np.isnan(seconds).any() else seconds
 
 
+def is_time(values: np.ndarray) -> np.ndarray:
+    """Whether each number [N] is a time from 1990 to 2100 in one of the units."""
+    return np.any([(values >= EARLIEST * unit) & (values <= LATEST * unit) for unit in UNITS], axis=0)
+
+
 def seconds_of(moments: pd.Series) -> np.ndarray:
     """Moments, with a zone or in UTC, as seconds since 1970."""
     return ((moments - pd.Timestamp(0, tz=moments.dt.tz)) / pd.Timedelta(seconds=1)).to_numpy()

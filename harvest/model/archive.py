@@ -151,7 +151,7 @@ def open_model(path: Path) -> Details:
 def read_details(path: Path) -> Details:
     """The details in a model file. Raises UserError if another program wrote the file, or if it could do harm."""
     if not path.is_file():
-        raise UserError(f"{path}: not found; train a model first, or give a file with --model")
+        raise UserError(f"{path}: no such file; check the path, or train a model first")
     try:
         with zipfile.ZipFile(path) as archive:
             check_entries(path, archive.infolist())
@@ -174,4 +174,4 @@ def check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
 
 
 def foreign_model(path: Path) -> UserError:
-    return UserError(f"{path}: is not a model written by train_model_modern.py; train the model again")
+    return UserError(f"{path}: is not a model written by train_model_modern.py; give a .keras file of a run")

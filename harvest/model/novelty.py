@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from harvest.data.cells import MISSING, is_missing
+from harvest.data.cells import MISSING, UNSEEN, is_missing
 from harvest.data.encoding import MAXIMUM_CATEGORIES
 from harvest.model.archive import Details
 from harvest.model.input_rows import note
@@ -61,7 +61,8 @@ class Novelty:
                 self.empty[name] += count
             elif value not in known:
                 self.unseen[name] += count
-                if len(self.examples[name]) <= SHOWN and (text := str(value)[:LONGEST]) not in self.examples[name]:
+                text = "other text" if value == UNSEEN else str(value)[:LONGEST]
+                if len(self.examples[name]) <= SHOWN and text not in self.examples[name]:
                     self.examples[name].append(text)
 
     def notes(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from harvest.cli import UserError, print_error
 from harvest.run_directory import METRICS_FILE, read_checkpoints
 from harvest.text import HARD_SPACE, interval, name_files, percent, wrap
 
-TITLES = ["directory", "date", "network", "folds", "log-loss", "95%", "ROC AUC", "accuracy"]
+TITLES = ["directory", "date", "network", "folds", "log-loss", "95% interval", "ROC AUC", "accuracy"]
 
 
 class Run(NamedTuple):
@@ -29,7 +29,7 @@ def compare_runs(folders: list[str]) -> list[str]:
     """
     runs = []
     here = [path for depth in ("*", "*/*") for path in Path().glob(f"{depth}/{METRICS_FILE}")]
-    paths = [Path(folder, METRICS_FILE) for folder in folders] or here
+    paths = [Path(folder, METRICS_FILE) for folder in dict.fromkeys(folders)] or here
     for path in paths:
         try:
             runs.append(read_run(path))
@@ -38,7 +38,7 @@ def compare_runs(folders: list[str]) -> list[str]:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             print_error(f"note: skipped {path}, which is damaged")
     if not runs:
-        raise UserError("--compare: no completed run was found; name the directories that runs were written to")
+        raise UserError("--compare: no completed run was found; give directories of completed runs")
     ranked: dict[tuple[str, ...], list[Run]] = {}
     for run in sorted(runs):
         ranked.setdefault((run.data, *run.rows), []).append(run)
@@ -57,9 +57,12 @@ def compare_runs(folders: list[str]) -> list[str]:
 def checkpoint_lines(folder: Path) -> list[str]:
     """The runs that the checkpoints of a directory come from, according to its manifest."""
     listed = (read_checkpoints(folder) or {}).values()
-    counts = Counter(f"{entry.get('run')} ({entry.get('data')}, {entry.get('rows')} rows)" for entry in listed)
-    parts = [f"{count} from {origin}".replace(" ", HARD_SPACE) for origin, count in counts.items()]
-    return wrap(f"{', '.join(parts)}", f"{folder}: ", "  ") if parts else []
+    counts = Counter((entry.get("run"), entry.get("data"), entry.get("rows")) for entry in listed)
+    parts = []
+    for (run, data, rows), count in counts.items():
+        size = f", {rows:,} rows" if isinstance(rows, int) and "generated rows" not in str(data) else ""
+        parts.append(f"{count} from {run} ({data}{size})".replace(" ", HARD_SPACE))
+    return wrap(", ".join(parts), f"{folder}: ", "  ") if parts else []
 
 
 def read_run(path: Path) -> Run:

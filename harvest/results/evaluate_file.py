@@ -37,7 +37,7 @@ def evaluate_rows(
     text, unseen = split_seen(known, exact, rounded, strange)
     if unseen is not None and (count := np.count_nonzero(unseen)) < FEWEST_ROWS:
         few = f"the {count} others are too few" if count else "there are no others"
-        text += f", and {few} to test on: see metrics.json for the result of the run's own test"
+        text += f", and {few} to test on: see metrics.json for the out-of-sample test"
     elif unseen is not None:
         tests[f"{count:,} rows not used in training"] = measure(y_true[unseen], y_prob[unseen], threshold)
     lines = [f"note: {text}", "".join(f"{title:<40}" for title in tests)]

@@ -18,6 +18,7 @@ from harvest.data.encoding import (
     raw_inputs,
     row_pieces,
 )
+from harvest.data.repeats import share_by_chance
 from harvest.data.splits import Split
 from harvest.data.table import Table
 from harvest.data.times import RISING, TIMESTAMP
@@ -29,7 +30,7 @@ from harvest.results.metrics import (
     sigmoid,
     threshold_rule,
 )
-from harvest.results.verdict import compare, comparison_lines, gains, judge, next_steps, rank
+from harvest.results.verdict import FEW_COMBINATIONS, compare, comparison_lines, gains, judge, next_steps, rank
 from harvest.text import percent, wrap
 
 IMPORTANCE_ROWS = 5_000
@@ -68,17 +69,20 @@ def explain(
     by_time: bool = False,
     repeated: Sequence[str] = (),
     leaks: Sequence[str] = (),
+    may_fold: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
     """The entries for metrics.json and the lines to print.
 
     generated: the rows are not from a file. repeated: warnings about rows. leaks: warnings about columns.
+    may_fold: without --folds 1, every row would be tested.
     """
     y_true, y_prob, threshold = evaluation.y_true, evaluation.y_prob, evaluation.threshold.value
     baselines = {name: (baseline.y_prob, 0.5) for name, baseline in evaluation.baselines.items()}
     model = (y_prob, evaluation.tested_at)
     comparison = {name: compare(y_true, model, given) for name, given in baselines.items()}
     timed = not by_time and any(column.reason in (TIMESTAMP, RISING) for column in table.columns)
-    caveats = [LEAKING] * bool(leaks) + [TIMED] * timed + [f"{text[:1].upper()}{text[1:]}." for text in repeated]
+    caveats = [FEW_COMBINATIONS] * (not by_time and share_by_chance(table.repeats) > 0.5)
+    caveats += [LEAKING] * bool(leaks) + [TIMED] * timed + [f"{text[:1].upper()}{text[1:]}." for text in repeated]
     verdict = judge(comparison, evaluation.metrics, label, threshold, caveats)
     verdict += model_notes(len(networks.splits), network_share)
     importance = permutation_importance(table, networks, seed)
@@ -86,10 +90,9 @@ def explain(
     suspects = suspect_labels(table, tested, y_true, y_prob, networks.encoding.scaler, [*importance][:SUSPECT_COLUMNS])
     trusted = rank(gains(**comparison["majority"], threshold=threshold)) > 0
     lines = suspect_lines(suspects, generated) if trusted else []
-    places = [line.partition("  labeled")[0].strip() for line in lines[2:5]]
-    steps = next_steps(
-        comparison, evaluation.metrics, label, threshold, leaks, timed, (len(suspects), places), generated
-    )
+    places = [line.partition("  labeled")[0].strip().replace(", line ", ":") for line in lines[2:5]]
+    known = (comparison, evaluation.metrics, label, threshold, leaks, timed)
+    steps = next_steps(*known, (len(suspects), places), generated, may_fold)
     facts = {
         "comparison": comparison,
         "verdict": verdict,
@@ -108,7 +111,7 @@ def model_notes(folds: int, network_share: float) -> list[str]:
     """How the tested networks differ from the saved model, and the parts of a blended model."""
     notes = []
     if folds > 1:
-        ensemble = f"the saved model is the ensemble of all {folds}, which is usually more accurate"
+        ensemble = f"the saved model is the ensemble of all {folds}, which was more accurate in our benchmarks"
         notes.append(f"These results are for single networks; {ensemble}.")
     if network_share < 1:
         rest = f"{100 - 100 * network_share:.0f}% logistic regression"
@@ -195,7 +198,7 @@ def suspect_lines(suspects: list[dict[str, Any]], generated: bool = False) -> li
     """The first suspects. Generated rows are not from a file, so their numbers do not count a header."""
     if not suspects:
         return []
-    lines = ["", "Labels worth a second look (the model is nearly sure of the opposite)"]
+    lines = ["", "Labels worth a second look (the model gives them a probability below 10%)"]
     places = [f"{row['file']}, line {row['line']}" if "file" in row else f"line {row['line']}" for row in suspects[:5]]
     if generated:
         places = [f"generated row {row['line'] - 1}" for row in suspects[:5]]

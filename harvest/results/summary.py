@@ -29,19 +29,20 @@ COLUMN_FACTS = ("name", "kind", "reason", "distinct", "missing", "hint")
 
 
 def training_lines(epochs: list[int], best_epochs: list[int], reason: str, most_epochs: int, best: bool) -> list[str]:
-    """The number of epochs of each network, the epoch that it keeps, and why the first is already good.
+    """The number of epochs of each network, the epoch that it keeps, and how good the first is.
 
     reason: why a single network stopped. best: networks keep their best epoch, not their last.
     """
-    networks, whose = "", "the"
+    networks, whose, start = "", "the", "Training starts from a logistic regression: epoch 1 is about as good as that."
     if len(epochs) > 1:
         at_limit = sum(count >= most_epochs for count in epochs)
-        networks, whose = f"{len(epochs)} networks for ", "each network's"
+        networks, whose, start = f"{len(epochs)} networks for ", "each network's", start.replace("Training", "Each")
         reason = f"{at_limit} reached the maximum of {most_epochs:,}" if at_limit else ""
     kept = f"{whose} best epoch ({count_range(best_epochs)}) is kept" if best else f"{whose} last epoch is kept"
     return [
         f"Trained    {networks}{count_range(epochs)} epochs{f' ({reason})' if reason else ''}; {kept}",
-        "           Training started from a logistic regression, so epoch 1 is already good.",
+        f"           {start}",
+        *["           In the lines above, a network that has stopped counts with its last epoch."] * (len(epochs) > 1),
     ]
 
 
@@ -59,7 +60,9 @@ def result_lines(label: str, evaluation: Evaluation, folds: int) -> list[str]:
         line = f"  {titles.get(name, name):<9}"
         for result in tests[: 2 if name in ("precision", "recall") else 3]:  # meaningless for the majority class
             value, ends = result[name], result[f"{name}_ci95"]
-            score = "-" if value is None else f"{scale * value:.{digits}f}{unit}"
+            if name == "precision" and not result["confusion"][0][1] + result["confusion"][1][1]:
+                value = ends = None  # no row was predicted 1
+            score = "n/a" if value is None else f"{scale * value:.{digits}f}{unit}"
             line += f"{score} {interval(ends, scale, digits) if ends else '':>14}".rjust(23)
         lines.append(line.rstrip())
     lines += wrap(missing_intervals(label, test), "  ", "  ")
@@ -103,13 +106,13 @@ def file_lines(
             gone = f"deleted because it was from an earlier run; --export {name} writes a new one"
             lines.append(f"Export     {folder / file} {gone}")
     if checkpoints:
-        count = f"the best of this run's {len(checkpoints)}" if len(checkpoints) > 1 else "this run's only one"
+        count = f"the best of this run's {len(checkpoints)}" if len(checkpoints) > 1 else "the only one of this run"
         lines.append(f"Checkpoint {folder / 'checkpoints' / checkpoints[-1]}, {count}")
     if logs:
         lines.append(f"Logs       tensorboard --logdir {shlex.quote(str(folder / 'logs'))}")
     steps = f"{timing['import_s']:.1f} s to load TensorFlow, {timing['compile_s']:.1f} s to build and compile"
     steps += f", {timing['train_s']:.2f} s to train ({timing['rows_per_s']:,.0f} rows/s)"
-    return [*lines, *wrap(f"{timing['total_s']:.1f} s in total: {steps}", "Time       ", " " * 11)]
+    return [*lines, *wrap(f"{timing['total_s']:.1f} s in total, including {steps}", "Time       ", " " * 11)]
 
 
 def prediction_rows(table: Table, splits: Sequence[Split], evaluation: Evaluation) -> bytes:

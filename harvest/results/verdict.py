@@ -12,6 +12,11 @@ from harvest.text import HARD_SPACE, rows_of, wrap
 BASELINES = {"majority": "always predicting the majority class", "logistic_regression": "a logistic regression"}
 WIDE = 15  # points: if the interval of the accuracy is wider, the result is only indicative
 MOST_STEPS = 4
+# The baseline has the network's inputs, so a logistic regression of unencoded columns is often much worse.
+ENCODING = "In scikit-learn, one-hot encode categories, take logarithms of skewed numbers, and scale them."
+
+FEW_COMBINATIONS = "Most rows have the same cells as others. Such rows stay together, so the test measures predictions "
+FEW_COMBINATIONS += "for combinations of cells that were not in training; for known ones, the model may be much better."
 
 Comparison = dict[str, dict[str, dict[str, Any]]]  # compare() by baseline
 
@@ -62,7 +67,7 @@ def judge(
     """The verdict in sentences: whether the model is worth using, then how reliable the test is."""
     found = {name: gains(**differences, threshold=threshold) for name, differences in comparison.items()}
     majority, linear = (rank(found[name]) for name in BASELINES)
-    decision = "Not worth using yet"
+    decision = "Not shown to be worth using" if FEW_COMBINATIONS in caveats else "Not worth using yet"
     if majority > 0:
         decisions = {0: "Worth using, and so is a logistic regression", -1: "Use a logistic regression instead"}
         decision = decisions.get(linear, "Worth using")
@@ -119,11 +124,13 @@ def next_steps(
     timed: bool,
     suspects: tuple[int, list[str]],
     generated: bool,
+    may_fold: bool,
 ) -> list[str]:
     """One to four recommendations, the most important first.
 
     leaks: warnings about columns. timed: rows close in time were split at random. suspects: how many labels are worth
     a second look, and the places of the first ones. generated: the rows were generated, so no one can label more.
+    may_fold: without --folds 1, every row would be tested.
     """
     found = {name: gains(**differences, threshold=threshold) for name, differences in comparison.items()}
     majority, linear = (rank(found[name]) for name in BASELINES)
@@ -133,26 +140,34 @@ def next_steps(
         steps = [f"{leak}." for leak in leaks[:2]]
         if timed:
             steps.append("Train again with --split time, which tests on the latest rows.")
-        steps += more_rows(test, label, majority)
+        steps += more_rows(test, label, majority, may_fold)
         count, places = suspects
         if count and majority > 0:
-            rows = f"the {count} most surprising labels," if count > 1 else "the label of one row"
+            rows = f"the {count} labels" if count > 1 else "the label"
             first = f"; start with {', '.join(places)}" if count > len(places) else f": {', '.join(places)}"
-            steps.append(f"Check {rows} where the model is nearly sure of the opposite{first}.")
+            steps.append(f"Check {rows} to which the model gives a probability below 10%{first}.")
     if linear < 0:
-        steps.append("Use scikit-learn's LogisticRegression: a logistic regression is better on these rows.")
+        steps.append(f"Use a logistic regression on the same encoded columns: it is better. {ENCODING}")
     elif majority > 0 and not linear:
-        simple = "If you prefer a simpler model, use scikit-learn's LogisticRegression"
-        steps.append(f"{simple}: a logistic regression is as good on these rows.")
+        simple = (
+            "If you prefer a simpler model: a logistic regression on the same encoded columns is not measurably worse"
+        )
+        steps.append(f"{simple}. {ENCODING}")
     return steps[:MOST_STEPS] or ["Predict new rows: python predict.py NEW.csv"]
 
 
-def more_rows(test: dict[str, Any], label: str, majority: int) -> list[str]:
-    """Which rows to label if there are too few: the result is uncertain, or no better than the majority class."""
+def more_rows(test: dict[str, Any], label: str, majority: int, may_fold: bool) -> list[str]:
+    """What to do about too few rows: the result is uncertain, or no better than the majority class.
+
+    New rows must be a random sample: with more rows of one class only, the probabilities would no longer be right.
+    """
     counts, width = [sum(row) for row in test["confusion"]], interval_width(test)
     rarer = int(counts[1] <= counts[0])
     if not too_few(test["confusion"]) and width <= WIDE and majority > 0:
         return []
+    steps = [f"Add columns that are related to {label}."] * (majority <= 0)
+    steps += ["Train again without --folds 1: cross-validation tests every row."] * may_fold
+    why = f"with four times as many, the interval of the accuracy would narrow to about {width / 2:.0f} points"
     if counts[rarer] < 0.3 * sum(counts):
-        return [f"Label more {rows_of(label, rarer)}: the test has only {counts[rarer]:,} among {sum(counts):,} rows."]
-    return [f"Label more rows: four times as many narrow the interval of the accuracy to about {width / 2:.0f} points."]
+        why = f"the test has only {counts[rarer]:,} {rows_of(label, rarer)} among {sum(counts):,} rows"
+    return [*steps, f"Label more rows, chosen at random: {why}."]

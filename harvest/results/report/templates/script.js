@@ -5,7 +5,7 @@ const percent = (share, unit) => (100 * share).toFixed(1) + unit;
 const proportion = (name, part, rows) => {  // with its Wilson interval
   const z = 1.959964, scale = 1 + z * z / rows, share = part / rows, middle = (share + z * z / (2 * rows)) / scale;
   const half = z / scale * Math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows));
-  show(name, rows ? percent(share, "%") : "none");
+  show(name, rows ? percent(share, "%") : "n/a");
   show(name + "-ends", rows ? ` (${percent(middle - half, "")} to ${percent(middle + half, "")})` : "");
 };
 document.getElementById("try").hidden = false;
