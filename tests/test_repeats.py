@@ -123,8 +123,12 @@ def test_few_combinations_of_numbers_are_no_copies(tmp_path, rows):
     lines = [",".join(map(str, [*cells, generator.integers(2)])) for cells in rows(generator)]
     header = ",".join([*("xy"[: lines[0].count(",")]), "productive"])
     table = read_table(arguments(write(tmp_path / "a.csv", lines, header=header)))[0]
-    assert not table.repeats.copies.any() and not repeat_warnings(table, by_time=False)
-    assert repeats.share_by_chance(table.repeats) > 0.8
+    assert not table.repeats.copies.any() and repeats.share_by_chance(table.repeats) > 0.8
+    if rows is constants_of_applications:
+        warning = "334 of 400 rows repeat another row in all feature columns, many with the other label: no model can"
+        assert repeat_warnings(table, by_time=False)[0].startswith(warning)
+    else:
+        assert not repeat_warnings(table, by_time=False)
     copies = read_table(arguments(write_rows(tmp_path / "b.csv", different_rows(60) * 5)))[0]
     assert copies.repeats.copies.sum() == 240 and repeats.share_by_chance(copies.repeats) < 0.5
 

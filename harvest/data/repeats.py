@@ -22,6 +22,7 @@ class Repeats(NamedTuple):
     groups: np.ndarray  # [N] int32: the first row of the table with the same cells in all feature columns
     copies: np.ndarray  # [N] bool: matches an earlier row including its label, and not by chance
     conflicts: np.ndarray | None = None  # [N] bool: matches only earlier rows with another label, and not by chance
+    recurring: int = 0  # rows that match an earlier one, and not by chance, in a table of states that recur
 
 
 def find_repeats(hashes: np.ndarray, label: np.ndarray, numbers: list[np.ndarray]) -> Repeats | None:
@@ -38,12 +39,13 @@ def find_repeats(hashes: np.ndarray, label: np.ndarray, numbers: list[np.ndarray
     unlikely = (expected < UNLIKELY)[inverse]
     copies = earlier & unlikely
     conflicts = ~earlier & unlikely & (groups != np.arange(len(groups)))
+    most = MANY_TIMES * expected[expected < UNLIKELY].sum()
+    copies, conflicts = copies & (copies.sum() > most), conflicts & (conflicts.sum() > most)
     sizes, ones = np.bincount(inverse), np.bincount(inverse, label)
     repeated, mixed = sizes > 1, (ones > 0) & (ones < sizes)
     if sizes[repeated].mean() >= STATE_ROWS and mixed[repeated].mean() > STATE_CONFLICTS:
-        copies = conflicts = np.zeros(len(groups), bool)
-    most = MANY_TIMES * expected[expected < UNLIKELY].sum()
-    return Repeats(groups, copies & (copies.sum() > most), conflicts & (conflicts.sum() > most))
+        return Repeats(groups, np.zeros(len(groups), bool), recurring=int((copies | conflicts).sum()))
+    return Repeats(groups, copies, conflicts)
 
 
 def independent_columns(numbers: list[np.ndarray]) -> list[np.ndarray]:
@@ -120,6 +122,9 @@ def repeat_warnings(repeats: Repeats | None, files: np.ndarray, by_time: bool) -
     if repeats is None:
         return []
     warnings = []
+    if repeats.recurring:
+        what = f"{repeats.recurring:,} of {len(files):,} rows repeat another row in all feature columns"
+        return [f"{what}, many with the other label: no model can tell these apart, and all are tested"]
     if repeats.conflicts is not None and (conflicts := int(repeats.conflicts.sum())):
         what = f"{conflicts:,} of {len(files):,} rows {'repeat' if conflicts > 1 else 'repeats'} another row"
         warnings = [f"{what} with the other label: no model can tell them apart; check their labels"]
