@@ -18,7 +18,7 @@ from untrained import hidden_network, untrained
 import export_model
 import harvest.model.export as export_package
 from harvest.cli import UserError
-from harvest.data.cells import MISSING
+from harvest.data.cells import MISSING, UNSEEN
 from harvest.data.encoding import fit_scaler, raw_inputs
 from harvest.model.export import example_inputs, example_row, require
 from harvest.run_directory import EXPORT_FILES, MODEL_FILE, RunDirectory, export_file
@@ -83,6 +83,26 @@ def test_exports_say_what_the_model_says(formats, trained, flags, table):
     folder = trained(*flags, **table)
     check_agreement(formats, folder, folder / MODEL_FILE, strange_rows(read(folder.parent / "HARVEST.CSV")))
     assert all(is_ours(folder, name) for name in FORMATS) and not left_behind(folder)
+
+
+def test_lookups_in_litert_find_known_values_only(tf):
+    """Also of 0, 1, 2, ..., which its converter would look up by their lower 32 bits."""
+    litert = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
+    from harvest.model.export.tensorflow import find_index
+
+    cells = np.array([MISSING, UNSEEN, 0, 1, 2, 7, 2**32, 2**32 + 1, -1, -(2**32)], np.int64)[:, None]
+    for known in ([0], [0, 1], [0, 1, 2], [1, 0], [0, 7], [MISSING, 0, 1]):
+        spec = tf.TensorSpec([None, 1], tf.int64)
+        find = tf.function(lambda cells, known=known: find_index(cells, known), input_signature=[spec])
+        content = tf.lite.TFLiteConverter.from_concrete_functions([find.get_concrete_function()]).convert()
+        interpreter = litert.Interpreter(model_content=content)
+        given, found = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+        interpreter.resize_tensor_input(given, cells.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(given, cells)
+        interpreter.invoke()
+        expected = [1 + known.index(cell) if cell in known else 0 for cell in cells[:, 0].tolist()]
+        assert interpreter.get_tensor(found)[:, 0].tolist() == expected
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ REFUSED = [
     "no column is left",
     "at least 5 are needed",
     "rows are all of one class",
+    "a word for a missing value",
 ]  # what a table of odd columns may rightly be
 TABLES = int(os.environ.get("TABLES", "20"))  # make soak: 300
 FORMATS = list(EXPORT_FILES)

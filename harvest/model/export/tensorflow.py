@@ -62,8 +62,10 @@ def write_litert(path: Path, model: keras.Model, details: Details) -> None:
 
 def find_index(cells: tf.Tensor, known: Sequence[int | str]) -> tf.Tensor:
     """The output of a lookup layer for cells [B, 1]: 1 + the index among the known values, or 0."""
-    same = tf.equal(cells, tf.constant(known, cells.dtype)[None])
-    index = tf.reduce_sum(tf.cast(same, tf.int32) * tf.range(1, len(known) + 1), 1, keepdims=True)
+    # LiteRT's converter replaces a comparison with 0, 1, 2, ... by a one-hot encoding of the lower 32 bits, in which
+    # -2**63 is 0. The first value again, with index 0, prevents that.
+    same = tf.equal(cells, tf.constant([*known, known[0]], cells.dtype)[None])
+    index = tf.reduce_sum(tf.cast(same, tf.int32) * [*range(1, len(known) + 1), 0], 1, keepdims=True)
     return tf.cast(index, tf.int64)
 
 
