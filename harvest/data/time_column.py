@@ -19,9 +19,9 @@ from harvest.data.times import (
     RISING,
     TIME_NAMES,
     TIMESTAMP,
-    is_time,
     read_times,
     show_readings,
+    to_seconds,
 )
 from harvest.decision import Decision
 from harvest.text import name_words
@@ -171,8 +171,8 @@ def refuse_numbers(columns: list[Column], cells: Columns, files: list[CsvFile]) 
         if not is_unread_time(name, known, parts):
             continue
         row = int(np.argmax(cells[name].notna()))
-        if cells[name].dtype == np.float64 and not is_time(known.to_numpy()).all():
-            row = int(np.argmax(cells[name].notna() & ~is_time(cells[name].to_numpy())))
+        if cells[name].dtype == np.float64 and np.isnan(to_seconds(known.to_numpy())).any():
+            row = int(np.argmax(cells[name].notna() & np.isnan(to_seconds(cells[name].to_numpy()))))
         fault = f"{cell_text(cells[name].iloc[row])} is not a time between 1990 and 2100"
         if within(known, SERIALS) and name_words(name) & MOMENT_WORDS:
             day = pd.Timestamp("1899-12-30") + pd.Timedelta(days=known.iloc[0])

@@ -84,16 +84,17 @@ def number_times(known: np.ndarray) -> np.ndarray | None:
                 return None
             moments = pd.to_datetime(pd.Series(known.astype(np.int64).astype(str)), format=form, errors="coerce")
             return None if moments.hasnans else seconds_of(moments)
-    seconds = np.full(len(known), math.nan)
-    for unit in UNITS:
-        within = (known >= EARLIEST * unit) & (known <= LATEST * unit)
-        seconds[within] = known[within] / unit
+    seconds = to_seconds(known)
     return None if np.isnan(seconds).any() else seconds
 
 
-def is_time(values: np.ndarray) -> np.ndarray:
-    """Whether each number [N] is a time from 1990 to 2100 in one of the units."""
-    return np.any([(values >= EARLIEST * unit) & (values <= LATEST * unit) for unit in UNITS], axis=0)
+def to_seconds(values: np.ndarray) -> np.ndarray:
+    """Numbers [N] in seconds since 1970; NaN if they are not times from 1990 to 2100 in one of the units."""
+    seconds = np.full(len(values), math.nan)
+    for unit in UNITS:
+        within = (values >= EARLIEST * unit) & (values <= LATEST * unit)
+        seconds[within] = values[within] / unit
+    return seconds
 
 
 def seconds_of(moments: pd.Series) -> np.ndarray:
