@@ -14,9 +14,8 @@ MISSING = -(2**63)  # an empty cell among integer ids
 UNSEEN = MISSING + 1  # among integer ids, text that is not an id, which training cannot have seen
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-INTEGER = re.compile(
-    r"(-?[1-9]\d{0,18}|0)(\.0+)?", re.ASCII
-)  # 5.0 is 5, because programs write ids this way in columns with empty cells
+# 5.0 is 5, because programs write ids this way in columns with empty cells.
+INTEGER = re.compile(r"(-?[1-9]\d{0,18}|0)(\.0+)?", re.ASCII)
 TIME = re.compile(  # ISO 8601: a date, optionally with a time of day and its zone
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)? ?(Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII
 )

@@ -32,7 +32,8 @@ from harvest.data.times import (
 )
 from harvest.text import name_words, split_words
 
-CATEGORY_WORDS = {"app", "apps", "domain", "domains", "hash", "id", "ids"}
+ID_WORDS = {"hash", "id", "ids"}
+CATEGORY_WORDS = {"app", "apps", "domain", "domains", *ID_WORDS}
 AMOUNT_WORDS = {"count", "flag", "rate", "share", "distinct", "60s", "300s", "number", "age", "score", "size"}
 AMOUNT_WORDS |= {"bytes", "kb", "mb", "gb", "memory", "mem", "ram", "heap", "rss", "disk", "swap", "frequency", "hz"}
 AMOUNT_WORDS |= {"total", "sum", "amount", "price", "cost", "revenue", "income", "salary", "sales", "balance", "phone"}
@@ -43,7 +44,7 @@ QUANTITY_WORDS = {*AMOUNT_WORDS, *UNIT_WORDS}
 APP_WORDS = {"time", "min", "mins", "minute", "minutes", "hour", "hours", "day", "days", "usage", "uses", "visits"}
 APP_WORDS |= {"keystrokes", "keys", "clicks", "switches", "launches", "opens", "events", "area", "num", "n", "percent"}
 OPEN_WORDS = {"open", "opened", "running", "active", "installed", "used", "visited"}  # before apps or domains: a count
-SHORTEST_ID_SPAN = 2 * 365.25 * 86_400  # seconds; numbers of apps that are hashes are farther apart than times
+LONGEST_SPAN = 2 * 365.25 * 86_400  # seconds between times in a column named like an app; hashes are farther apart
 INDEX_WORDS = {"", "unnamed", "index", "idx", "row", "rows", "rowid", "rowname", "rownames", "name", "names", "rownum"}
 INDEX_WORDS |= {"number", "num", "nr", "no", "level", "line", "record", "obs", "seq", "sequence", "serial", "id", "ids"}
 INDEX_WORDS |= {"rowno", "recno", "seqno", "serialno"}
@@ -73,9 +74,8 @@ class Column:
     reason: str = ""
     missing: int | None = None  # None: not read, so not counted
     distinct: int | None = None
-    vocabulary: list[int] | list[str] = field(
-        default_factory=list
-    )  # of a category, sorted; MISSING or "" is an empty cell
+    # Of a category, sorted; MISSING or "" is an empty cell.
+    vocabulary: list[int] | list[str] = field(default_factory=list)
     hint: str = ""
     warning: str = ""  # of cells that have lost information
 
@@ -95,20 +95,19 @@ def parse_cells(cells: pd.Series, parse: Callable[[str], float]) -> np.ndarray:
 
 def is_id_name(name: str) -> bool:
     words = name_words(name)
-    if not words & {"id", "ids", "hash"}:
-        is_count = words & {"apps", "domains"} and words & OPEN_WORDS
-        if words & APP_WORDS or is_count:
-            return False
+    is_count = words & {"apps", "domains"} and words & OPEN_WORDS
+    if not words & ID_WORDS and (words & APP_WORDS or is_count):
+        return False
     return bool(words & CATEGORY_WORDS) and not words - {"phone"} & (QUANTITY_WORDS | STAMP_WORDS)
 
 
 def are_times_of_apps(name: str, known: np.ndarray) -> bool:
     """Whether numbers [N] in a column named like an app or id are times at which something began or ended."""
     words = name_words(name)
-    if words & {"id", "ids", "hash"} and not words & TIME_WORDS:
+    if words & ID_WORDS and not words & TIME_WORDS:
         return False
     seconds = number_times(known)
-    return seconds is not None and len(np.unique(known)) >= 5 and np.ptp(seconds) <= SHORTEST_ID_SPAN
+    return seconds is not None and len(np.unique(known)) >= 5 and np.ptp(seconds) <= LONGEST_SPAN
 
 
 def may_lose_digits(name: str) -> bool:
