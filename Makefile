@@ -16,7 +16,7 @@ train: $(VENV)/train.done
 test: style
 	$(PYTEST) -m "not slow" $(ARGS)
 
-# All of them, as continuous integration does: also kills, groups of workers, browsers and downloads; ten minutes.
+# All of them, as continuous integration does: also kills, groups of workers, browsers and downloads; about a quarter of an hour.
 test-all: style
 	$(PYTEST) $(ARGS)
 

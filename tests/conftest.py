@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 QUICK = ("--epochs", "3", "--folds", "1", "--no-tensorboard", "--no-checkpoints", "--quiet")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-prepare_environment(cpu_only=True, xla=True)
+prepare_environment(cpu_only=True, xla=True, short=True)
 
 
 def write_rows(path: Path, rows: int = 120, seed: int = 1) -> Path:

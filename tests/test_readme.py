@@ -14,14 +14,16 @@ from conftest import ROOT, environment_of_a_user
 
 DOCUMENTS = sorted(path for folder in (".", "docs", "benchmarks") for path in (ROOT / folder).glob("*.md"))
 SHOWN = [ROOT / "README.md", ROOT / "docs/input-formats.md", ROOT / "docs/modern-stack.md"]  # run in this order
-NOT_RUN = {  # beginnings of lines that need the internet or another environment
+NOT_RUN = {  # beginnings of lines, most of which need the internet or another environment
     "make ": "creates .venv",
     "python -m venv ": "creates .venv",
     ". .venv/": "activates .venv",
     "python -m pip ": "downloads packages",
     "uv run ": "downloads packages",
+    "python train_model.py ": "takes long, and has tests of its own",
 }
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SCRIPT = re.compile(r"python (\w+)\.py ([^|$>;&]*)")
 COMMAND = re.compile(r"python (\w+|benchmarks/\w+)\.py((?:\"[^\"]*\"|[^`\n|\"])*)")
 named = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -104,8 +106,11 @@ def run_line(line: str, folder: Path, environment: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
-def test_blocks_run_in_the_order_shown(checkout):
+def test_blocks_run_in_the_order_shown(checkout, monkeypatch):
+    """A script is a process of its own the first time; what was run already is not run again."""
     folder, environment = checkout
+    monkeypatch.chdir(folder)
+    done_before, started = set(), set()
     for language, block in (found for path in SHOWN for found in blocks_of(path)):
         assert language in ("bash", "python", "text")
         if language == "python":
@@ -114,7 +119,12 @@ def test_blocks_run_in_the_order_shown(checkout):
             assert done.returncode == 0 and done.stdout.strip(), (block, done.stderr)
         for line in block.splitlines() if language == "bash" else []:
             reason = next((reason for start, reason in NOT_RUN.items() if line.startswith(start)), "")
-            if reason:
-                print(f"not run, {reason}: {line}")
+            command = SCRIPT.fullmatch(line)
+            if reason or line in done_before:
+                print(f"not run, {reason or 'was run already'}: {line}")
+            elif command and command[1] in started:
+                assert importlib.import_module(command[1]).main(shlex.split(command[2])) == 0, line
             else:
                 run_line(line, folder, environment)
+                started |= {command[1]} if command else set()
+            done_before.add(line)
