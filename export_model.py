@@ -36,7 +36,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     from harvest.run_directory import EXPORT_FILES, MODEL_FILE
 
     text = "Export a trained model to the formats of other runtimes."
-    parser = cli.Parser(prog="export_model.py", description=text, allow_abbrev=False)
+    parser = cli.Parser(description=text, allow_abbrev=False)
     add = parser.add_argument
     add("formats", nargs="+", choices=EXPORT_FILES, metavar="FORMAT", help="saved_model, litert, onnx")
     text = "the directory of the model (default: model)"
@@ -46,7 +46,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--version", action="version", version=VERSION)
     args = parser.parse_args(argv)
     args.model = args.model or args.model_dir / MODEL_FILE
-    args.formats = list(dict.fromkeys(args.formats))
     require(args.formats)
     return args
 
@@ -54,35 +53,28 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 @cli.command
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    from harvest.model.archive import open_model, read_details
-    from harvest.model.export import ExportSummary
+    from harvest.model.archive import open_model
     from harvest.run_directory import CARD_FILE, EXPORT_FILES, MODEL_FILE, RunDirectory, export_file
     from harvest.training.tensorflow_setup import import_tensorflow, prepare_environment
 
-    def update_card(run: RunDirectory, summary: ExportSummary) -> bool:
-        """If the model has a card, stage it with a new section on exported files."""
-        from harvest.results.report import card
-
-        path, has_onnx = run.path / CARD_FILE, (run.path / EXPORT_FILES["onnx"]).exists()
-        if args.model.name != MODEL_FILE or not path.exists() or not run.is_ours(CARD_FILE):
-            return False
-        run.stage(CARD_FILE, card.update_card(path.read_bytes(), summary, has_onnx))
-        return True
-
     console = cli.Console(quiet=False)
-    read_details(args.model)  # an error is reported before anything is written
+    open_model(args.model)  # an error is reported before anything is written
     files = [export_file(name, args.model.name) for name in args.formats]
     directory = RunDirectory(args.model.parent, training=False, files=files)
     with cli.stop_on_signals(at_once=True) as stop, directory as run:
-        open_model(args.model)
         prepare_environment(cpu_only=True, xla=False)
         import_tensorflow()
         from harvest.model.export.formats import export, load, read_example
 
         model, details = load(args.model)
         example = read_example(run.path, model)
-        summary = export(model, details, run, args.formats, console.print, example=example, source=args.model.name)
-        carded = bool(summary.formats) and update_card(run, summary)
+        summary = export(model, details, run, args.formats, console.print, example, args.model.name)
+        carded = bool(summary.formats) and args.model.name == MODEL_FILE and run.is_ours(CARD_FILE)
+        if carded:
+            from harvest.results.report.card import update_card
+
+            card, has_onnx = (run.path / CARD_FILE).read_bytes(), (run.path / EXPORT_FILES["onnx"]).exists()
+            run.stage(CARD_FILE, update_card(card, summary, has_onnx))
         stop.begin_commit()
         run.commit()
     if carded:

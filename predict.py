@@ -44,7 +44,7 @@ from harvest.cli import UserError
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     from harvest.run_directory import MODEL_FILE
 
-    parser = cli.Parser(prog="predict.py", description="Predict with a trained model.", allow_abbrev=False)
+    parser = cli.Parser(description="Predict with a trained model.", allow_abbrev=False)
     add = parser.add_argument
     add("csv", metavar="CSV", help="the rows to predict; - reads standard input and predicts each line as it arrives")
     add("--model-dir", type=Path, default="model", metavar="DIR", help="directory of the model (default: model)")
@@ -61,7 +61,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def predict(args: argparse.Namespace) -> int:
     from harvest.data.csv_file import check_file
-    from harvest.data.training_rows import read_training_rows
+    from harvest.data.training_rows import read_training_rows, row_hashes
     from harvest.model.archive import open_model
     from harvest.model.input_rows import STREAM, read_rows, read_stream
     from harvest.model.novelty import STREAM_ROWS, Novelty
@@ -90,7 +90,8 @@ def predict(args: argparse.Namespace) -> int:
             y_prob = inference.run_model(model, args.model, inputs)
             if args.evaluate:
                 y_true = inference.read_labels(rows, details.label, args.csv)
-                parts = (y_true, y_prob, *inference.hash_inputs(details, inputs))
+                cells = {name: column[:, 0] for name, column in inputs.items()}
+                parts = (y_true, y_prob, *row_hashes(details.kinds, cells))
                 labelled.append([part[y_true >= 0] for part in parts])
             write_answers(out, rows, y_prob, details.threshold, names, header=chunk is first)
             novelty.add(inputs)
@@ -115,13 +116,7 @@ def import_inference(cpu_only: bool) -> ModuleType:
 
 def load(path: str | Path = "model") -> Any:
     """A Classifier for the model in a model directory or in a file."""
-    return import_inference(cpu_only=False).load(path)
-
-
-def __getattr__(name: str) -> Any:  # for Classifier, so importing this file does not import TensorFlow
-    if name == "Classifier":
-        return import_inference(cpu_only=False).Classifier
-    raise AttributeError(name)
+    return import_inference(cpu_only=False).Classifier(Path(path))
 
 
 def main(argv: list[str] | None = None) -> int:

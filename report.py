@@ -26,54 +26,39 @@ from harvest import VERSION, cli  # isort: skip  (first: it reports which Python
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from harvest.cli import UserError
-from harvest.run_directory import METRICS_FILE, MOVE_AWAY, PREDICTIONS_FILE, REPORT_FILE, RunDirectory
+from harvest.run_directory import METRICS_FILE, MOVE_AWAY, PREDICTIONS_FILE, REPORT_FILE, RunDirectory, finish_commit
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = cli.Parser(
-        prog="report.py", description="Redraw report.html from the results of a run.", allow_abbrev=False
-    )
+    parser = cli.Parser(description="Redraw report.html from the results of a run.", allow_abbrev=False)
     text = "the model directory, to which report.html is written (default: model)"
     parser.add_argument("folder", nargs="?", type=Path, default=Path("model"), metavar="DIR", help=text)
     parser.add_argument("--version", action="version", version=VERSION)
     return parser.parse_args(argv)
 
 
-def read(path: Path) -> bytes:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give the model directory of a completed run")
-    return path.read_bytes()
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    try:
-        metrics = json.loads(read(path), parse_constant=int)  # which rejects NaN and infinity
-        if not isinstance(metrics, dict):
-            raise ValueError
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: is damaged; train again") from None
-    return metrics
-
-
 @cli.command
 def main(argv: list[str] | None = None) -> int:
     folder, console = parse_args(argv).folder, cli.Console(quiet=False)
-    read_metrics(folder / METRICS_FILE)  # an error comes before anything is written
+    finish_commit(folder)
+    for path in (folder / METRICS_FILE, folder / PREDICTIONS_FILE):  # before a lock file is written
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; give the model directory of a completed run")
     from harvest.results.report.page import render_report
 
     with RunDirectory(folder, training=False) as run, cli.stop_on_signals(at_once=True) as stop:
-        metrics = read_metrics(folder / METRICS_FILE)  # again: entering may have finished the commit of a killed run
-        predictions = read(folder / PREDICTIONS_FILE)
         if not run.free(REPORT_FILE):
             raise UserError(f"{folder / REPORT_FILE}: was not written by this program; {MOVE_AWAY}")
+        where = f"{folder / METRICS_FILE}:"
         try:
-            run.stage(REPORT_FILE, render_report(metrics, predictions))
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            metrics = json.loads((folder / METRICS_FILE).read_bytes(), parse_constant=int)  # rejects NaN and infinity
+            where = f"{folder}: metrics.json or predictions.csv"
+            run.stage(REPORT_FILE, render_report(metrics, (folder / PREDICTIONS_FILE).read_bytes()))
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             what = f"{type(error).__name__}: {error}"
-            raise UserError(f"{folder}: metrics.json or predictions.csv is damaged ({what}); train again") from None
+            raise UserError(f"{where} is damaged ({what}); train again") from None
         stop.begin_commit()
         run.commit()
     console.print(f"Report     {folder / REPORT_FILE}")

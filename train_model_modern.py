@@ -40,6 +40,7 @@ import contextlib
 import json
 import math
 import os
+import platform
 import sys
 import tempfile
 import time
@@ -127,18 +128,6 @@ def build_network(
 # Flags
 
 
-def row_count(text: str) -> int:
-    return whole_number(text, "a number of rows")
-
-
-def fold_count(text: str) -> int | str:
-    return text if text == "auto" else whole_number(text, "a whole number of 1 or more, or auto")
-
-
-def checkpoint_count(text: str) -> int:
-    return whole_number(text, "a whole number of 0 or more", least=0)
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The parsed command line; `given` holds only the flags that the user gave, without defaults.
 
@@ -147,11 +136,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     from harvest.model.export import require
     from harvest.results.metrics import threshold_rule
 
-    parser = cli.Parser(
-        prog="train_model_modern.py",
-        description="Train a small Keras network on HARVEST.CSV and report how reliable it is.",
-        allow_abbrev=False,
-    )
+    text = "Train a small Keras network on HARVEST.CSV and report how reliable it is."
+    parser = cli.Parser(description=text, allow_abbrev=False)
     path = os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
     text = f"CSV file to train on; several files or a directory of files are read as one table (default: {path})"
     parser.add_argument("csv", nargs="*", default=[path], metavar="CSV", help=text)
@@ -166,14 +152,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     # Data. The split has its own seed, so runs that differ in --seed are tested on the same rows.
     add = parser.add_argument_group("data").add_argument
-    add("--sample", nargs="?", const=500, type=row_count, metavar="N",
+    add("--sample", nargs="?", const=500, type=whole_number, metavar="N",
         help="train on N generated rows, to try the program without data (N: 500 if omitted)")
     add("--label", default="productive", metavar="COLUMN",
         help="column to predict, with values 0 and 1 (default: productive)")
     add("--categorical", nargs="+", default=[], metavar="COLUMN", help="columns to treat as categories")
     add("--numeric", nargs="+", default=[], metavar="COLUMN", help="columns to treat as numbers")
     add("--drop", nargs="+", default=[], metavar="COLUMN", help="columns to ignore")
-    add("--folds", type=fold_count, default="auto", metavar="K",
+    add("--folds", default="auto", metavar="K",
+        type=lambda text: text if text == "auto" else whole_number(text, "a whole number of 1 or more, or auto"),
         help="train an ensemble of K networks by cross-validation, which tests every row; 1: a single network; "
         "auto: 10 for up to 30,000 rows, 1 if there are more or if 10 would take long (default: auto)")
     add("--split", default="random", choices=("random", "time"),
@@ -228,7 +215,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("output").add_argument
     add("--checkpoints", action=BooleanOptionalAction, default=True,
         help="save the model whenever an epoch is the best so far (default: on)")
-    add("--keep-checkpoints", type=checkpoint_count, default=5, metavar="N",
+    add("--keep-checkpoints", default=5, metavar="N",
+        type=lambda text: whole_number(text, "a whole number of 0 or more", least=0),
         help="keep the newest N checkpoints of this run; 0: all; those of earlier runs stay (default: 5)")
     add("--tensorboard", action=BooleanOptionalAction, default=True,
         help="write logs for TensorBoard (default: on)")
@@ -244,7 +232,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--version", action="version", version=VERSION)
     # fmt: on
     args = parser.parse_args(argv)
-    args.given = vars(parser.parse_args(argv, cli.GivenFlags()))
+    unset = argparse.Namespace(**dict.fromkeys(vars(args)))  # so that argparse sets no defaults
+    args.given = {name: value for name, value in vars(parser.parse_args(argv, unset)).items() if value is not None}
     if args.given["csv"] is parser.get_default("csv"):
         del args.given["csv"]
 
@@ -273,33 +262,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def start_from_linear_model(network: keras.Model, weights: np.ndarray) -> None:
-    """Initialize a network as a linear model [L + 1] of its first L inputs, with the intercept last.
-
-    The other inputs are quantile bins, which the linear model does not use; their weights start at 0.
-    """
-    for variable, value in linear_values(network, weights):
-        variable.assign(value)
-
-
-def linear_values(network: keras.Model, weights: np.ndarray) -> list[tuple[keras.Variable, np.ndarray]]:
-    """The variables of the layers from_inputs and from_hidden, each with its value for a linear model [L + 1]."""
-    import numpy as np
-
-    pairs = []
-    for variable in network.trainable_variables:
-        if variable.path.endswith("from_inputs/kernel"):
-            pairs.append((variable, np.pad(weights[:-1], (0, variable.shape[0] - len(weights) + 1))[:, None]))
-        elif variable.path.endswith("from_hidden/bias"):
-            pairs.append((variable, weights[-1:]))
-        elif "from_" in variable.path:
-            pairs.append((variable, np.zeros(variable.shape)))
-    return pairs
+    """Initialize a network as a linear model [L + 1] of its first L inputs, with the intercept last."""
+    mix_with_linear_model(network, weights, share=0.0)
 
 
 def mix_with_linear_model(network: keras.Model, weights: np.ndarray, share: float) -> None:
-    """Blend a network with a linear model [L + 1]: share times its logits plus 1 - share times the linear ones."""
-    for variable, value in linear_values(network, weights):
-        variable.assign(share * variable.numpy() + (1 - share) * value)
+    """Blend a network with a linear model [L + 1]: share times its logits plus 1 - share times the linear ones.
+
+    The inputs after the first L are quantile bins, which the linear model does not use.
+    """
+    import numpy as np
+
+    for variable in network.trainable_variables:
+        linear = np.zeros(variable.shape)
+        if variable.path.endswith("from_inputs/kernel"):
+            linear[: len(weights) - 1, 0] = weights[:-1]
+        elif variable.path.endswith("from_hidden/bias"):
+            linear[:] = weights[-1]
+        if "from_" in variable.path:
+            variable.assign(share * variable.numpy() + (1 - share) * linear)
 
 
 def postprocess(
@@ -316,7 +297,7 @@ def postprocess(
 
     from harvest.decision import Decision
     from harvest.results.evaluation import choose_network_share
-    from harvest.results.linear import fit_linear, linear_logits, weighted_linear
+    from harvest.results.linear import fit_linear, linear_logits
     from harvest.results.metrics import CALIBRATION_ROWS, fit_temperature
     from harvest.training.program import assign_weights
 
@@ -333,7 +314,8 @@ def postprocess(
     y_true, encodings = features.labels[rows], (predictor.encoding, fold.encoding)
 
     def linear_model(rows: np.ndarray) -> np.ndarray:
-        return weighted_linear(fit_linear(features, rows, *encodings, MIXED_PENALTY), config.class_weights)
+        weights = fit_linear(features, rows, *encodings, MIXED_PENALTY)
+        return np.append(weights[:-1], weights[-1] + config.offset)
 
     linear, trained = linear_model(fold.split.train), network.get_weights()
     logits = predictor.row_logits(0, features, rows)
@@ -378,14 +360,15 @@ def main(argv: list[str] | None = None) -> int:
     from harvest.data.encoding import encode, fit_encoding, raw_inputs
     from harvest.data.repeats import repeat_warnings
     from harvest.data.splits import describe_split, make_splits
-    from harvest.data.table import data_name, generate_table, read_table, short_names
-    from harvest.data.training_rows import fingerprint, store_training_rows
+    from harvest.data.table import generate_table, read_table, short_names
+    from harvest.data.training_rows import fingerprint, rows_digest, store_training_rows
+    from harvest.model.export import example_row
     from harvest.results import summary
     from harvest.results.evaluation import evaluate, measure_baselines
     from harvest.results.explain import FoldNetworks, explain
     from harvest.results.leaks import find_leaks
-    from harvest.results.linear import fit_linear, weighted_linear
-    from harvest.results.metrics import roc_auc_score
+    from harvest.results.linear import fit_linear
+    from harvest.results.metrics import roc_auc_score, sigmoid
     from harvest.text import name_files
     from harvest.training.config import choose_folds, decide, make_plan, setup_tensorflow
     from harvest.training.distributed.cluster import find_cluster
@@ -436,7 +419,6 @@ def main(argv: list[str] | None = None) -> int:
         config = decide(args, splits, table, folds_decision)
 
         # --resume --epochs N ends an interrupted run sooner. All other settings follow from its original --epochs.
-        most_epochs = config.epochs
         if args.resume and last_epoch:
             config.epochs = args.epochs = last_epoch
         no_epoch_left = args.resume and not group and is_over(earlier, arrays, config.epochs)
@@ -444,7 +426,7 @@ def main(argv: list[str] | None = None) -> int:
         # An interrupted run continues only on the data it started with.
         digest = fingerprint(table)
         if args.resume and earlier["fingerprint"] != digest:
-            raise explain_change(earlier, args.csv, table.read, data_name(args))
+            raise explain_change(earlier, args.csv, table.read, name_files(args.csv))
         began = {"version": VERSION, "arguments": argv, "fingerprint": digest, "rows": table.read}
         description = {**began, "files": mark_files(args.csv), "logs": "", "checkpoints": [], **earlier}
         run = RunDirectory(args.model_dir, args.export)
@@ -542,9 +524,10 @@ def main(argv: list[str] | None = None) -> int:
             compilation = pool.submit(compile_program)
             model = build_inference_model(table, encoding, fold_encodings, make_network, args.seed, config.offset)
             predictor = Predictor(model, encoding, fold_encodings)
-            # Training starts from the weights of the inference model, whatever initializers its layers have.
+            # Training starts from the weights of the inference model, whatever initializers its layers have. Class
+            # weights add an offset to the intercept of the logistic regression.
             for fold, saved in zip(folds, model.networks, strict=True):
-                start_from_linear_model(saved, weighted_linear(fold.linear, config.class_weights))
+                start_from_linear_model(saved, np.append(fold.linear[:-1], fold.linear[-1] + config.offset))
                 start = training_program.first_state(training_program.current_weights(saved), config.learning_rate)
                 fold.state = start
             training_program.check_same_network(network, model.networks[0], config.precision)
@@ -554,15 +537,14 @@ def main(argv: list[str] | None = None) -> int:
             details = make_details(table, encoding.scaler, args.label, config.even_threshold)
             check_network(model.networks[0], description)
             if args.resume:
-                restore(folds, most_epochs, run.path / RESUME_FILE, description, arrays)
+                restore(folds, description, arrays)
                 for fold in folds:
                     fold.reason = fold.reason or fold_training.end_reason(config, fold)
             # Up to 256 validation rows of each fold: TensorBoard shows their activations and AUC.
             shown_rows = [fold.split.val[:: math.ceil(len(fold.split.val) / 256)] for fold in folds]
             pairs = zip(shown_rows, folds, strict=True)
             shown = [encode(*features.take(rows), encoding, fold.encoding) for rows, fold in pairs]
-            linear_models = [fold.linear for fold in folds]
-            baselines = measure_baselines(features, splits, encoding, fold_encodings, linear_models)
+            baselines = measure_baselines(features, encoding, folds)
             # The graph for TensorBoard and the templates of the report take half a second each, which is free here.
             graph = None
             if args.tensorboard and not args.resume:
@@ -602,7 +584,7 @@ def main(argv: list[str] | None = None) -> int:
         name = tensorboard.run_name(vars(args), vars(parse_args([])), len(folds))
         if args.tensorboard:
             where = (run.path / "logs", name, description["logs"])
-            log = tensorboard.open_log(*where, folds, args.epochs, plan.rows, histogram_values, console)
+            log = tensorboard.open_log(*where, console, folds, args.epochs, plan.rows, histogram_values)
         description["logs"] = log.folder.name if log else ""
         if args.checkpoints:  # before the log, which calls histogram_values()
             dated = description["logs"] or f"{time.strftime('%Y%m%d-%H%M%S')}_{name}"
@@ -666,9 +648,7 @@ def main(argv: list[str] | None = None) -> int:
         # on validation rows. Each test row is predicted by a network that was not trained on it. A logistic regression
         # and the majority class are tested on the same rows.
 
-        lengths, bests = [len(fold.history) for fold in folds], [fold.best_epoch for fold in folds]
-        kept_best = config.patience > 0
-        console.print(*summary.training_lines(lengths, bests, folds[0].reason, args.epochs, kept_best))
+        console.print(*summary.training_lines(folds, args.epochs, config.patience > 0))
         temperature, share = postprocess(model.networks, predictor, folds, features, config)
         model.set_temperature(temperature)
         validation, test = (logits_of(predictor, folds, features, part) for part in ("val", "test"))
@@ -682,19 +662,9 @@ def main(argv: list[str] | None = None) -> int:
             return predictor.logits(fold, encoded, values[fold])
 
         try:
-            facts, finding_lines = explain(
-                evaluation,
-                table,
-                FoldNetworks(features, splits, encoding, fold_encodings, predict_logits, evaluation.temperatures),
-                label=args.label,
-                seed=args.seed,
-                network_share=share.value if share else 1.0,
-                generated=bool(args.sample),
-                by_time=args.split == "time",
-                repeated=repeated,
-                leaks=leaks,
-                may_fold=args.given.get("folds") == 1 and args.split == "random",
-            )
+            networks = FoldNetworks(features, splits, encoding, fold_encodings, predict_logits, evaluation.temperatures)
+            network_share = share.value if share else 1.0
+            facts, finding_lines = explain(args, evaluation, table, networks, network_share, repeated, leaks)
         except Exception as error:  # a failed explanation must not lose the model
             facts = dict.fromkeys(summary.FINDINGS)
             finding_lines = ["", f"Verdict    not available: {type(error).__name__}: {error}"]
@@ -706,11 +676,7 @@ def main(argv: list[str] | None = None) -> int:
 
         # The model card shows how to call the model on one test row, and the probability it returns.
         row = splits[0].test[:1]
-        example_logits = [predictor.row_logits(fold.number, features, row)[0] for fold in folds]
-        # The rest of metrics.json: the report is rendered from it and predictions.csv alone.
-        facts |= {"warnings": warnings, "history": fold_training.mean_history(folds)}
-        facts["table"] = summary.describe_table(table, split_lines)
-        facts["example"] = summary.example(raw_inputs(table, encoding.scaler, row), example_logits, temperature)
+        logits = np.array([predictor.row_logits(fold.number, features, row)[0] for fold in folds])
         decisions = {"threshold": evaluation.threshold}
         if share:
             decisions["network_share"] = share
@@ -720,11 +686,38 @@ def main(argv: list[str] | None = None) -> int:
             decisions |= shared.decisions
         settings = summary.resolved_settings(args, table, config.settings(), config.reasons, **decisions)
         used, train = shared.count_rows() if shared else (len(table.label), len(splits[0].train))
-        counts = {"used": used, "train": train, "validation": len(splits[0].val), "test": len(evaluation.y_true)}
         longest = max(folds, key=lambda fold: len(fold.history))
-        lasted = len(longest.history), longest.best_epoch
         packages = {name: metadata_version(name) for name in PACKAGES}
-        metrics = summary.assemble_metrics(table, splits, counts, evaluation, lasted, settings, timing, packages, facts)
+        # The report is rendered from metrics.json and predictions.csv alone.
+        metrics = {
+            "rows": {
+                "read": table.read,
+                "used": used,
+                "skipped": table.skipped,
+                "train": train,
+                "validation": len(splits[0].val),
+                "test": len(evaluation.y_true),
+            },
+            "test": evaluation.metrics,
+            "baselines": {name: baseline.metrics for name, baseline in evaluation.baselines.items()},
+            "threshold": evaluation.threshold.value,
+            "temperature": temperature,
+            "epochs": len(longest.history),
+            "best_epoch": longest.best_epoch,
+            "settings": settings,
+            "timing": timing,
+            "date": time.strftime("%Y-%m-%d"),
+            "rows_digest": rows_digest(table, splits),
+            "versions": {"python": platform.python_version(), "script": VERSION, **packages},
+            **facts,
+            "warnings": warnings,
+            "history": fold_training.mean_history(folds),
+            "table": summary.describe_table(table, split_lines),
+            "example": {
+                "row": example_row(raw_inputs(table, encoding.scaler, row)),
+                "probability": float(np.mean(sigmoid(logits / temperature))),
+            },
+        }
         details = details._replace(threshold=evaluation.threshold.value)
         exported = None
         if args.export:
@@ -732,8 +725,7 @@ def main(argv: list[str] | None = None) -> int:
             checked = raw_inputs(table, encoding.scaler, rows)  # rows on which the exports are compared with Keras
             from harvest.model.export.formats import export
 
-            formats = list(dict.fromkeys(args.export))
-            exported = export(model.model, details, run, formats, console.print, checked)
+            exported = export(model.model, details, run, args.export, console.print, checked)
         # Every test row with its line in the file, so readers can check any figure against the data.
         predictions = summary.prediction_rows(table, splits, evaluation)
         run.stage(MODEL_FILE, archive.write(details))
@@ -743,15 +735,9 @@ def main(argv: list[str] | None = None) -> int:
             calibration = summary.calibration_lines(*tested, evaluation.metrics["confusion"])
             texts = {"calibration": calibration, "report": report_lines}
             log.results(metrics, evaluation.validation, tested, texts, console)
-        left_out = {
-            name: f"{run.path / name} was not overwritten because you created or edited it"
-            for name in (CARD_FILE, REPORT_FILE)
-            if not run.free(name)
-        }
-        if CARD_FILE not in left_out:
-            run.stage(CARD_FILE, render_model_card(metrics, data_lines, report_lines, exported))
-        if REPORT_FILE not in left_out:
-            run.stage(REPORT_FILE, render_report(metrics, predictions))
+        edited = [name for name in (CARD_FILE, REPORT_FILE) if not run.free(name)]  # commit() leaves them as they are
+        run.stage(CARD_FILE, render_model_card(metrics, data_lines, report_lines, exported))
+        run.stage(REPORT_FILE, render_report(metrics, predictions))
         timing["total_s"] = time.perf_counter() - started
         run.stage(METRICS_FILE, json.dumps(metrics, indent=2).encode())
 
@@ -761,7 +747,7 @@ def main(argv: list[str] | None = None) -> int:
         stale = run.commit()
         (run.path / RESUME_FILE).unlink(missing_ok=True)
         written = (log is not None, description["checkpoints"])
-        console.print(*summary.file_lines(run.path, timing, left_out, stale, *written))
+        console.print(*summary.file_lines(run.path, timing, edited, stale, *written))
         failures = exported.failures if exported else []
         for failure in failures:
             cli.print_error(f"error: {failure}; the model and its metrics are saved")

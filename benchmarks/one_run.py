@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -17,13 +19,11 @@ from harvest.cli import StopRequest
 from harvest.data.encoding import Encoding, Features, encode, fit_encoding
 from harvest.data.splits import Split, make_splits
 from harvest.data.table import Table, read_table
-from harvest.results.linear import fit_linear, weighted_linear
+from harvest.results.linear import fit_linear
 from harvest.training.config import Config, Plan, choose_folds, decide, make_plan, with_device
 from harvest.training.tensorflow_setup import Device, find_devices, import_tensorflow, prepare_environment
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from harvest.model.inference_model import InferenceModel, Predictor
     from harvest.training.folds import Fold
 
@@ -90,7 +90,7 @@ def make_run(args: argparse.Namespace, table: Table, precision: str = "float32",
 
     model = build_inference_model(table, encoding, fold_encodings, make_network, args.seed)
     for fold, saved in zip(folds, model.networks, strict=True):
-        trainer.start_from_linear_model(saved, weighted_linear(fold.linear, config.class_weights))
+        trainer.start_from_linear_model(saved, np.append(fold.linear[:-1], fold.linear[-1] + config.offset))
         fold.state = compiled.first_state(compiled.current_weights(saved), config.learning_rate)
     started = time.perf_counter()
     compile_program()

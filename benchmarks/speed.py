@@ -108,6 +108,8 @@ def target_child(rows: int) -> dict[str, Any]:
     start_tensorflow()
     import keras
 
+    from harvest.training.folds import FoldCallback
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
         write_sample(path, rows, 1)
@@ -124,9 +126,7 @@ def target_child(rows: int) -> dict[str, Any]:
     best = min(stock.values(), key=lambda result: result["log_loss"])
     fold = run.folds[0]
 
-    class Reached(keras.callbacks.Callback):
-        reads_folds = True
-
+    class Reached(FoldCallback):
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
             self.model.stop_training = fold.best_loss <= best["log_loss"]
 

@@ -22,7 +22,7 @@ def train_worker(settings: dict) -> None:
     if (folder / "resume.npz").exists():  # a lost worker ended this run
         arguments = [*arguments, "--resume"]
     command = [sys.executable, str(TRAINER), *arguments, "--model-dir", str(folder)]
-    subprocess.run(command, check=True, env=os.environ.copy())
+    subprocess.run(command, check=True)
 
 
 def main() -> None:

@@ -38,14 +38,6 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; --help lists the flags")
 
 
-class GivenFlags(argparse.Namespace):
-    """Holds only the given flags: argparse sets a default if an attribute is missing, and here none seems to be."""
-
-    def __getattr__(self, name: str) -> None:
-        if name.startswith("_"):
-            raise AttributeError(name)
-
-
 def whole_number(text: str, what: str = "a whole number of 1 or more", least: int = 1, most: int = 10**18) -> int:
     if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or not least <= int(text) <= most:
         raise argparse.ArgumentTypeError(f"takes {what}, not {text}")
@@ -76,28 +68,24 @@ class Console:
             lines = tuple(part for line in lines for part in fit(line, width))
         self.show(lambda: print("\n".join(lines), flush=True))
 
-    def show(self, write: Callable[[], object]) -> None:
-        """Call a function that writes to standard output."""
-        self.clear()
-        self.write(write)
-
     def wait(self, text: str) -> None:
         """On a terminal, show a text until the next output replaces it."""
-        self.clear()
-        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not self.quiet:
+        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+            self.show(lambda: print(text, end="", flush=True))
             self.waiting = True
-            self.write(lambda: print(text, end="", flush=True))
 
     def clear(self) -> None:
         """Remove the text of wait() from the terminal."""
-        if self.waiting:
-            self.waiting = False
-            self.write(lambda: print("\r\x1b[K", end="", flush=True))
+        self.show(lambda: None)
 
-    def write(self, write: Callable[[], object]) -> None:
+    def show(self, write: Callable[[], object]) -> None:
+        """Call a function that writes to standard output, which replaces the text of wait()."""
         if self.quiet:
             return
         try:
+            if self.waiting:
+                print("\r\x1b[K", end="", flush=True)
+            self.waiting = False
             write()
         except (OSError, ValueError) as error:
             if not isinstance(error, BrokenPipeError):  # which means that the reader has stopped reading

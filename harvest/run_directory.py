@@ -45,7 +45,6 @@ EXPORT_NAME = re.compile(r"[^/\\]+(_saved_model|\.tflite|\.onnx)")  # of a model
 MANIFEST_FILE = ".manifest.json"
 CHECKPOINTS_FILE = "manifest.json"  # in checkpoints/
 TEMPORARY = ".train_model_modern-"  # the prefix of files that are not yet in place
-COMMIT_OF_1_6 = TEMPORARY + "commit.json"  # version 1.6's list of the files to move into place
 MOVE_AWAY = "move it or name another directory"
 
 
@@ -69,9 +68,8 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()
         except OSError as error:
-            usable = f"{error.strerror}; name a writable directory"
-            fault = "is a file; name a directory" if isinstance(error, FileExistsError) else usable
-            raise UserError(f"--model-dir {self.path}: {fault}") from None
+            fault = "is a file" if isinstance(error, FileExistsError) else error.strerror
+            raise UserError(f"--model-dir {self.path}: {fault}; name a writable directory") from None
         with self:
             pass
 
@@ -79,7 +77,6 @@ class RunDirectory:
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock(self.path))
             self._refuse_foreign([])
-            finish_commit_of_1_6(self.path)
             # Finish or delete the unfinished work of a killed process.
             if manifest := read_manifest(self.staging / MANIFEST_FILE):
                 self._finish(manifest)
@@ -141,8 +138,8 @@ class RunDirectory:
             if not self.free(name):
                 remove(self.staging / name)
         kept = read_manifest(self.path / MANIFEST_FILE) or {}
-        staged = [name for name in file_names(path.name for path in self.staging.glob("*"))]
-        staged = [name for name in staged if (self.staging / name).exists()]
+        present = [path.name for path in self.staging.glob("*")]
+        staged = [name for name in file_names(present) if name in present]
         if not staged:
             return []
         self._refuse_foreign(staged)
@@ -222,24 +219,9 @@ def lock(folder: Path) -> Iterator[None]:
 
 def finish_commit(folder: Path) -> None:
     """Finish the moves of a killed process, unless another process is using the directory."""
-    if (folder / COMMIT_OF_1_6).is_file() or (RunDirectory(folder).staging / MANIFEST_FILE).is_file():
+    if (RunDirectory(folder).staging / MANIFEST_FILE).is_file():
         with contextlib.suppress(OSError, UserError), RunDirectory(folder, training=False):
             pass
-
-
-def finish_commit_of_1_6(folder: Path) -> None:
-    """Finish the moves of a killed process of version 1.6.0, as listed in its file, and delete the list."""
-    path = folder / COMMIT_OF_1_6
-    if path.is_symlink() or not path.is_file() or (folder / MANIFEST_FILE).exists():
-        return
-    with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
-        listed = json.loads(path.read_bytes())
-        for name in [name for name in ALL_FILES if name in listed["names"]]:
-            new, old = folder / f"{TEMPORARY}{int(listed['process'])}-{name}.tmp", folder / name
-            if new.exists() and (not os.path.lexists(old) or is_of_1_6(old)):
-                remove(old)
-                os.replace(new, old)
-        path.unlink()
 
 
 def make_ready(new: Path, old: Path) -> None:

@@ -35,15 +35,8 @@ def name_files(names: Sequence[str]) -> str:
 
 def wrap(text: str, first: str = "", indent: str = "", width: int = 80) -> list[str]:
     """A text as lines of at most `width` columns; words joined by HARD_SPACE stay together."""
-    lines = textwrap.wrap(
-        text,
-        width,
-        initial_indent=first,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return [line.replace(HARD_SPACE, " ") for line in lines]
+    wrapper = textwrap.TextWrapper(width, first, indent, break_long_words=False, break_on_hyphens=False)
+    return [line.replace(HARD_SPACE, " ") for line in wrapper.wrap(text)]
 
 
 def titled_list(title: str, parts: list[str]) -> list[str]:
@@ -51,10 +44,13 @@ def titled_list(title: str, parts: list[str]) -> list[str]:
     return wrap(", ".join(part.replace(" ", HARD_SPACE) for part in parts), f"{title:<11}", " " * 11)
 
 
-def name_some(lines: np.ndarray) -> str:
-    """Line numbers for a message: the first five, and how many more there are."""
-    shown = ", ".join(map(str, lines[:5])) + (f" and {len(lines) - 5} more" if len(lines) > 5 else "")
-    return f"line {shown}" if len(lines) == 1 else f"lines {shown}"
+def name_some(names: Sequence[str] | np.ndarray, most: int = 5) -> str:
+    """Names or numbers for a message: the first ones, and how many more there are."""
+    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def name_lines(lines: np.ndarray) -> str:
+    return f"line{'s' * (len(lines) > 1)} {name_some(lines)}"
 
 
 def rows_of(label: str, value: int) -> str:

@@ -45,7 +45,7 @@ def test_a_file_has_the_weights_of_the_model_or_those_given(tf, tmp_path, folds)
 
 def test_details_are_read_as_they_were_written(tf, tmp_path):
     made, path = untrained(mixed_table()), tmp_path / "model.keras"
-    path.write_bytes(Archive(made.model.model).write(made.details))
+    path.write_bytes(Archive(made.model.model, {}).write(made.details))
     details = read_details(path)
     assert details == made.details
     assert details.columns() == ["idle", "stamp", "app id", "window"] == list(made.rows)
@@ -59,7 +59,7 @@ def test_details_of_earlier_versions():
     columns = [{"name": "a", "kind": "number", "reason": "", "missing": -1, "distinct": 3, "vocabulary": []}]
     stored = {"threshold": 0.5, "label": "y", "columns": [*columns, {"name": "b", "kind": "category", "missing": 0}]}
     kinds = {"a": "number", "b": "category"}
-    assert Details.from_json(json.dumps(stored)) == Details("y", 0.5, kinds, {"a"}, {}, {"b": 0.0}, {})
+    assert Details.from_json(json.dumps(stored)) == Details("y", 0.5, kinds, {"a"}, {}, {}, {})
 
 
 def test_how_many_new_values_are_to_be_expected():

@@ -18,7 +18,7 @@ from conftest import ROOT, environment_of_a_user
 
 from harvest.cli import Console
 from harvest.training import callbacks, resume, tensorboard
-from harvest.training.folds import Fold
+from harvest.training.folds import Fold, FoldCallback
 from harvest.training.program import Weights, current_weights
 
 LOGS = {"loss": 0.5, "val_loss": 0.25, "val_accuracy": 0.75}
@@ -352,7 +352,7 @@ def test_all_are_callbacks_of_keras_and_read_the_folds():
         resume.ResumeState,
         tensorboard.TensorBoardLog,
     ):
-        assert issubclass(kind, keras.callbacks.Callback) and kind.reads_folds
+        assert issubclass(kind, FoldCallback) and issubclass(kind, keras.callbacks.Callback)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ ROW = {"keys": 0.1, "app id": 7, "input_probability": 'a "b" \\ \u05d0', "time":
 
 
 def summary(*formats, row=None, source="productivity_model.keras", renamed=()):
-    return ExportSummary(source, list(formats), list(renamed), row or ROW, 0.123456)
+    return ExportSummary(source, list(formats), list(renamed), row or ROW, 0.123456, [])
 
 
 def card_of(metrics, exports=None):

@@ -12,6 +12,7 @@ from small_training import flags
 
 from harvest.cli import UserError
 from harvest.data.splits import make_splits
+from harvest.decision import Decision
 from harvest.training import config as module
 from harvest.training.config import (
     SEGMENT_CELLS,
@@ -20,7 +21,6 @@ from harvest.training.config import (
     choose_batch_size,
     choose_devices,
     choose_folds,
-    choose_learning_rate,
     choose_momentum,
     choose_patience,
     choose_precision,
@@ -29,7 +29,6 @@ from harvest.training.config import (
     make_plan,
     segment_steps,
     setup_tensorflow,
-    training_seconds,
     with_device,
 )
 from harvest.training.tensorflow_setup import Device
@@ -79,7 +78,6 @@ def test_choices_follow_the_rows():
     assert choose_patience(9) == (50, "450 steps") and choose_patience(2_000) == (10, "20,000 steps")
     assert choose_momentum(500) == (0.9, "500 steps to run: moving averages must converge fast")
     assert choose_momentum(50_000) == (0.99, "50,000 steps to run: moving averages have time to converge")
-    assert choose_learning_rate(0.1) == (0.1, "as requested") and choose_learning_rate(None).value == 0.006
 
 
 def test_xla_is_used_where_it_pays():
@@ -249,13 +247,19 @@ def test_a_gpu_is_tried_where_training_is_long(found, monkeypatch):
     assert used == [CPU] and "is not tried" in config.reasons["device"] and calls[-1] == "hide"
 
 
-def test_how_long_training_takes():
+def test_how_long_training_takes(found, monkeypatch):
+    def seconds():
+        setup_tensorflow(flags(), config, rows)
+        return given[-1][-1]
+
+    given = []
+    monkeypatch.setattr(module, "choose_devices", lambda *args: given.append(args) or Decision([CPU], ""))
     config = replace(config_of(epochs=100)[0], xla=True, steps=10_000)
     rows = table(110)
     width = 1 + 4 + 7  # a number, bins of at least 20 rows, a category
-    assert training_seconds(config, rows) == pytest.approx(5_000 * (6e-6 + (3e-8 + 3e-9 * 8) * width))
+    assert seconds() == pytest.approx(5_000 * (6e-6 + (3e-8 + 3e-9 * 8) * width))
     rows.columns[0] = replace(rows.columns[0], distinct=None)
-    assert training_seconds(config, rows) > 0
+    assert seconds() > 0
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from harvest.data import csv_file
 from harvest.data.cells import parse_number
 from harvest.data.csv_file import ByteRange, find_files, open_csv, read_columns, read_once
 
-NUMBERS = "column numbers; save the table with its column names"
+NUMBERS = "has no column names; save the table with its column names"
 BAD_BYTES = {
     "empty": (b"", "the file is empty; give a file with a header and rows"),
     "utf-16": ("a,b\n1,2\n".encode("utf-16"), "UTF-16"),
@@ -39,18 +39,18 @@ BAD_BYTES = {
     "label twice": (b"app,productive,productive\n1,2,1\n", "names the column productive twice"),
     "no label column": (b"a,b,c\n1,2,3\n", "no column productive"),
     "label in capitals": (b"app,idle,PRODUCTIVE\n1,2,1\n", "no column productive"),
-    "seven numbers, no header": (b"1,2,3,4,5,6,8\n", "line 1 has 7 numbers and no column names"),
-    "three numbers, no header": (b"1,2,1\n", "line 1 has 3 numbers"),
-    "a lone number": (b"1\n", "line 1 has 1 numbers"),
+    "seven numbers, no header": (b"1,2,3,4,5,6,8\n", f"line 1 (1,2,3,4,5,...) {NUMBERS}"),
+    "three numbers, no header": (b"1,2,1\n", f"line 1 (1,2,1) {NUMBERS}"),
+    "a lone number": (b"1\n", f"line 1 (1) {NUMBERS}"),
     "slash in a name": (b"a/b,c,productive\n1,2,1\n", "'a/b'"),
     "a control sign in a name": (b"app,id\x07le,productive\n1,2,1\n", "unprintable"),
     "a long name": (b"a" * 501 + b",productive\n1,1\n", "line 1, column 1: the name has 501 characters"),
-    "a header of empty names": (b",,,,\n1,2,3,4,1\n", "line 1 has no column names"),
-    "pandas' numbers": (b"0,1,2,3,4\n5,6,7,8,1\n", f"line 1 is 0,1,2,3,4, {NUMBERS}"),
-    "pandas' numbers and index": (b",0,1,2,3,4\n0,5,6,7,8,1\n", f"line 1 is ,0,1,2,3,..., {NUMBERS}"),
-    "pandas' numbers in quotes": (b'"0.0","1.0","2.0"\n5,6,1\n', f"line 1 is 0.0,1.0,2.0, {NUMBERS}"),
-    "numbers from 1": (b"1,2,3,4,5,6,7\n7,6,5,4,3,2,1\n", f"line 1 is 1,2,3,4,5,..., {NUMBERS}"),
-    "numbers from 1 and index": (b",1,2,3\n1,5,6,1\n", f"line 1 is ,1,2,3, {NUMBERS}"),
+    "a header of empty names": (b",,,,\n1,2,3,4,1\n", f"line 1 (,,,,) {NUMBERS}"),
+    "pandas' numbers": (b"0,1,2,3,4\n5,6,7,8,1\n", f"line 1 (0,1,2,3,4) {NUMBERS}"),
+    "pandas' numbers and index": (b",0,1,2,3,4\n0,5,6,7,8,1\n", f"line 1 (,0,1,2,3,...) {NUMBERS}"),
+    "pandas' numbers in quotes": (b'"0.0","1.0","2.0"\n5,6,1\n', f"line 1 (0.0,1.0,2.0) {NUMBERS}"),
+    "numbers from 1": (b"1,2,3,4,5,6,7\n7,6,5,4,3,2,1\n", f"line 1 (1,2,3,4,5,...) {NUMBERS}"),
+    "numbers from 1 and index": (b",1,2,3\n1,5,6,1\n", f"line 1 (,1,2,3) {NUMBERS}"),
     "only blank lines": (b"\n\n\n", "line 1 is empty"),
     "utf-16 without a mark": ("a,b,productive\n1,2,1\n".encode("utf-16-le"), "line 1 contains a NUL"),
     "utf-32": ("a,b\n1,2\n".encode("utf-32"), "UTF-16"),
@@ -120,23 +120,21 @@ def test_which_files_are_read(tmp_path):
         write(folder / name, rows(count))
     paths = [str(tmp_path / "absent.csv"), str(folder)]
     assert find_files(paths) == [paths[0], str(folder / "1.csv"), str(folder / "2.CSV")]
-    for given, also in (
-        ([folder, folder / "2.CSV"], ""),
-        ([folder / "1.csv", tmp_path / "link.csv"], f", also as {folder / '1.csv'}"),
-        ([paths[0], paths[0]], ""),
+    (tmp_path / "link.csv").symlink_to(folder / "1.csv")
+    for first, second, fault in (
+        (folder, folder / "2.CSV", "is listed twice"),
+        (folder / "1.csv", tmp_path / "link.csv", f"has the same content as {folder / '1.csv'}"),
     ):
-        (tmp_path / "link.csv").unlink(missing_ok=True)
-        (tmp_path / "link.csv").symlink_to(folder / "1.csv")
         with pytest.raises(UserError) as error:
-            find_files([str(path) for path in given])
-        assert str(error.value) == f"{given[1]}: is listed twice{also}; list it once"
+            find_files([str(first), str(second)])
+        assert str(error.value) == f"{second}: {fault}; list it only once"
 
 
 def test_the_label_may_be_absent_where_rows_are_predicted(tmp_path):
     path = str(write(tmp_path / "a.csv", [row.rpartition(",")[0] for row in rows()], header=None))
     file = open_csv(path, False, unlabelled=True)
     assert file.names == HEADER.split(",")[:4] and len(file.line_numbers) == 40
-    with pytest.raises(UserError, match="line 1 has 4 numbers and no column names"):
+    with pytest.raises(UserError, match=NUMBERS):
         open_csv(path, False)
 
 
@@ -191,6 +189,14 @@ def test_a_line_above_the_header_is_named(tmp_path, title, skip):
     assert refusal(path, skip_bad_rows=skip).startswith(f"{path}: {TITLES[title]}")
     path = write(tmp_path / "a.csv", [title, '"idle","app","productive"', *lines], header="")
     assert TITLES[title] in refusal(path, skip_bad_rows=skip)
+
+
+@pytest.mark.parametrize("title", ["My title", "1,2,3,4"])
+def test_a_title_above_the_rows_of_2017_is_named(tmp_path, title):
+    fault = refusal(write(tmp_path / "a.csv", rows(), header=title))
+    assert fault.endswith(
+        f"line 1 ({title}) is not a header, and the rows look like a headerless file of 2017: delete line 1"
+    )
 
 
 def test_no_line_is_taken_for_the_header_without_reason(tmp_path):

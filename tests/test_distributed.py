@@ -63,11 +63,13 @@ def config(addresses, kind="worker", index=0, **other):
 
 LOCAL = ["127.0.0.1:1", "127.0.0.1:2"]
 REFUSED = {
-    "not JSON": ("{", [], "is malformed"),
+    "not JSON": ("{", [], "must name each worker once"),
     "no task": (json.dumps({"cluster": {"worker": LOCAL}}), [], "must name each worker once"),
     "another task": (config(LOCAL, "evaluator"), [], "must name each worker once"),
     "a number too high": (config(LOCAL, index=2), [], "must name each worker once"),
     "a number too low": (config(LOCAL, index=-1), [], "must name each worker once"),
+    "an endless number": (config(LOCAL).replace('"index": 0', '"index": 1e999'), [], "must name each worker once"),
+    "no port": (config(["127.0.0.1", "127.0.0.1:2"]), [], "must name each worker once"),
     "an address twice": (config(["127.0.0.1:1", "127.0.0.1:1"]), [], "must name each worker once"),
     "another machine": (config(["127.0.0.1:1", "10.0.0.7:1"]), [], "10.0.0.7:1, which is not loopback"),
     "a name": (config(["localhost:1", "trainer-1:2222"]), [], "trainer-1:2222, which is not loopback"),
@@ -84,10 +86,10 @@ def test_what_is_refused_before_anything_starts(case, data, tmp_path, monkeypatc
     assert words in capsys.readouterr().err and not (tmp_path / "model").exists()
 
 
-def test_other_machines_are_talked_to_when_the_network_is_trusted():
-    found = cluster.read_cluster(config(["10.0.0.8:1"], "worker", 0, chief=["10.0.0.7:1"]))
+def test_other_machines_are_talked_to_when_the_network_is_trusted(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config(["10.0.0.8:1"], "worker", 0, chief=["10.0.0.7:1"]))
+    found = cluster.find_cluster(argparse.Namespace(trust_network=True, describe=False))
     assert found == (["10.0.0.7:1", "10.0.0.8:1"], 1)
-    cluster.check_addresses(found, trusted=True)
     for address in ("127.0.0.1:1", "127.8.8.8:1", "localhost:1", "[::1]:1"):
         assert cluster.is_loopback(address)
 
@@ -126,10 +128,16 @@ def test_which_files_are_shared(data, tmp_path):
         wide.append([shares.look_at(tmp_path / place / "a.csv")])
     assert shares.are_shared([[a, b], [b, a]])
     assert not shares.are_shared([[a], [b]]) and not shares.are_shared(wide)
-    with pytest.raises(UserError, match=r"workers 0 and 1 both have a.csv, but only one of them has b.csv"):
-        shares.are_shared([[a], [a, b]])
-    with pytest.raises(UserError, match=r"a.csv starts the same but differs: .* on worker 0 and .* on worker 2"):
-        shares.are_shared([[a], [b], [longer]])
+    for listings, ranks, lone in (
+        ([[a], [a, b]], (0, 1, 1), b),
+        ([[a], [a], [b]], (0, 1, 2), a),
+        ([[a], [b], [longer]], (0, 2, 1), a),
+    ):
+        with pytest.raises(UserError) as error:
+            shares.are_shared(listings)
+        who = "workers {} and {} both have a.csv, but only one of workers 0 and {} has".format(*ranks)
+        cure = "give all workers the same files, which must not change, or each its own"
+        assert str(error.value) == f"{who} {lone.name} with {lone.size:,} bytes; {cure}"
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7, 40])
@@ -470,7 +478,7 @@ def noted_connect(self, *arguments):
 
 Training.average, group.open_csv, Training.connect = noted_average, noted_file, noted_connect
 if settings.get("alone"):  # the same epochs as without a group, cut into calls
-    cluster.count_workers = lambda: 2
+    cluster.find_cluster = lambda args: cluster.Cluster(json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"], 0)
     Training.plan_calls = lambda self, rows, asked: self.plan._replace(epochs_per_call=1)
 cli.run(train_model_modern.main)
 """
@@ -564,8 +572,7 @@ def start(tmp_path_factory):
 
 def plain(folder: Path, *arguments):
     """The same run by one process."""
-    command = [sys.executable, str(ROOT / "train_model_modern.py"), *map(str, arguments), "--quiet"]
-    subprocess.run([*command, "--model-dir", str(folder)], env=environment_of_a_user(), check=True, timeout=200)
+    assert train_model_modern.main([*map(str, arguments), "--quiet", "--model-dir", str(folder)]) == 0
     return folder
 
 

@@ -33,6 +33,7 @@ def test_without_numpy(script, tmp_path):
     (tmp_path / "a.csv").write_text("a,productive\n1,1\n")
     (tmp_path / "productivity_model.keras").write_bytes(b"PK")
     (tmp_path / "metrics.json").write_text("{}")
+    (tmp_path / "predictions.csv").write_text("")
     given = {
         "predict.py": [tmp_path / "a.csv", "--model-dir", tmp_path],
         "export_model.py": ["saved_model", "--model-dir", tmp_path],

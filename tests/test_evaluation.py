@@ -1,5 +1,7 @@
 """The test of the networks, its baselines, and the share of a single network."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from small_table import small_table
@@ -18,12 +20,18 @@ def table_of(rows=150):
     return small_table(label, key=key, app=generator.integers(0, 4, rows).tolist())
 
 
+def folds_of(*parts):
+    return [
+        SimpleNamespace(split=split, encoding=fold, linear=linear) for split, fold, linear in zip(*parts, strict=True)
+    ]
+
+
 def test_always_the_majority_ranks_nothing_with_folds_either(tf):
     table = table_of()
     splits = split_folds(table.label, 47, 1)
     encoding, fold_encodings, features = fit_encoding(table, splits)
     linear = [np.zeros(encoding.linear_width + 1)] * 47
-    majority = measure_baselines(features, splits, encoding, fold_encodings, linear)["majority"]
+    majority = measure_baselines(features, encoding, folds_of(splits, fold_encodings, linear))["majority"]
     label = table.label[np.concatenate([split.test for split in splits])]
     assert majority.metrics["roc_auc"] == 0.5 and majority.metrics["roc_auc_ci95"] == [0.5, 0.5]
     assert majority.y_prob.mean() == pytest.approx(label.mean(), abs=1e-3)
@@ -35,7 +43,8 @@ def test_each_row_is_tested_by_the_linear_model_of_its_fold(tf):
     encoding, fold_encodings, features = fit_encoding(table, splits)
     parts = [*zip(splits, fold_encodings, strict=True)]
     linear = [fit_linear(features, split.train, encoding, fold) for split, fold in parts]
-    baseline = measure_baselines(features, splits, encoding, fold_encodings, linear)["logistic_regression"]
+    folds = folds_of(splits, fold_encodings, linear)
+    baseline = measure_baselines(features, encoding, folds)["logistic_regression"]
     expected = [
         sigmoid(linear_logits(features, split.test, encoding, fold, weights))
         for (split, fold), weights in zip(parts, linear, strict=True)
@@ -56,7 +65,7 @@ def test_the_threshold_follows_from_validation_rows_alone():
     np.testing.assert_array_equal(y_prob, sigmoid(logits[0] / 2))
     assert y_true[y_prob >= found.threshold.value].sum() >= 0.9 * y_true.sum()
     assert found.metrics == measure(labels[1], found.y_prob, found.threshold.value)
-    assert (found.temperature, found.baselines) == (2.0, {})
+    assert (found.temperatures, found.baselines) == ([2.0], {})
 
 
 def windows(many, generator):
@@ -77,7 +86,7 @@ def test_a_window_is_answered_with_what_was_known_before_it():
         np.testing.assert_array_equal(found.y_prob[own], sigmoid(test[1][own] / temperature))
         best = choose_threshold(("f1", None), validation[0][known], sigmoid(validation[1][known] / temperature)).value
         assert set(found.tested_at[own]) == {best}
-    assert found.temperature == 1.7 and len(set(found.temperatures)) == 4
+    assert len(set(found.temperatures)) == 4
     assert found.threshold.reason == "best for f1 on 400 validation rows; each window has the threshold of earlier rows"
     assert found.metrics == measure(found.y_true, found.y_prob, found.tested_at)
 

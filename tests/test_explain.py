@@ -1,5 +1,6 @@
 """Importance, partial dependence and suspect labels, against plain definitions."""
 
+import argparse
 from dataclasses import replace
 
 import numpy as np
@@ -50,7 +51,7 @@ def networks():
     splits = split_folds(table.label, 4, 0)
     encoding, fold_encodings, features = fit_encoding(table, splits)
     weights = generator.normal(size=(4, encoding.width)).astype(np.float32)
-    names = [column.name for column in explain.feature_columns(table)]
+    names = [column.name for column in table.of_kind("number") + table.of_kind("category")]
     weights[:, encoding.inputs_of_columns()[names.index("idle")]] = 0
     return table, FoldNetworks(
         features, splits, encoding, fold_encodings, lambda fold, encoded: encoded @ weights[fold], [1.5] * 4
@@ -71,7 +72,7 @@ def test_importance_is_the_rise_of_the_log_loss(tf, networks):
 
     generator, rises = np.random.default_rng([7, 4]), dict.fromkeys(found, 0.0)
     for fold, split in enumerate(folds.splits):
-        for column in explain.feature_columns(table):  # the columns are shuffled in this order
+        for column in table.of_kind("number") + table.of_kind("category"):  # the columns are shuffled in this order
             frame = table.frame.copy()
             shuffled = split.test[generator.permutation(len(split.test))]
             frame.loc[split.test, column.name] = table.frame[column.name].to_numpy()[shuffled]
@@ -177,13 +178,12 @@ def test_all_that_is_explained(tf, networks):
     y_true, y_prob = table.label[rows], np.random.default_rng(0).random(200)
     baselines = {name: Baseline(np.full(200, 0.4), {}) for name in BASELINES}
     test, decision = measure(y_true, y_prob, 0.3), Decision(0.3, "")
-    answered = (y_true, y_prob, test, decision, 1.5, [1.5] * 4, np.full(200, 0.3))
+    answered = (y_true, y_prob, test, decision, [1.5] * 4, np.full(200, 0.3))
     evaluation = Evaluation(*answered, (y_true, y_prob), baselines)
     table = replace(table, columns=[*table.columns, Column("at", "dropped", TIMESTAMP)])
     leaks, repeated = ["app: on its own it predicts all; use --drop app"], ["3 of 200 rows repeat another row"]
-    facts, lines = explain.explain(
-        evaluation, table, folds, label="y", seed=0, network_share=0.4, repeated=repeated, leaks=leaks
-    )
+    args = argparse.Namespace(label="y", seed=0, split="random", sample=None, given={})
+    facts, lines = explain.explain(args, evaluation, table, folds, 0.4, repeated, leaks)
     assert [*facts] == list(FINDINGS)
     assert [effect["column"] for effect in facts["effects"]] == [*facts["importance"]]
     text = " ".join(" ".join(lines).split())
@@ -197,7 +197,7 @@ def test_all_that_is_explained(tf, networks):
     assert all([*row["cells"]] == [*facts["importance"]] for row in facts["suspect_labels"])
     assert "Labels worth" not in text  # the probabilities are random, so no label is suspected
     table = replace(table, repeats=Repeats(np.arange(200, dtype=np.int32) // 2 * 2, np.zeros(200, bool)))
-    for by_time, caveat in ((False, FEW_COMBINATIONS), (True, explain.LEAKING)):
-        facts, _ = explain.explain(evaluation, table, folds, label="y", seed=0, leaks=leaks, by_time=by_time)
+    for args.split, caveat in (("random", FEW_COMBINATIONS), ("time", explain.LEAKING)):
+        facts, _ = explain.explain(args, evaluation, table, folds, 1.0, [], leaks)
         assert facts["verdict"][1] == caveat
-        assert facts["verdict"][0].startswith("Not worth" if by_time else "Not shown to be worth using: ")
+        assert facts["verdict"][0].startswith("Not worth" if args.split == "time" else "Not shown to be worth using: ")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from test_inference_model import mixed_table
 from untrained import hidden_network, untrained
 
 import export_model
-import harvest.model.export as export_package
 from harvest.cli import UserError
 from harvest.data.cells import MISSING, UNSEEN
 from harvest.data.encoding import fit_scaler, raw_inputs
@@ -189,14 +189,26 @@ def test_an_export_of_an_earlier_run_is_deleted_and_one_of_the_users_is_not(mode
     assert printed.count("from an earlier run") == 1 and not left_behind(folder)
 
 
+def hide_packages(monkeypatch, *hidden):
+    """Let these packages seem not to be installed."""
+    version = metadata.version
+
+    def find(name):
+        if name in hidden:
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", find)
+
+
 def test_a_missing_package_is_named_before_training(train, tmp_path, monkeypatch, capsys):
-    known = export_package.is_installed
-    monkeypatch.setattr(export_package, "is_installed", lambda name: name != "onnx" and known(name))
+    hide_packages(monkeypatch, "onnx")
     require(["saved_model", "litert"])
     train("--export", "onnx", code=2)
-    assert capsys.readouterr().err == "error: the format onnx needs onnx: pip install onnx\n"
+    error = "error: the format onnx needs onnx and onnxruntime: pip install onnx onnxruntime\n"
+    assert capsys.readouterr().err == error
     assert not (tmp_path / "model").exists()
-    monkeypatch.setattr(export_package, "is_installed", lambda name: False)
+    hide_packages(monkeypatch, "ai-edge-litert", "onnx", "onnxruntime")
     require(["saved_model"])
     with pytest.raises(UserError, match="the format onnx needs onnx and onnxruntime: pip install onnx onnxruntime"):
         require(["saved_model", "onnx", "litert"])
@@ -229,7 +241,7 @@ def test_the_command_exports_a_model_by_itself(model_copy, monkeypatch, capsys):
     lines = printed.out.splitlines()
     assert printed.err == "" and len(lines) == 3 and lines[-1] == "Card       model/README.md"
     for name, line in zip(["onnx", "litert"], lines, strict=False):
-        words = rf"Export     model/{re.escape(EXPORT_FILES[name])}: probabilities of 1,000 generated rows"
+        words = rf"Export     model/{re.escape(EXPORT_FILES[name])}: probabilities of 1,001 rows"
         assert re.match(rf"{words} agree within \de-\d\d", line)
     extended = (folder / "README.md").read_text(encoding="utf-8")
     assert extended.startswith(card.rstrip() + "\n\n## Exported files\n")
@@ -240,6 +252,7 @@ def test_the_command_exports_a_model_by_itself(model_copy, monkeypatch, capsys):
     assert RunDirectory(folder).is_ours("README.md")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_exported_beside_itself(formats, model_copy, capsys):
     folder = model_copy("--checkpoints")
     before = (folder / "README.md").read_bytes()
@@ -300,7 +313,7 @@ def test_the_command_refuses_what_is_not_its_own(model_copy, tmp_path, monkeypat
     assert (folder / EXPORT_FILES["onnx"]).read_bytes() == b"mine"
     assert (folder / "README.md").read_text() == "mine too" and not left_behind(folder)
     assert export_model.main(["--model-dir", str(folder), "pmml"]) == 2
-    monkeypatch.setattr(export_package, "is_installed", lambda name: False)
+    hide_packages(monkeypatch, "ai-edge-litert", "onnx", "onnxruntime")
     assert export_model.main(["--model-dir", str(folder), "litert"]) == 2
     words = "error: the format litert needs ai-edge-litert: pip install ai-edge-litert\n"
     assert capsys.readouterr().err.endswith(words)

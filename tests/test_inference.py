@@ -177,7 +177,8 @@ def test_what_cannot_be_known_is_unknown():
     text, unseen = split_seen(known, some, some)
     assert text.startswith("at least 1,000 of these 1,500 rows were used") and unseen is None
     assert f"{unknown} not all training rows are in this file" in text
-    assert said(known, some, strange=["app"]).endswith(f"{unknown} column app differs from training")
+    strange = "column app differs from training, so training rows may not be recognized"
+    assert said(known, some, strange=["app"]).endswith(f"{unknown} {strange}")
     both = np.concatenate([trained, new[:500]])  # all training rows, so the others are new
     text, unseen = split_seen(known, both, both)
     assert text.startswith("4,000 of these 4,500 rows were used") and "unknown" not in text and unseen.sum() == 500
@@ -308,7 +309,6 @@ def test_rows_of_a_data_frame_are_answered_as_those_of_the_file(mixed, predict, 
     rows = rows.rename(columns=lambda name: f" {name}").sample(frac=1, random_state=1)
     pairs = model.predict_proba(rows)
     assert pairs.shape == (120, 2) and len(np.unique(pairs)) > 50 and list(model.classes_) == [0, 1]
-    assert isinstance(model, script.Classifier)
     np.testing.assert_allclose(pairs[:, 1], expected[rows.index], atol=1e-6)
     np.testing.assert_allclose(pairs.sum(axis=1), 1)
     np.testing.assert_array_equal(model.predict(rows), predicted[rows.index])

@@ -84,10 +84,3 @@ def test_many_rows_are_fitted_in_part_and_fewer_for_each_of_many_folds(tf, encod
     for folds in (1, 2, 4):
         linear.fit_linear(features, split.train, encoding, fold_encoding, folds=folds)
     assert seen == [100, 50, 25]
-
-
-def test_class_weights_move_the_intercept(encoded):
-    weights = np.array([1.0, -2.0, 0.5])
-    assert linear.weighted_linear(weights, (1.0, 1.0)).tolist() == weights.tolist()
-    moved = linear.weighted_linear(weights, (0.5, 2.0))
-    np.testing.assert_allclose(moved - weights, [0, 0, np.log(4)])

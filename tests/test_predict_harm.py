@@ -99,7 +99,7 @@ def test_column_numbers_are_no_row(model, predict, tmp_path, first):
     rows = [line.rpartition(",")[0] for line in path.read_text().splitlines()[1:]]
     content = "\n".join([first, *rows, ""])
     (tmp_path / "new.csv").write_text(content)
-    words = ("line 1 is ", "column numbers; save the table with its column names")
+    words = ("line 1 (", "has no column names; save the table with its column names")
     refused(predict(tmp_path / "new.csv", "--model-dir", folder), *words)
     refused(predict("-", "--model-dir", folder, stdin=content.encode()), *words)
 

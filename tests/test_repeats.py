@@ -227,7 +227,7 @@ def test_copies_at_the_end_of_a_log_leave_nothing_to_test_by_time(tmp_path, fold
 def test_equal_files_under_two_names_are_refused(tmp_path):
     lines = different_rows(40)
     first, second = write_rows(tmp_path / "a.csv", lines), write_rows(tmp_path / "b.csv", lines)
-    with pytest.raises(UserError, match=r"b\.csv: has the same content as .*a\.csv; use one of them"):
+    with pytest.raises(UserError, match=r"b\.csv: has the same content as .*a\.csv; list it only once"):
         read_table(arguments(first, second))
     with pytest.raises(UserError, match="has the same content"):
         read_table(arguments(tmp_path))

@@ -22,7 +22,7 @@ from harvest.training import callbacks, interrupted, resume
 from harvest.training.folds import Fold, epoch_logs
 from harvest.training.program import HISTORY, Weights, first_state
 
-KILLS = int(os.environ.get("KILLS", "4"))  # make soak: 100
+KILLS = int(os.environ.get("KILLS", "3"))  # make soak: 100
 DESCRIPTION = {
     "arguments": ["rows.csv", "--epochs", "70"],
     "version": VERSION,
@@ -98,7 +98,7 @@ def test_folds_are_restored_to_the_bit(tmp_path, epochs):
     folds = [made_up_fold(number + 5, 0, 0) for number in range(2)]
     for fold, other in zip(folds, saved, strict=True):
         fold.number = other.number
-    resume.restore(folds, 70, path, description, arrays)
+    resume.restore(folds, description, arrays)
     assert {name: description[name] for name in DESCRIPTION} == DESCRIPTION
     for fold, other in zip(folds, saved, strict=True):
         for name in ("history", "reason", "best_loss", "best_epoch"):
@@ -130,34 +130,31 @@ DAMAGE = {
     "no JSON": lambda arrays: arrays.update(description=np.frombuffer(b"{", np.uint8)),
     "a list": lambda arrays: arrays.update(description=np.frombuffer(b"[1]", np.uint8)),
     "deep JSON": lambda arrays: arrays.update(description=np.frombuffer(b"[" * 100_000, np.uint8)),
+    "no digest": lambda arrays: arrays.pop("digest"),
     "no arguments": change_description(lambda description: description.pop("arguments")),
-    "one argument": change_description(lambda description: description.update(arguments="--help")),
-    "a number as an argument": change_description(lambda description: description.update(arguments=[1])),
-    "no fingerprint": change_description(lambda description: description.update(fingerprint=None)),
-    "no network": change_description(lambda description: description.pop("network")),
-    "no number of rows": change_description(lambda description: description.update(rows="100")),
-    "files of no size": change_description(lambda description: description.update(files=[[None, "89ab"]])),
-    "an unknown device": change_description(lambda description: description.update(device="tpu")),
-    "logs elsewhere": change_description(lambda description: description.update(logs="../20260101-000000_standard")),
-    "logs below": change_description(lambda description: description.update(logs="20260101-000000_standard/..")),
-    "a checkpoint elsewhere": change_description(
-        lambda description: description.update(checkpoints=["../model_01_0.5000.keras"])
-    ),
-    "another file": change_description(lambda description: description.update(checkpoints=["README.md"])),
-    "folds of no kind": change_description(lambda description: description.update(folds={})),
-    "no best epoch": set_fold("best_epoch", None),
-    "a best epoch to come": set_fold("best_epoch", 4),
-    "a best epoch before": set_fold("best_epoch", -1),
-    "half a best epoch": set_fold("best_epoch", 1.5),
-    "no best loss": set_fold("best_loss", "0.5"),
-    "no reason": set_fold("reason", None),
+    "another device": change_description(lambda description: description.update(device="tpu")),
+    "another best epoch": set_fold("best_epoch", 4),
     "no history": lambda arrays: arrays.pop("1/history"),
+    "another shape": lambda arrays: arrays.update({"1/state/trained": np.zeros(3, np.float32)}),
+    "another type": lambda arrays: arrays.update({"1/state/epoch": np.array(3.0)}),
+    "no best": lambda arrays: [arrays.pop(f"1/best/{name}") for name in Weights._fields],
+    "another array": lambda arrays: arrays.update({"2/history": arrays["1/history"]}),
+}
+# With a digest that fits.
+HOSTILE = {
+    "logs elsewhere": {"logs": "../20260101-000000_standard"},
+    "logs below": {"logs": "20260101-000000_standard/.."},
+    "a checkpoint elsewhere": {"checkpoints": ["../model_01_0.5000.keras"]},
+    "another file": {"checkpoints": ["README.md"]},
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_damaged_descriptions_are_refused(state, damage):
-    rewrite(state, damage)
+@pytest.mark.parametrize("damage", [*DAMAGE.values(), *HOSTILE.values()], ids=[*DAMAGE, *HOSTILE])
+def test_damaged_states_are_refused(state, damage):
+    if isinstance(damage, dict):
+        write_state(state, [made_up_fold(0), made_up_fold(1)], **damage)
+    else:
+        rewrite(state, damage)
     with pytest.raises(UserError) as error:
         interrupted.read_state(state)
     assert str(error.value) == f"--resume: {state} is damaged; delete it and start again"
@@ -246,37 +243,6 @@ def test_growth_is_told_from_change(tmp_path, monkeypatch):
     assert "differs from the data" in str(interrupted.explain_change({"files": [], "rows": 5}, ["x"], 6, "x"))
 
 
-OTHERS = {
-    "another shape": ("state/trained", lambda arrays: arrays.update({"1/state/trained": np.zeros(3, np.float32)})),
-    "another type": ("state/epoch", lambda arrays: arrays.update({"1/state/epoch": np.array(3.0)})),
-    "no weights": ("state/moving", lambda arrays: arrays.pop("1/state/moving")),
-    "other weights of now": ("now/moving", lambda arrays: arrays.update({"1/now/moving": np.zeros(5, np.float32)})),
-    "half the best": ("best/moving", lambda arrays: arrays.pop("1/best/moving")),
-    "no best": ("best", lambda arrays: [arrays.pop(f"1/best/{name}") for name in Weights._fields]),
-    "no weights of now": ("best", lambda arrays: [arrays.pop(f"1/now/{name}") for name in Weights._fields]),
-    "a narrow history": ("history", lambda arrays: arrays.update({"1/history": np.zeros((3, 2))})),
-    "a short history": ("history", lambda arrays: arrays.update({"1/history": arrays["1/history"][:2]})),
-    "a history of texts": ("history", lambda arrays: arrays.update({"1/history": arrays["1/history"].astype(str)})),
-}
-
-
-@pytest.mark.parametrize(("fault", "change"), OTHERS.values(), ids=OTHERS)
-def test_states_of_other_folds_are_refused(state, fault, change):
-    rewrite(state, change)
-    folds = [made_up_fold(number, 0, 0) for number in range(2)]
-    with pytest.raises(UserError) as error:
-        resume.restore(folds, 70, state, *interrupted.read_state(state))
-    assert str(error.value) == f"--resume: {state} is damaged (network 2, {fault}); delete it and start again"
-
-
-@pytest.mark.parametrize(("count", "epochs", "what"), [(1, 70, "number of networks"), (2, 2, "network 1, history")])
-def test_states_of_other_runs_are_refused(state, count, epochs, what):
-    folds = [made_up_fold(number, 0, 0) for number in range(count)]
-    with pytest.raises(UserError) as error:
-        resume.restore(folds, epochs, state, *interrupted.read_state(state))
-    assert str(error.value) == f"--resume: {state} is damaged ({what}); delete it and start again"
-
-
 # Flags
 
 
@@ -315,16 +281,6 @@ def test_other_flags_are_those_of_the_run(state):
     assert interrupted.resumed_options({"epochs": 3}, state.parent, parse_args)[0].epochs == 70  # for all decisions
     options, _, _ = interrupted.resumed_options({"csv": ["moved.csv"]}, state.parent, parse_args)
     assert options.csv == ["moved.csv"] and not options.quiet
-
-
-@pytest.mark.parametrize(
-    ("arguments", "what"), [(["--help"], "arguments"), (["--epochs", "13"], "--epochs 13 is not possible")]
-)
-def test_arguments_that_make_no_run_are_refused(state, capsys, arguments, what):
-    write_state(state, [made_up_fold(0)], arguments=arguments)
-    with pytest.raises(UserError) as error:
-        interrupted.resumed_options({}, state.parent, parse_args)
-    assert str(error.value) == f"--resume: {state} is damaged ({what}); delete it and start again"
 
 
 # When the state is saved
@@ -441,23 +397,18 @@ def stop_after(monkeypatch, calls):
     monkeypatch.setattr(resume.ResumeState, "offer", counted)
 
 
-slow = pytest.mark.slow
-BALANCED = ["--no-early-stopping", "--class-weight", "balanced", "--threshold", "f1"]
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
-        pytest.param(["--folds", "1", "--no-xla", "--epochs", "40"], marks=slow),
-        pytest.param(["--folds", "auto", "--no-xla"], marks=slow),
-        pytest.param(["--folds", "auto", "--xla"], marks=slow),
-        pytest.param(["--folds", "4"], marks=slow),
-        pytest.param(["--folds", "auto", *BALANCED], marks=slow),
+        ["--folds", "1", "--no-xla"],
+        ["--folds", "auto", "--xla"],
+        ["--folds", "4", "--no-early-stopping", "--class-weight", "balanced", "--threshold", "f1"],
     ],
     ids=" ".join,
 )
 def test_interrupted_several_times_it_ends_with_the_same_bits(train, tmp_path, monkeypatch, sample, flags):
-    flags = ["--epochs", "80", "--tensorboard", "--checkpoints", *flags]
+    flags = ["--epochs", "60", "--tensorboard", "--checkpoints", *flags]
     path, whole, parts = sample(100), tmp_path / "whole", tmp_path / "parts"
     train(*flags, csv=path, folder=whole)
     stop_after(monkeypatch, 1)
@@ -477,7 +428,8 @@ def test_interrupted_several_times_it_ends_with_the_same_bits(train, tmp_path, m
     assert kept[0] == kept[1]
 
 
-@pytest.mark.parametrize("epochs", [pytest.param(30, marks=slow), 25, pytest.param(10, marks=slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [30, 10])
 def test_an_interrupted_run_ends_sooner_with_fewer_epochs(train, tmp_path, monkeypatch, sample, epochs, capsys):
     """After 25 epochs, which one call of the program trains, it goes on to 30, or ends at once with what there is."""
     flags = ["--no-xla", "--no-early-stopping", "--epochs"]
@@ -532,7 +484,7 @@ def test_an_interrupted_run_and_what_contradicts_it(stopped, capsys, monkeypatch
     assert "is damaged" in refused()
     (stopped / RESUME_FILE).write_bytes(whole)
     rewrite(stopped / RESUME_FILE, lambda arrays: arrays.update({"0/state/trained": np.zeros(3, np.float32)}))
-    assert "is damaged (network 1, state/trained)" in refused()
+    assert "is damaged" in refused()
     (stopped / RESUME_FILE).write_bytes(whole)
     path = stopped.parent / "HARVEST.CSV"
     before = path.read_text()
@@ -570,7 +522,7 @@ def test_full_disks_are_told_once_training_is_over(train, monkeypatch, capsys):
 def test_killed_at_random_moments(sample, tmp_path):
     path = sample(150)
     script = [sys.executable, str(ROOT / "train_model_modern.py")]
-    flags = ["--quiet", "--folds", "3", "--epochs", "400", "--no-early-stopping", "--no-xla", "--model-dir"]
+    flags = ["--quiet", "--folds", "3", "--epochs", "200", "--no-early-stopping", "--no-xla", "--model-dir"]
     command, environment = [*script, str(path), *flags], environment_of_a_user()
     started = time.perf_counter()
     subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment)
@@ -590,9 +542,9 @@ def test_killed_at_random_moments(sample, tmp_path):
             weights_of(folder)
         if (folder / RESUME_FILE).exists():
             resumed += 1
-            subprocess.run([*script, "--resume", "--quiet", "--model-dir", str(folder)], check=True, env=environment)
+            assert train_model_modern.main(["--resume", "--quiet", "--model-dir", str(folder)]) == 0
             same(tmp_path / "whole", folder)
-        subprocess.run([*command, str(folder)], check=True, env=environment)
+        assert train_model_modern.main([*command[2:], str(folder)]) == 0
         same(tmp_path / "whole", folder)
         assert not list(folder.glob("**/*.tmp"))
     assert resumed

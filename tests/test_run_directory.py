@@ -527,7 +527,7 @@ def test_without_locks(tmp_path, monkeypatch):  # as on Windows
 
 def test_directories_that_cannot_be_used(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="is a file; name a directory"):
+    with pytest.raises(UserError, match="is a file; name a writable directory"):
         RunDirectory(tmp_path / "file").check()
     with pytest.raises(UserError, match="Not a directory; name a writable directory"):
         RunDirectory(tmp_path / "file" / "below").check()
@@ -603,18 +603,3 @@ def test_what_hashing_costs(tmp_path):
     assert len(run_directory.digest(tmp_path / PREDICTIONS_FILE)) == 64 and time.process_time() - started < 1
     write(tmp_path / "model", "old")
     assert set(json.loads((tmp_path / "model" / ".manifest.json").read_text())) == set(TRAINED) <= set(RESULT_FILES)
-
-
-def test_a_commit_that_version_1_6_was_killed_in_is_finished(tmp_path):
-    """Its list names the process and the files; what it had moved is in place, the rest is not."""
-    (tmp_path / "metrics.json").write_bytes(b'{\n  "rows": "old"}')
-    (tmp_path / ".train_model_modern-99999999-metrics.json.tmp").write_bytes(b'{\n  "rows": "new"}')
-    (tmp_path / ".train_model_modern-99999999-README.md.tmp").write_bytes(b"new card")
-    (tmp_path / "README.md").write_text("the user's own")
-    names = ["metrics.json", "README.md", "../elsewhere"]
-    listed = json.dumps({"process": 99999999, "names": names})
-    (tmp_path / ".train_model_modern-commit.json").write_text(listed)
-    finish_commit(tmp_path)
-    assert b"new" in (tmp_path / "metrics.json").read_bytes()
-    assert (tmp_path / "README.md").read_text() == "the user's own"
-    assert not (tmp_path / ".train_model_modern-commit.json").exists()

@@ -11,6 +11,7 @@ import pytest
 from conftest import metrics_of, predictions_of
 from small_table import small_table
 
+from harvest import VERSION
 from harvest.data.columns import Column
 from harvest.data.splits import Split
 from harvest.decision import Decision
@@ -29,7 +30,7 @@ def evaluation_of(rows=200, rule=(0.5, "as requested")):
     y_true = (generator.random(rows) < y_prob).astype(np.float32)
     test, worst = (measure(y_true, given, 0.5) for given in (y_prob, np.full(rows, 1e-9)))
     baselines = {"majority": Baseline(y_prob, worst), "logistic_regression": Baseline(y_prob, test)}
-    answered = (y_true, y_prob, test, Decision(*rule), 1.1, [1.1], np.full(rows, rule[0]))
+    answered = (y_true, y_prob, test, Decision(*rule), [1.1], np.full(rows, rule[0]))
     return Evaluation(*answered, (y_true, y_prob), baselines)
 
 
@@ -97,9 +98,14 @@ def test_a_model_that_predicts_no_1_has_no_precision():
     ],
 )
 def test_how_long_training_took(given, line):
-    networks = len(given[0])
+    epochs, best_epochs, reason, most_epochs, best = given
+    networks = len(epochs)
+    folds = [
+        argparse.Namespace(history=[{}] * count, best_epoch=epoch, reason=reason)
+        for count, epoch in zip(epochs, best_epochs, strict=True)
+    ]
     notes = [START.format("Training")] if networks == 1 else [START.format("Each"), STOPPED]
-    assert summary.training_lines(*given) == [line, *notes]
+    assert summary.training_lines(folds, most_epochs, best) == [line, *notes]
 
 
 def test_calibration_and_confusion_as_tables():
@@ -177,20 +183,12 @@ def test_the_table_is_described_for_the_page():
     assert [*described["columns"][1]] == ["name", "kind", "reason", "distinct", "missing", "hint"]
 
 
-def test_the_example_is_valid_json():
-    cells = {"key": np.array([[np.nan]]), "n": np.array([[2.0]]), "id": np.array([[7]])}
-    cells["app"] = np.array([["x"]], object)
-    example = summary.example(cells, [0.0, 2.0], 2.0)
-    assert json.dumps(example["row"], allow_nan=False) == '{"key": null, "n": 2.0, "id": 7, "app": "x"}'
-    assert example["probability"] == pytest.approx((0.5 + 1 / (1 + np.exp(-1))) / 2)
-
-
 FILES = """
 Model      M/productivity_model.keras
 Metrics    M/metrics.json
 Test rows  M/predictions.csv
 Card       M/README.md was not overwritten because you created or edited it
-Report     left out: no room; deleted that of an earlier run
+Report     M/report.html
 Export     M/productivity_model.onnx deleted because it was from an earlier run; --export onnx writes a new one
 Checkpoint M/checkpoints/model_07_0.8000.keras, the best of this run's 2
 Logs       tensorboard --logdir M/logs
@@ -201,32 +199,24 @@ Time       7.1 s in total, including 3.9 s to load TensorFlow, 1.1 s to build
 def test_the_files_of_a_run():
     timing = {"train_s": 2.256, "rows_per_s": 1234.6, "total_s": 7.08, "import_s": 3.91, "compile_s": 1.08}
     names = ["model_03_0.7000.keras", "model_07_0.8000.keras"]
-    left_out = {
-        "README.md": "M/README.md was not overwritten because you created or edited it",
-        "report.html": "left out: no room",
-    }
-    stale = ["report.html", "productivity_model.onnx"]
-    assert summary.file_lines(Path("M"), timing, left_out, stale, True, names) == FILES.split("\n")
-    plain = summary.file_lines(Path("M"), timing, {}, [], False, [])
+    stale = ["productivity_model.onnx"]
+    assert summary.file_lines(Path("M"), timing, ["README.md"], stale, True, names) == FILES.split("\n")
+    plain = summary.file_lines(Path("M"), timing, [], [], False, [])
     assert plain[4:6] == ["Card       M/README.md", "Report     M/report.html"] and len(plain) == 8
-    (line,) = (line for line in summary.file_lines(Path("M"), timing, {}, [], False, names[:1]) if "Checkpoint" in line)
+    (line,) = (line for line in summary.file_lines(Path("M"), timing, [], [], False, names[:1]) if "Checkpoint" in line)
     assert line == "Checkpoint M/checkpoints/model_03_0.7000.keras, the only one of this run"
 
 
-def test_metrics_keep_the_order_of_their_entries():
-    table, facts = small_table([0, 1, 1], key=np.arange(3.0)), dict.fromkeys(reversed(summary.FACTS), 1)
-    counts = {"used": 3, "train": 2, "validation": 1, "test": 3}
-    splits = [Split(np.arange(2), np.arange(1), np.arange(3))]
-    parts = (counts, evaluation_of(), (9, 4), {}, {}, {"keras": "3"}, facts)
-    metrics = summary.assemble_metrics(table, splits, *parts)
+def test_metrics_keep_the_order_of_their_entries(trained):
+    folder = trained("--folds", "3")
+    metrics, tested = metrics_of(folder), predictions_of(folder)
     promised = ["rows", "test", "baselines", "threshold", "temperature", "epochs", "best_epoch"]
     promised += ["settings", "timing", "date", "rows_digest", "versions"]
-    assert [*metrics] == [*promised, *summary.FACTS]
-    assert [*metrics["rows"].items()] == [
-        *[("read", 3), ("used", 3), ("skipped", 0), ("train", 2), ("validation", 1), ("test", 3)]
-    ]
-    assert (metrics["epochs"], metrics["best_epoch"], metrics["versions"]["keras"]) == (9, 4, "3")
-    json.dumps(metrics, allow_nan=False)
+    assert [*metrics] == [*promised, *summary.FINDINGS, "warnings", "history", "table", "example"]
+    assert [*metrics["rows"]] == ["read", "used", "skipped", "train", "validation", "test"]
+    assert metrics["rows"]["read"] == metrics["rows"]["used"] == metrics["rows"]["test"] == len(tested)
+    assert 1 <= metrics["best_epoch"] <= metrics["epochs"] and metrics["versions"]["script"] == VERSION
+    assert 0 < metrics["example"]["probability"] < 1
 
 
 def test_a_run_finds_the_column_that_matters(trained):

@@ -11,7 +11,8 @@ from harvest.data import csv_file
 from harvest.data.cells import MISSING
 from harvest.data.describe import describe, describe_columns
 from harvest.data.splits import describe_split, make_splits
-from harvest.data.table import data_name, generate_table, read_table, short_names
+from harvest.data.table import generate_table, read_table, short_names
+from harvest.text import name_files
 
 
 def test_headerless_2017(tmp_path):
@@ -195,7 +196,7 @@ def test_a_label_of_two_other_values_is_named(tmp_path, zero, one, skip):
     labels = [(zero, one, one)[row % 3] for row in range(60)]
     path = write_columns(tmp_path / "a.csv", {"x": [str(row * 7 % 60) for row in range(60)], "y": labels}, quoted=True)
     what = f"column y contains {min(zero, one)} and {max(zero, one)}, but a label is 0 or 1 (also true/false, yes/no)"
-    cure = "write 1 for the value that means y and 0 for the other, or choose another column with --label"
+    cure = "write 1 where y is true and 0 where it is not, or choose another column with --label"
     assert refusal(path, label="y", skip_bad_rows=skip) == f"{path}: {what}; {cure}"
 
 
@@ -206,7 +207,7 @@ def test_other_labels_are_named_by_column_where_they_are_no_slips(tmp_path):
     path = labelled(lambda index: index % 3)
     assert "column productive contains 3 values, such as 0, 1, 2, but a label is 0 or 1" in refusal(path)
     assert "contains 100 values, such as 0, 1, 2, " in refusal(labelled(lambda index: index))
-    assert "column productive is empty in all rows, but a label is 0 or 1" in refusal(labelled(lambda index: ""))
+    assert "column productive contains only empty cells, but a label is 0 or 1" in refusal(labelled(lambda index: ""))
     few = refusal(labelled(lambda index: index % 2 if index % 20 else "maybe"))
     assert "lines 2, 22, 42, 62, 82, column productive: the label is missing or not 0 or 1" in few and "--skip" in few
     error = refusal(labelled(lambda index: "Yy"[index % 2] if index < 10 else index % 2))
@@ -222,12 +223,12 @@ def test_other_labels_are_named_by_column_where_they_are_no_slips(tmp_path):
     [
         (
             ("1", ""),
-            "is empty except in the rows labeled 1, but a label is 0 or 1 (also true/false, yes/no); write 0 in",
+            "contains only 1 and empty cells, but a label is 0 or 1 (also true/false, yes/no); write 0 in",
         ),
-        (("no", "NA"), "is empty except in the rows labeled 0, "),
+        (("no", "NA"), "contains only NA and no, "),
         (("x", ""), "contains x and empty cells, "),
-        (("", ""), "is empty in all rows, "),
-        (("NA", ""), "is empty or NA in all rows, "),
+        (("", ""), "contains only empty cells, "),
+        (("NA", ""), "contains only NA and empty cells, "),
     ],
 )
 def test_a_label_of_one_class_is_named(tmp_path, texts, fault):
@@ -335,6 +336,11 @@ def test_files_of_two_generations(tmp_path):
     assert table.numbers("idle_time")[30:].tolist() == [3 * index for index in range(40)]
 
 
+def test_a_table_of_the_label_alone_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("productive\n" + "0\n1\n" * 20)
+    assert refusal(tmp_path / "a.csv").endswith("no column is left to learn from: the label is the only one")
+
+
 def test_errors_name_the_file_among_several(tmp_path):
     good, bad = write(tmp_path / "1.csv", rows(30)), write(tmp_path / "2.csv", [*rows(5), "1,2,many,4,1", *rows(5)])
     assert refusal(good, bad).startswith(f"{bad}: line 7, column mouse_activity")
@@ -349,7 +355,7 @@ def test_how_data_are_called():
     assert short_names(["/a/x.csv", "/a/y.csv"]) == ["x.csv", "y.csv"]
     assert short_names(["/a/b/x.csv", "/a/c/x.csv"]) == ["b/x.csv", "c/x.csv"]
     assert short_names(["/a/caf\udce9.csv"]) == ["caf\ufffd.csv"]
-    assert data_name(arguments("/a/x.csv", "b", "c")) == "3 files, /a/x.csv to c"
+    assert name_files(["/a/x.csv", "b", "c"]) == "3 files, /a/x.csv to c"
 
 
 def write_twins(path, names):

@@ -59,7 +59,7 @@ def log_epochs(log, folds, epochs):
 
 def open_log(logs, folds, earlier="", epochs=20, console=None):
     console = console or Console(quiet=True)
-    return tensorboard.open_log(logs, "standard_folds1", earlier, folds, epochs, 5, values_of, console)
+    return tensorboard.open_log(logs, "standard_folds1", earlier, console, folds, epochs, 5, values_of)
 
 
 def events_of(folder, part="train"):

@@ -346,13 +346,9 @@ def test_a_time_that_rises_through_all_rows_sorts_them(tmp_path, name):
 
 
 def test_a_timestamp_column_of_one_value_is_refused(tmp_path):
-    for cell, fault in (
-        (5, "has the same time in all rows, 5;"),
-        ("2026-01-31", "has the same time"),
-        ("", "is empty"),
-    ):
+    for cell in (5, "2026-01-31", ""):
         path = write_times(tmp_path / "a.csv", "when", lambda _, cell=cell: cell, range(60))
-        assert refusal(path, time_column="when").startswith(f"--time-column when: the column {fault}")
+        assert refusal(path, time_column="when").startswith("--time-column when: all times are the same or missing;")
 
 
 def test_numbers_that_look_like_times_can_be_kept(tmp_path):

@@ -17,7 +17,7 @@ from table_files import write
 from harvest.cli import StopRequest
 from harvest.data.encoding import encode, raw_inputs
 from harvest.model.inference_model import Predictor, build_inference_model
-from harvest.results.linear import fit_linear, linear_logits, weighted_linear
+from harvest.results.linear import fit_linear, linear_logits
 from harvest.run_directory import METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE
 from harvest.training.callbacks import make_callback_list
 from harvest.training.folds import features_on, start_fold, train_folds
@@ -102,7 +102,7 @@ def test_one_network_answers_together_with_a_logistic_regression(weighting):
     zero, one = small.config.class_weights
     assert (weighting == "none") == (zero == one)
     linear = fit_linear(small.features, known, small.encoding, fold.encoding, MIXED_PENALTY)
-    linear = weighted_linear(linear, small.config.class_weights)
+    linear[-1] += small.config.offset
     straight = linear_logits(small.features, test, small.encoding, fold.encoding, linear) - small.config.offset
     both = predictor.row_logits(0, small.features, test)
     assign_weights(network, fold.best)
@@ -189,7 +189,7 @@ def slowed(network, config, plan, encoding):
             time.sleep(0.1)
         state, *records = program(*arguments)
         assert {{value.device[-5:] for value in (*state[:4], *records)}} == {{place}}, state.trained.device
-        assert arguments[0].numbers.device.endswith(place)
+        assert arguments[0].features.numbers.device.endswith(place)
         if slow == "broken" and place == "CPU:1":
             raise tf.errors.InternalError(None, None, "libdevice not found\\nmore")
         places.append(place)

@@ -33,14 +33,11 @@ def model_file(path, entries):
 
 
 def hashes_of(table, rows):
-    """The hashes of rows of a table, exact and rounded, given as the model takes them: texts as bytes."""
+    """The hashes of rows of a table, exact and rounded, given as the model takes them."""
     inputs = {
         name: cells[:, 0]
         for name, cells in raw_inputs(table, fit_scaler(table, np.arange(len(table.label))), rows).items()
     }
-    for name, cells in inputs.items():
-        if cells.dtype == object:
-            inputs[name] = np.array([text.encode() for text in cells], object)
     return row_hashes({column.name: column.kind for column in table.columns if column.kind != "dropped"}, inputs)
 
 

@@ -1,12 +1,13 @@
 """The comparison with baselines, the verdict and the next steps."""
 
+import argparse
 import math
 
 import numpy as np
 import pytest
 
 from harvest.results.metrics import log_losses
-from harvest.results.verdict import compare, comparison_lines, judge, next_steps
+from harvest.results.verdict import compare, comparison_lines, gains, judge, next_steps
 
 
 def predictions(rows):
@@ -57,6 +58,14 @@ def pair(majority, linear):
     return {"majority": majority, "logistic_regression": linear}
 
 
+def all_gains(comparison, threshold=0.5):
+    return {name: gains(**parts, threshold=threshold) for name, parts in comparison.items()}
+
+
+def judged(comparison, test=TEST, threshold=0.5, caveats=()):
+    return judge(all_gains(comparison, threshold), test, "y", threshold, caveats)
+
+
 @pytest.mark.parametrize(
     ("majority", "linear", "expected"),
     [
@@ -83,18 +92,18 @@ def pair(majority, linear):
     ],
 )
 def test_the_verdict_follows_from_paired_differences(majority, linear, expected):
-    assert judge(pair(majority, linear), TEST, "y") == [expected]
+    assert judged(pair(majority, linear)) == [expected]
 
 
 def test_the_verdict_says_how_reliable_it_is():
     compared_both = pair(BETTER, NONE)
-    wide = judge(compared_both, TEST | {"accuracy_ci95": [0.6, 0.9]}, "y", caveats=["Mind the gap."])
+    wide = judged(compared_both, TEST | {"accuracy_ci95": [0.6, 0.9]}, caveats=["Mind the gap."])
     assert wide[1].startswith("The interval of the accuracy is 30 points wide because only 400 rows were tested")
     assert wide[2:] == ["Mind the gap."]
-    few = judge(compared_both, TEST | {"confusion": [[390, 3], [3, 4]]}, "y")
+    few = judged(compared_both, TEST | {"confusion": [[390, 3], [3, 4]]})
     assert few[1:] == ["The test has only 7 rows with y = 1: treat this result as indicative only."]
     accuracy_only = pair(NONE | {"accuracy": WORSE["accuracy"]}, NONE)
-    unlike = judge(accuracy_only, TEST, "y", threshold=0.13)
+    unlike = judged(accuracy_only, threshold=0.13)
     assert unlike[0].startswith("Not worth using yet: no significant improvement")  # accuracies are not compared
     assert unlike[1].startswith("The model's threshold is 0.13") and "by ROC AUC and log-loss" in unlike[1]
 
@@ -111,8 +120,10 @@ def test_differences_are_printed_with_their_signs():
     assert "(no interval: one class is too rare)" in text and "McNemar p < 0.001)." in text
 
 
-def steps(majority, linear, test=TEST, leaks=(), timed=False, suspects=(0, []), generated=False, may_fold=False):
-    return next_steps(pair(majority, linear), test, "y", 0.5, leaks, timed, suspects, generated, may_fold)
+def steps(majority, linear, test=TEST, leaks=(), timed=False, suspects=(), generated=False, may_fold=False):
+    given, sample = {"folds": 1} if may_fold else {}, 500 if generated else None
+    args = argparse.Namespace(label="y", split="random", sample=sample, given=given)
+    return next_steps(args, all_gains(pair(majority, linear)), test, leaks, timed, suspects)
 
 
 def test_what_to_do_next_follows_from_the_results():
@@ -125,13 +136,13 @@ def test_what_to_do_next_follows_from_the_results():
     (only,) = steps(BETTER, BETTER, timed=True)
     assert only.startswith("Train again with --split time")
     assert steps(BETTER, BETTER, leaks=["a: b", "c: d", "e: f"]) == ["a: b.", "c: d."]
-    places = ["line 7", "line 9", "line 8"]
-    (only,) = steps(BETTER, BETTER, suspects=(20, places))
+    places = [{"line": 7}, {"line": 9, "file": "a.csv"}, {"line": 8}]
+    (only,) = steps(BETTER, BETTER, suspects=[*places, *[{"line": 1}] * 17])
     surprising = "to which the model gives a probability below 10%"
-    assert only == f"Check the 20 labels {surprising}; start with line 7, line 9, line 8."
-    (only,) = steps(BETTER, BETTER, suspects=(1, places[:1]))
+    assert only == f"Check the 20 labels {surprising}; start with line 7, a.csv:9, line 8."
+    (only,) = steps(BETTER, BETTER, suspects=places[:1])
     assert only == f"Check the label {surprising}: line 7."
-    assert len(steps(NONE, WORSE, leaks=["a", "b"], timed=True, suspects=(20, places))) == 4
+    assert len(steps(NONE, WORSE, leaks=["a", "b"], timed=True, suspects=places)) == 4
 
 
 def test_rows_to_label_are_those_of_the_rare_class():
@@ -139,7 +150,7 @@ def test_rows_to_label_are_those_of_the_rare_class():
     more = "Label more rows, chosen at random"
     assert steps(BETTER, BETTER, rare) == [f"{more}: the test has only 7 rows with y = 1 among 400 rows."]
     wide = f"{more}: with four times as many, the interval of the accuracy would narrow to about"
-    found = steps(NONE, BETTER, suspects=(3, ["line 7"]))  # of a model without skill, surprises say nothing
+    found = steps(NONE, BETTER, suspects=[{"line": 7}])  # of a model without skill, surprises say nothing
     assert found == ["Add columns that are related to y.", f"{wide} 3 points."]
     assert steps(BETTER, BETTER, TEST | {"accuracy_ci95": [0.6, 0.9]}) == [f"{wide} 15 points."]
 
@@ -162,7 +173,7 @@ def test_a_single_network_with_a_wide_interval_should_be_cross_validated():
 
 
 def test_nothing_can_be_labeled_in_generated_rows():
-    found = steps(NONE, NONE, leaks=["a"], timed=True, suspects=(3, ["generated row 7"]), generated=True)
+    found = steps(NONE, NONE, leaks=["a"], timed=True, suspects=[{"line": 7}], generated=True)
     assert found == ["Train on your own table: these rows were generated."]
 
 

@@ -121,7 +121,7 @@ def infer_columns(cells: Columns, fixed: dict[str, str], files: list[int], args:
     Cells are in the order of the files; files contains the number of rows of each.
     """
     answers = find_answers(cells, files)
-    fixed = {name: answers[name] for name in sorted(answers.keys() - {*args.categorical, *args.numeric})} | fixed
+    fixed = {name: answers[name] for name in answers.keys() - {*args.categorical, *args.numeric}} | fixed
     columns = [Column(name, "dropped", reason) for name, reason in fixed.items()]
     kinds = {name: infer_kind(name, part, files, args) for name, part in cells.items() if name not in fixed}
     columns += [Column(name, *kind, hint=time_hint(name, *kind, cells[name])) for name, kind in kinds.items()]
@@ -153,18 +153,13 @@ def infer_kind(name: str, cells: pd.Series, files: list[int], args: argparse.Nam
     if not is_id:
         if len(known) == filled or (len(known) >= 0.5 * filled and not is_id_name(name)):
             words = name_words(name)
-            if name not in V0_COLUMNS and are_times(known, words, bool(words & AMOUNT_WORDS)):
+            if name in V0_COLUMNS:
+                return "number", ""
+            if are_times(known, words, bool(words & AMOUNT_WORDS)):
                 return "dropped", TIMESTAMP
-            if (
-                name not in V0_COLUMNS
-                and words & MOMENT_WORDS
-                and words <= AXIS_WORDS
-                and rises(values, files, ties=True)
-            ):
+            if words & MOMENT_WORDS and words <= AXIS_WORDS and rises(values, files, ties=True):
                 return "dropped", RISING
-            if name not in V0_COLUMNS and is_row_number(name, values, files):
-                return "dropped", "a row number"
-            return "number", ""
+            return ("dropped", "a row number") if is_row_number(name, values, files) else ("number", "")
         if sum(map(bool, map(DATE.fullmatch, texts))) >= 0.5 * len(texts):
             return "dropped", TIMESTAMP
         if name.lower() in TIME_NAMES and all(map(TIME_OF_DAY.fullmatch, texts)):
@@ -190,9 +185,8 @@ def is_row_number(name: str, values: np.ndarray, files: list[int]) -> bool:
     is_distinct = len(np.unique(known)) == len(known)
     if (dense and is_distinct) or (is_index and rises(values, files)):
         return True
-    with np.errstate(invalid="ignore"):  # of infinity, where a cell is not a number
-        steps = list(map(np.diff, parts_with_numbers(values, files)))
-    steady = any(all(np.all(sign * part > 0) for part in steps) for sign in (1, -1))
+    parts = parts_with_numbers(values, files)
+    steady = any(all(np.all(after(part[1:], part[:-1])) for part in parts) for after in (np.greater, np.less))
     return bool(counts) and is_distinct and len(known) > 20 and known.min() >= 0 and steady
 
 
@@ -244,11 +238,10 @@ def find_answers(cells: Columns, files: list[int]) -> dict[str, str]:
                 found[kind] = f"like the column that predict.py adds; {flag} {kind} keeps it"
     for pair in itertools.product(named["probability"], named["predicted"]):
         y_prob, y_pred = map(parse_cells, (cells[name] for name in pair), (parse_number, parse_answer))
+        if np.isinf(y_prob).any() or not np.any(np.abs(y_prob - np.round(y_prob, 1)) > 1e-9):
+            continue  # with one decimal, they may be anything
         parts = (np.split(values, np.cumsum(files)[:-1]) for values in (y_prob, y_pred))
-        if np.isinf(y_prob).any():
-            continue
-        long = np.any(np.abs(y_prob - np.round(y_prob, 1)) > 1e-9)  # otherwise they may be anything
-        if long and all(itertools.starmap(is_answer, zip(*parts, strict=True))):
+        if all(itertools.starmap(is_answer, zip(*parts, strict=True))):
             found |= dict.fromkeys(pair, "added by predict.py")
     return found
 
@@ -280,17 +273,15 @@ def fill_columns(columns: list[Column], cells: Columns, keep: np.ndarray | slice
         values = (part.cat.codes.to_numpy().astype(np.int32) if textual else part.to_numpy())[keep]
         known = values[values >= 0 if textual else ~np.isnan(values)]
         column.missing = len(values) - len(known)
-        if column.kind == "category":
+        if category := column.kind == "category":
             values = sort_category(column, values, part.cat.categories.tolist())
-            useless = len(column.vocabulary) < 2
-        else:
-            step = max(1, len(known) // 1_000_000) if column.kind == "number" else 1
-            column.distinct = count_distinct(known[::step])
-            useless = not len(known) or (np.ptp(known) == 0 and not column.missing)
+        contents = len(column.vocabulary) if category else count_distinct(known) + bool(column.missing)
+        column.distinct = contents - bool(column.missing)
         if column.kind == "dropped":
             continue
-        reason = ("constant" if column.distinct else "empty") if useless else ""
-        if not useless:
+        if contents < 2:
+            reason = "constant" if column.distinct else "empty"
+        else:
             content = cell_bits(values[:CACHED_ROWS]).tobytes(), (values if column.vocabulary else known).sum()
             others = alike.setdefault((column.kind, column.missing, tuple(column.vocabulary), *content), [])
             cells_of = {name: getattr(frame[name], "codes", frame[name]) for name in others}
@@ -300,7 +291,6 @@ def fill_columns(columns: list[Column], cells: Columns, keep: np.ndarray | slice
             column.kind, column.reason, column.vocabulary = "dropped", reason, []
             continue
         others.append(column.name)
-        category = column.kind == "category"
         frame[column.name] = pd.Categorical.from_codes(values, column.vocabulary) if category else values
         named = category or name_words(column.name) & QUANTITY_WORDS
         if not named and column.distinct in range(3, 11) and rows > 200 and not np.any(known % 1):
@@ -322,6 +312,5 @@ def sort_category(column: Column, codes: np.ndarray, texts: list[str]) -> np.nda
     integers = any(used) and all(parse_id(text) != UNSEEN for text in used)
     parse: Callable = parse_id if integers else parse_text
     column.vocabulary = sorted({parse(text) for text in used})
-    column.distinct = len(column.vocabulary) - bool(column.missing)
     code = {value: number for number, value in enumerate(column.vocabulary)}
     return np.array([code.get(parse(text), 0) for text in ["", *texts]], np.int32)[codes + 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import hashlib
 import io
@@ -10,6 +11,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import compress, islice, pairwise
 from types import SimpleNamespace
@@ -20,7 +22,7 @@ import pandas as pd
 
 from harvest.cli import UserError
 from harvest.data.cells import LARGEST_NUMBER, parse_number, parse_text
-from harvest.text import name_some
+from harvest.text import name_lines
 
 ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape reads them
 V0_COLUMNS = ["foreground_app", "keyboard_activity", "mouse_activity", "time_last_request", "productive"]
@@ -42,6 +44,9 @@ class ByteRange(NamedTuple):
     lines_before: int = 0  # in the file
 
 
+WHOLE = ByteRange(0, sys.maxsize)
+
+
 class CsvFile(NamedTuple):
     """A file with a valid structure, and the lines of its rows."""
 
@@ -53,7 +58,7 @@ class CsvFile(NamedTuple):
     notes: list[str]
     skipped: int
     torn: bool  # the file does not end with a line end, so its last line may be incomplete
-    byte_range: ByteRange | None = None  # the lines that are read, if not all are
+    byte_range: ByteRange = WHOLE  # the lines that are read
 
 
 def undecodable(path: str) -> UserError:
@@ -73,33 +78,19 @@ def find_files(paths: list[str]) -> list[str]:
             files += [os.path.join(path, name) for name in found]
         else:
             raise UserError(f"{path}: is a directory without .csv files; give a CSV file")
-    seen: dict[object, str] = {}
-    for path in files:
-        status = os.stat(path) if os.path.exists(path) else None
-        identity = (status.st_dev, status.st_ino) if status and status.st_ino else os.path.abspath(path)
-        if identity in seen:
-            also = "" if seen[identity] == path else f", also as {seen[identity]}"
-            raise UserError(f"{path}: is listed twice{also}; list it once")
-        seen[identity] = path
-    refuse_equal(files)
-    return files
-
-
-def refuse_equal(paths: list[str]) -> None:
-    """Raise UserError for a file with the same content as another one, because each of its rows would count twice."""
-    by_size: dict[int, list[str]] = {}
-    for path in filter(os.path.isfile, paths):
-        by_size.setdefault(os.path.getsize(path), []).append(path)
-    for same in by_size.values():
-        digests: dict[bytes, str] = {}
-        for path in same if len(same) > 1 else []:
-            try:
-                with open(path, "rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").digest()
-            except OSError:  # check_file() reports it
+    existing = [path for path in files if os.path.isfile(path)]
+    sizes = Counter(map(os.path.getsize, existing))
+    first: dict[bytes, int] = {}  # the number of the first file with a digest
+    for number, path in enumerate(existing):
+        with contextlib.suppress(OSError):  # check_file() reports it
+            if sizes[os.path.getsize(path)] == 1:
                 continue
-            if (other := digests.setdefault(digest, path)) != path:
-                raise UserError(f"{path}: has the same content as {other}; use one of them")
+            with open(path, "rb") as file:
+                other = first.setdefault(hashlib.file_digest(file, "sha256").digest(), number)
+            if other != number:
+                what = "is listed twice" if existing[other] == path else f"has the same content as {existing[other]}"
+                raise UserError(f"{path}: {what}; list it only once")
+    return files
 
 
 def check_file(path: str, unlabelled: bool = False) -> str:
@@ -137,26 +128,24 @@ def check_file(path: str, unlabelled: bool = False) -> str:
     return first
 
 
-def open_bytes(path: str, byte_range: ByteRange | None) -> io.BufferedReader:
+def open_bytes(path: str, byte_range: ByteRange) -> io.BufferedReader:
     """A file opened for reading bytes, which ends with the range."""
-    start, end, _ = byte_range or ByteRange(0, sys.maxsize)
 
     class Raw(io.FileIO):
         def readinto(self, buffer: Any) -> int:
-            return super().readinto(memoryview(buffer)[: max(0, end - self.tell())]) or 0
+            return super().readinto(memoryview(buffer)[: max(0, byte_range.end - self.tell())]) or 0
 
     raw = Raw(path)
-    raw.seek(start)
+    raw.seek(byte_range.start)
     return io.BufferedReader(raw, BLOCK_BYTES)
 
 
-def scan_lines(path: str, first: bytes, byte_range: ByteRange | None) -> tuple[np.ndarray, np.ndarray, bool, bool]:
+def scan_lines(path: str, first: bytes, byte_range: ByteRange) -> tuple[np.ndarray, np.ndarray, bool, bool]:
     """The number of fields of each line, int32, 0 if empty; the lines, from 0, that equal the first; whether there are
-    quotes, or byte-order marks after the first; whether the last line has an end. Raises UserError for a damaged file.
+    quotes, or byte-order marks after the first; whether the last line has no end. Raises UserError for a damaged file.
     """
     counts, header_lines, has_quotes, ends_with_newline = [np.empty(0, np.int32)], [], False, False
-    has_marks = False
-    before, first_line = 0, byte_range.lines_before if byte_range else 0
+    has_marks, before = False, byte_range.lines_before  # before the block, in the file
     header = re.compile(rb"\n(?:%b)?%b\r?(?=\n)" % (codecs.BOM_UTF8, re.escape(first)))
     with open_bytes(path, byte_range) as file:
         while block := file.read(BLOCK_BYTES):
@@ -164,8 +153,7 @@ def scan_lines(path: str, first: bytes, byte_range: ByteRange | None) -> tuple[n
             text = block + tail
             ends_with_newline = text.endswith(b"\n")
             has_quotes = has_quotes or b'"' in text
-            start_of_file = first_line + before == 0
-            has_marks = has_marks or (not text.isascii() and text.find(codecs.BOM_UTF8, start_of_file) >= 0)
+            has_marks = has_marks or (not text.isascii() and text.find(codecs.BOM_UTF8, before == 0) >= 0)
             fault = "contains a NUL byte: the file is damaged or not UTF-8 text; save it as UTF-8 CSV"
             place = text.find(b"\0")
             if place < 0 and len(tail) == LONGEST_LINE and not ends_with_newline:
@@ -176,17 +164,18 @@ def scan_lines(path: str, first: bytes, byte_range: ByteRange | None) -> tuple[n
             signs = np.frombuffer(text, np.uint8)
             ends = np.flatnonzero(signs == ord("\n"))
             if place >= 0:
-                raise UserError(f"{path}: line {first_line + before + np.searchsorted(ends, place) + 1} {fault}")
+                raise UserError(f"{path}: line {before + np.searchsorted(ends, place) + 1} {fault}")
             fields = np.diff(np.searchsorted(np.flatnonzero(signs == ord(",")), ends), prepend=0) + 1
             length = np.diff(ends, prepend=-1) - 1
             is_blank = (length == 0) | ((length == 1) & (signs[ends - 1] == ord("\r")))
             fields[is_blank] = 0
             counts.append(fields.astype(np.int32))
-            if text.find(first, start_of_file) >= 0:  # faster than the pattern, and skips the first line of the file
+            if text.find(first, before == 0) >= 0:  # faster than the pattern, and skips the first line of the file
                 starts = [found.start() for found in header.finditer(b"\n" + text)]
                 header_lines += (before + np.searchsorted(ends, starts)).tolist()
             before += len(ends)
-    return np.concatenate(counts), np.array(header_lines, int), has_quotes or has_marks, ends_with_newline
+    headers = np.array(header_lines, int) - byte_range.lines_before
+    return np.concatenate(counts), headers, has_quotes or has_marks, not ends_with_newline
 
 
 def read_quoted(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -212,24 +201,19 @@ def read_quoted(path: str) -> tuple[list[str], np.ndarray, np.ndarray]:
     return records, np.array(fields, np.int32), np.array(lines)
 
 
-def read_head(path: str) -> list[tuple[int, list[str]]]:
-    """The first records of a file, without blank ones: the line that each starts on, and its cells."""
-    records, line = [], 1
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-        reader = csv.reader((text.removeprefix("\ufeff") for text in file), skipinitialspace=True)
-        for record in islice(reader, HEAD_RECORDS):
-            records.append((line, [cell.strip() for cell in record]))
-            line = reader.line_num + 1
-    return [(line, cells) for line, cells in records if any(cells)]
-
-
 def check_header(path: str, fields: int = 0, name: str = "") -> None:
     """Raise UserError if the header is below line 1, for example under a title, or if a 2017 file starts with a title.
 
     The header is the first line with this many fields, or with a name, if all its cells are text and a number follows.
     """
-    head = read_head(path)
-    first = check_file(path).strip()[:40]
+    head, start = [], 1  # the line that each record starts on, and its cells
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+        reader = csv.reader((text.removeprefix("\ufeff") for text in file), skipinitialspace=True)
+        for record in islice(reader, HEAD_RECORDS):
+            if any(cells := [cell.strip() for cell in record]):
+                head.append((start, cells))
+            start = reader.line_num + 1
+    title = f"{path}: line 1 ({check_file(path).strip()[:40]}) is not"
     for (line, cells), (_, below) in pairwise(head):
         if line > 1 and (name in cells if name else len(cells) == fields):
             names = [cell for cell in cells if cell]
@@ -237,31 +221,23 @@ def check_header(path: str, fields: int = 0, name: str = "") -> None:
             texts = all(math.isinf(parse_number(cell)) for cell in names)
             if distinct and texts and any(math.isfinite(parse_number(cell)) for cell in below):
                 delete = "line 1" if line == 2 else "the lines before it"
-                fault = f"line 1 ({first}) is not the header, but line {line} seems to be: delete {delete}"
-                raise UserError(f"{path}: {fault}")
+                raise UserError(f"{title} the header, but line {line} seems to be: delete {delete}")
             break
-    rows = [cells for _, cells in head[1:] if len(cells) == fields]
-    if fields == len(V0_COLUMNS) != len(head[0][1]) and rows and not any(map(math.isinf, map(parse_number, rows[0]))):
-        raise UserError(
-            f"{path}: line 1 ({first}) is not a header, and the rows look like a headerless file of 2017: delete line 1"
-        )
+    row = next((cells for _, cells in head[1:] if len(cells) == fields), [""])
+    if fields == len(V0_COLUMNS) != len(head[0][1]) and not any(math.isinf(parse_number(cell)) for cell in row):
+        raise UserError(f"{title} a header, and the rows look like a headerless file of 2017: delete line 1")
 
 
 def column_names(path: str, first: list[str], unlabelled: bool = False) -> tuple[list[str], bool]:
     """The names of the columns, and whether line 1 contains them: in 2017 it was a row, possibly without its label."""
     cells = [cell.strip() for cell in first]
     numbers = [parse_number(cell) for cell in cells]
-    start = int(math.isnan(numbers[0]))  # the index of a saved data frame has no name
-    if not any(cells):
-        raise UserError(f"{path}: line 1 has no column names; add a header line")
-    if len(cells) >= 2 and numbers[start:] in [list(range(first, first + len(cells) - start)) for first in (0, 1)]:
-        shown = ",".join(cells[:5]) + ",..." * (len(cells) > 5)
-        fault = f"line 1 is {shown}, column numbers; save the table with its column names"
-        raise UserError(f"{path}: {fault}")
     if not any(map(math.isinf, numbers)):
-        if not len(V0_COLUMNS) - unlabelled <= len(cells) <= len(V0_COLUMNS):
-            fault = "add a header line (only files of five columns may lack one)"
-            raise UserError(f"{path}: line 1 has {len(cells)} numbers and no column names; {fault}")
+        start = int(math.isnan(numbers[0]))  # the index of a saved data frame has no name
+        counted = numbers[start:] in [[*range(first, first + len(cells) - start)] for first in (0, 1)]
+        if counted or not any(cells) or not len(V0_COLUMNS) - unlabelled <= len(cells) <= len(V0_COLUMNS):
+            shown = ",".join(cells[:5]) + ",..." * (len(cells) > 5)
+            raise UserError(f"{path}: line 1 ({shown}) has no column names; save the table with its column names")
         return V0_COLUMNS[: len(cells)], False
     names = [cell or f"unnamed_{number}" for number, cell in enumerate(cells, 1)]
     seen: set[str] = set()
@@ -287,13 +263,13 @@ def without_torn(rows: np.ndarray, line_numbers: np.ndarray, torn: bool, notes: 
     return rows
 
 
-def open_csv(path: str, skip_bad_rows: bool, unlabelled: bool = False, byte_range: ByteRange | None = None) -> CsvFile:
+def open_csv(path: str, skip_bad_rows: bool, unlabelled: bool = False, byte_range: ByteRange = WHOLE) -> CsvFile:
     """Check the structure of every line of a CSV file, or of a part without quotes, before its cells are read."""
     first = check_file(path, unlabelled)
     records: list[str] = []
     notes: list[str] = []
-    before = byte_range.lines_before if byte_range else 0
-    fields, repeated, has_quotes, ends_with_newline = scan_lines(path, first.encode(), byte_range)
+    before = byte_range.lines_before
+    fields, repeated, has_quotes, torn = scan_lines(path, first.encode(), byte_range)
     lines = np.arange(before + 1, before + len(fields) + 1)
     if has_quotes:
         records, fields, lines = read_quoted(path)
@@ -310,15 +286,14 @@ def open_csv(path: str, skip_bad_rows: bool, unlabelled: bool = False, byte_rang
     kept[0] &= not has_header or before > 0
     wrong &= kept
     kept &= ~wrong
-    torn = not ends_with_newline
     bad = without_torn(np.flatnonzero(wrong), lines, torn, notes)
     if has_header:
         repeated = repeated[kept[repeated]]
         kept[repeated] = False
         if len(repeated):
-            notes.append(f"{name_some(lines[repeated])}: repeated header, skipped")
+            notes.append(f"{name_lines(lines[repeated])}: repeated header, skipped")
     if len(bad):
-        where = name_some(lines[bad])
+        where = name_lines(lines[bad])
         if not skip_bad_rows or (mostly_wrong and np.count_nonzero(kept) < FEWEST_ROWS):
             found = int(fields[bad[0]])
             fault = f"{found} field{'s' * (found != 1)} where {len(names)} are expected"
@@ -336,28 +311,27 @@ def read_chunks(
 ) -> Iterator[pd.DataFrame]:
     """Iterate over data frames of columns with these types. Raises UserError if the file is not text or has changed."""
     rows = len(file.line_numbers)
-    given = open_bytes(file.path, file.byte_range) if file.byte_range else file.path
-    why = "changed while it was read; try again when no program rewrites it"
-    changed = UserError(f"{file.path}: {why}")
+    changed = UserError(f"{file.path}: changed while it was read; try again when no program rewrites it")
     try:
-        for chunk in pd.read_csv(
-            given if file.content is None else io.StringIO(file.content),
-            names=file.names,
-            usecols=list(dtypes),
-            dtype=dtypes,
-            skiprows=file.skip,
-            nrows=rows,
-            chunksize=chunk_rows,
-            keep_default_na=False,
-            na_values=[""],
-            skipinitialspace=not keep_spaces,
-            encoding="utf-8-sig",
-            index_col=False,
-            skip_blank_lines=False,  # blank lines are in skiprows
-            low_memory=False,  # otherwise a part of a chunk in which every cell is TRUE would be read as ones
-        ):
-            yield chunk
-            rows -= len(chunk)
+        with open_bytes(file.path, file.byte_range) if file.content is None else io.StringIO(file.content) as source:
+            for chunk in pd.read_csv(
+                source,
+                names=file.names,
+                usecols=list(dtypes),
+                dtype=dtypes,
+                skiprows=file.skip,
+                nrows=rows,
+                chunksize=chunk_rows,
+                keep_default_na=False,
+                na_values=[""],
+                skipinitialspace=not keep_spaces,
+                encoding="utf-8-sig",
+                index_col=False,
+                skip_blank_lines=False,  # blank lines are in skiprows
+                low_memory=False,  # otherwise a part of a chunk in which every cell is TRUE would be read as ones
+            ):
+                yield chunk
+                rows -= len(chunk)
     except UnicodeDecodeError:
         raise undecodable(file.path) from None
     except (FileNotFoundError, pd.errors.EmptyDataError, pd.errors.ParserError):

@@ -66,9 +66,3 @@ def hash_spelling(cells: pd.Series, hashes: np.ndarray) -> np.ndarray | int:
     if len(np.unique(of_text[:-1])) == len(texts):
         return 0
     return np.append(pd.util.hash_array(texts, categorize=False), np.uint64(0))[codes]
-
-
-def order_rows(content: np.ndarray, spelling: np.ndarray, times: np.ndarray | None) -> np.ndarray:
-    """The order of rows [N] by time, if given, then by their hashes, independent of their order in the files."""
-    keys = ([spelling] if spelling.any() else []) + [content] + ([] if times is None else [times])
-    return np.argsort(content) if len(keys) == 1 else np.lexsort(keys)

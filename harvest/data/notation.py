@@ -36,7 +36,6 @@ class Notation(NamedTuple):
     pattern: str
     what: str  # the unusual part of such a cell
     cure: str
-    is_doubtful: bool = False  # if all numbers have it, they may be a category, as times of day and sizes may
 
 
 # The notation of a cell is the first one with a pattern that matches.
@@ -63,38 +62,29 @@ NOTATIONS = {
         "a currency sign or code",
         "write the number alone",
     ),
-    "bound": Notation(rf"[<>\u2264\u2265~\u2248]=?[{SPACES}]?{ANY}", "a bound", "write a number", True),
+    "bound": Notation(rf"[<>\u2264\u2265~\u2248]=?[{SPACES}]?{ANY}", "a bound", "write a number"),
     "negative": Notation(
         rf"\([{SPACES}]?{CURRENCY}?{ANY}{CURRENCY}?\)|\d[\d.,]*[-\u2212]",
         "a negative number as in accounting",
         "write it with a leading minus sign",
     ),
-    "hexadecimal": Notation(r"[+-]?0x[\da-f]+", "a hexadecimal number", "write it in decimal", True),
+    "hexadecimal": Notation(r"[+-]?0x[\da-f]+", "a hexadecimal number", "write it in decimal"),
     "infinity": Notation(r"[+-]?inf(?:inity)?", "infinity or a number beyond 3.4e38", "leave it empty"),
     "clock": Notation(
         rf"{SIGN}(?:\d+ days?,? \+?)?\d+:[0-5]\d(?::[0-5]\d(?:[.,]\d+)?)?",
         "a duration or time of day",
         "write seconds",
-        is_doubtful=True,
     ),
     "units": Notation(  # 5m 3s, 300 ms, 1.5 GB, PT5M3S
         rf"{SIGN}(?:(?:\d+(?:[.,]\d+)?|[.,]\d+)[{SPACES}]?{UNIT}[{SPACES}]?)+"
         rf"|{SIGN}P(?=.*\d)(?:\d+[YMWD])*(?:T(?:[\d.]+[HMS])+)?",
         "a number with a unit",
         "write all numbers in one unit, without its name",
-        is_doubtful=True,
     ),
     "characters": Notation("(?!)", "unusual digits or invisible characters", "write {simple}"),
 }
+MAYBE_CATEGORY = {"bound", "hexadecimal", "clock", "units"}  # a column of such cells only may be a category
 PATTERNS = {name: re.compile(one.pattern, re.ASCII | re.IGNORECASE) for name, one in NOTATIONS.items()}
-
-
-class Reading(NamedTuple):
-    """The classification of a column of texts."""
-
-    is_numeric: bool  # although not all are plain numbers
-    fault: str  # the fault of cells that are not plain numbers, with the fix; "" if they are other text
-    hint: str  # a possible meaning of the cells
 
 
 def notation_of(text: str) -> str:
@@ -123,10 +113,7 @@ def simplify(text: str) -> str:
 
 
 def cure(name: str, text: str) -> str:
-    """How to fix a cell of a notation."""
-    simple = simplify(text)
-    if not PATTERNS[name].fullmatch(text):
-        text = simple
+    text = simplify(text)
 
     def digits(part: str) -> str:
         return "-" * (text[0] in "-\u2212\u2013") + (re.sub(r"\D", "", part) or "0")
@@ -134,11 +121,13 @@ def cure(name: str, text: str) -> str:
     match = PATTERNS[name].fullmatch(text)
     decimals = (match and match.groupdict().get("decimals")) or ""
     plain = digits(text.removesuffix(decimals)) + decimals.replace(",", ".")
-    return NOTATIONS[name].cure.format(whole=digits(text), plain=plain, simple=simple)
+    return NOTATIONS[name].cure.format(whole=digits(text), plain=plain, simple=text)
 
 
-def read_notation(cells: pd.Series) -> Reading:
-    """Classify a column of texts by the number of its cells in each notation."""
+def read_notation(cells: pd.Series) -> tuple[bool, str, str]:
+    """Whether texts are meant as numbers, although not all are plain ones; the fault of those that are not, with the
+    fix, or "" if they are other text; and a hint: a possible meaning of the cells, or "".
+    """
     counts: Counter[str] = Counter()  # of cells, by notation
     texts: dict[str, list[str]] = {}
     of_text = np.bincount(cells.cat.codes + 1, minlength=len(cells.cat.categories) + 1)[1:]  # without empty cells
@@ -155,16 +144,16 @@ def read_notation(cells: pd.Series) -> Reading:
         words = [" ".join(word.split())[:30] for word in texts.get("", [])[: MOST_WORDS + 1]]
         is_mixed = 0 < len(words) <= MOST_WORDS and len(texts.get("number", [])) >= MANY_NUMBERS
         mixed = f"numbers in {plain:,} of {filled:,} cells, {', '.join(words)} in the others"
-        return Reading(False, "", mixed if is_mixed else "")
+        return False, "", mixed if is_mixed else ""
     (first, count), *more = counts.most_common(2)
     shown = {name: f"such as {texts[name][0]} ({cure(name, texts[name][0])})" for name in counts}
     fault = f"{NOTATIONS[first].what} in {count:,} of {filled:,} cells, {shown[first]}"
     fault += "".join(f", and {NOTATIONS[name].what} in {few:,}, {shown[name]}" for name, few in more)
     is_numeric = other <= MOST_OTHERS * filled
-    if is_numeric and not plain and all(NOTATIONS[name].is_doubtful for name in numeric):
+    if is_numeric and not plain and MAYBE_CATEGORY.issuperset(numeric):
         few_bounds = numeric == ["bound"] and len(texts["bound"]) <= MOST_WORDS  # as in two answers, <5 and >=5
-        return Reading(False, fault, "" if few_bounds else fault)
-    return Reading(is_numeric, fault if count >= other else "", "")
+        return False, fault, "" if few_bounds else fault
+    return is_numeric, fault if count >= other else "", ""
 
 
 def find_notations(columns: list[Column], cells: Columns) -> dict[str, str]:

@@ -17,11 +17,9 @@ FEWEST_GROUPS = 3  # of a class: one each for training, validation and test
 
 
 class Repeats(NamedTuple):
-    """Which rows of a table are repeated."""
-
     groups: np.ndarray  # [N] int32: the first row of the table with the same cells in all feature columns
     copies: np.ndarray  # [N] bool: matches an earlier row including its label, and not by chance
-    conflicts: np.ndarray | None = None  # [N] bool: matches only earlier rows with another label, and not by chance
+    conflicts: int = 0  # rows that match only earlier rows with another label, and not by chance
     recurring: int = 0  # rows that match an earlier one, and not by chance, in a table of states that recur
 
 
@@ -38,13 +36,13 @@ def find_repeats(hashes: np.ndarray, label: np.ndarray, numbers: list[np.ndarray
     expected = expected_repeats(distinct) if distinct else np.ones(len(first))
     unlikely = (expected < UNLIKELY)[inverse]
     copies = earlier & unlikely
-    conflicts = ~earlier & unlikely & (groups != np.arange(len(groups)))
+    conflicts = int((~earlier & unlikely & (groups != np.arange(len(groups)))).sum())
     most = MANY_TIMES * expected[expected < UNLIKELY].sum()
-    copies, conflicts = copies & (copies.sum() > most), conflicts & (conflicts.sum() > most)
+    copies, conflicts = copies & (copies.sum() > most), conflicts if conflicts > most else 0
     sizes, ones = np.bincount(inverse), np.bincount(inverse, label)
     repeated, mixed = sizes > 1, (ones > 0) & (ones < sizes)
     if sizes[repeated].mean() >= STATE_ROWS and mixed[repeated].mean() > STATE_CONFLICTS:
-        return Repeats(groups, np.zeros(len(groups), bool), recurring=int((copies | conflicts).sum()))
+        return Repeats(groups, np.zeros(len(groups), bool), recurring=int(copies.sum()) + conflicts)
     return Repeats(groups, copies, conflicts)
 
 
@@ -95,20 +93,6 @@ def share_by_chance(repeats: Repeats | None) -> float:
     return float(np.mean((np.bincount(repeats.groups)[repeats.groups] > 1) & ~repeats.copies))
 
 
-def strata(label: np.ndarray, repeats: Repeats | None) -> list[np.ndarray]:
-    """The first rows of all groups of repeated rows, by the majority class of each group: [G0], [G1] int32.
-
-    If a class is the majority in too few groups, all groups are in one stratum.
-    """
-    if repeats is None:
-        return [np.flatnonzero(label == value).astype(np.int32) for value in (0, 1)]
-    sizes = np.bincount(repeats.groups, minlength=len(label))
-    firsts = np.flatnonzero(sizes).astype(np.int32)
-    positive = 2 * np.bincount(repeats.groups, label, len(label))[firsts] > sizes[firsts]
-    classes = [firsts[~positive], firsts[positive]]
-    return classes if min(map(len, classes)) >= FEWEST_GROUPS else [firsts]
-
-
 def most_folds(label: np.ndarray, repeats: Repeats | None) -> int:
     """The maximum number of parts if repeated rows stay together and every part contains both classes."""
     rows = [np.flatnonzero(label == value) for value in (0, 1)]
@@ -125,7 +109,7 @@ def repeat_warnings(repeats: Repeats | None, files: np.ndarray, by_time: bool) -
     if repeats.recurring:
         what = f"{repeats.recurring:,} of {len(files):,} rows repeat another row in all feature columns"
         return [f"{what}, many with the other label: no model can tell these apart, and all are tested"]
-    if repeats.conflicts is not None and (conflicts := int(repeats.conflicts.sum())):
+    if conflicts := repeats.conflicts:
         what = f"{conflicts:,} of {len(files):,} rows {'repeat' if conflicts > 1 else 'repeats'} another row"
         warnings = [f"{what} with the other label: no model can tell them apart; check their labels"]
     if not (copies := int(repeats.copies.sum())):

@@ -10,7 +10,7 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,14 +28,14 @@ from harvest.data.csv_file import (
     read_once,
     without_torn,
 )
-from harvest.data.hashes import hash_column, hash_spelling, order_rows
+from harvest.data.hashes import hash_column, hash_spelling
 from harvest.data.notation import MISSING_WORDS, find_notations
 from harvest.data.repeats import Repeats, find_repeats
 from harvest.data.sample import write_sample
 from harvest.data.time_column import find_time_column
 from harvest.data.times import DATE, TIME_NAMES, TIMESTAMP
 from harvest.decision import Decision
-from harvest.text import name_some, rows_of
+from harvest.text import name_files, name_lines, name_some, rows_of
 
 PEEK_ROWS = 1_000  # the first rows of each file, which show whether a column named like a time needs to be read
 NO_NUMBER = "text, infinity or a number beyond 3.4e38 in a numeric column; leave missing numbers empty"
@@ -46,12 +46,7 @@ NO_TIME = "the time is missing"
 BAD_TIME = "not a time; write times as 2026-01-31 09:30:00 or seconds since 1970"
 
 
-class Fault(NamedTuple):
-    """Why cells of a column are invalid."""
-
-    column: str
-    wrong: str
-    cures: tuple[str, ...]  # in addition to fixing or skipping the rows
+Fault = tuple[str, str, tuple[str, ...]]  # of a column: what is wrong, cures other than fixing or skipping the rows
 
 
 @dataclass
@@ -90,7 +85,6 @@ class Table:
         return self.frame[name].cat.codes.to_numpy().astype(np.int32)
 
     def find_repeats(self) -> None:
-        """Find the rows that are identical in all used columns."""
         numbers = [self.numbers(column.name) for column in self.of_kind("number")]
         self.repeats = find_repeats(self.hashes, self.label, numbers)
 
@@ -103,16 +97,17 @@ def read_table(args: argparse.Namespace, group: Any = None) -> tuple[Table, Deci
     cells, files, fixed = read_cells(args, group)
     label_cells = cells.pop(args.label)
     label, other_labels = read_label(args, files, label_cells)
-    columns = infer_columns(cells, fixed, [len(file.line_numbers) for file in files], args)
-    features, others, spelling = hash_columns(columns, cells)
+    rows = [len(file.line_numbers) for file in files]
+    columns = infer_columns(cells, fixed, rows, args)
+    features, others, spelling = hash_columns(columns, cells, len(label))
     content = features + others + hash_column(args.label, label_cells)  # no flag for columns changes the split
     time_column, times = find_time_column(columns, cells, files, args)
     faults, bad = find_faults(args, columns, cells, label, other_labels, time_column, times)
     skip, is_advised = judge_skipping(args, label, bad)
     is_code = len(other_labels) <= 2 and sum(other_labels.values()) > FEWEST_OF_CLASS  # another way to write 0 or 1
     is_advised &= not (other_labels and is_code)
-    rows, names = [len(file.line_numbers) for file in files], short_names([file.path for file in files])
-    skipped, notes = sum(file.skipped for file in files), []
+    names, notes = short_names([file.path for file in files]), []
+    skipped = sum(file.skipped for file in files)
     read = len(label) + skipped
     for name, file, own in zip(names, files, np.split(bad, np.cumsum(rows)[:-1]), strict=True):
         skipped += handle_bad_rows(file, skip, faults, own, is_advised)
@@ -125,19 +120,20 @@ def read_table(args: argparse.Namespace, group: Any = None) -> tuple[Table, Deci
     table = Table(frame, columns, label, of_file, lines, names, notes, read, skipped, features[keep])
     check_rows(args, table)
     if times is not None or args.split != "time":
-        order = order_rows(content[keep], spelling[keep], None if times is None else times[keep])
+        keys = [content[keep]] if times is None else [content[keep], times[keep]]
+        keys = [spelling[keep], *keys] if spelling[keep].any() else keys
+        order = np.argsort(keys[0]) if len(keys) == 1 else np.lexsort(keys)
         table.frame, table.hashes = frame.take(order).reset_index(drop=True), table.hashes[order]
         table.label, table.files, table.line_numbers = label[order], of_file[order], lines[order]
     table.find_repeats()
     return table, time_column
 
 
-def hash_columns(columns: list[Column], cells: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def hash_columns(columns: list[Column], cells: Columns, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hashes of each row: of its cells in the used columns, in the dropped ones, and of spellings: [N] uint64 each.
 
     Spellings are those of numbers that are text in a category, where 12 is not 012.
     """
-    rows = max(map(len, cells.values()), default=0)
     used, unused, spelling = np.zeros((3, rows), np.uint64)
     for column in columns:
         if column.name in cells:
@@ -158,28 +154,24 @@ def read_label(args: argparse.Namespace, files: list[CsvFile], cells: pd.Series)
     meanings = np.array([parse_label(text) for text in texts], int)
     is_other = (meanings < 0) & np.array([text.lower() not in MISSING_WORDS for text in texts], bool)
     few = {0, 1} <= set(meanings) and counts[is_other].sum() <= MOST_OTHER_LABELS * counts.sum()
-    missing = int(np.count_nonzero(label < 0))
     one_class = {*meanings[meanings >= 0].tolist()}
-    is_half = len(one_class) == 1 and missing > FEWEST_OF_CLASS  # only one class is filled in
+    is_half = len(one_class) == 1 and np.count_nonzero(label < 0) > FEWEST_OF_CLASS  # only one class is filled in
     if few or (one_class and not is_other.any() and not is_half):
         return label, count_texts(texts[is_other], counts[is_other])
     found = count_texts(texts, counts)
     shown = [repr(text)[1:-1][:30] for text in [*found][:3]]
-    cure = f"write 1 for the value that means {args.label} and 0 for the other, or choose another column with --label"
-    what = f"contains {' and '.join(sorted(shown))}{' and empty cells' * (len(found) == 1 and bool((codes < 0).any()))}"
-    if not one_class and not is_other.any():
-        what = f"is empty{' or ' + shown[0] if shown else ''} in all rows"
-        cure = f"write 1 in {rows_of(args.label, 1)} and 0 in the others, or choose another column with --label"
+    what = " and ".join(sorted(shown) + ["empty cells"] * bool((codes < 0).any()))
+    cure = f"write 1 where {args.label} is true and 0 where it is not"
+    if len(found) > 2 and is_other.any():
+        what, cure = f"{len(found):,} values, such as {', '.join(shown)}", "keep rows of two classes, 1 and 0"
     elif not is_other.any():
-        what = f"is empty except in the rows labeled {max(one_class)}"
-        cure = f"write {1 - max(one_class)} in the others, or choose another column with --label"
-    elif len(found) > 2:
-        cure = "keep rows of two classes, 1 and 0, or choose another column with --label"
-        what = f"contains {len(found):,} values, such as {', '.join(shown)}"
+        what = f"only {what}"
+        cure = f"write {1 - max(one_class)} in the others" if one_class else cure
     wrong = is_other if is_other.any() else meanings < 0
     place = np.argmax(np.append(wrong, not is_other.any())[codes])  # -1, an empty cell, is the last
     path = files[np.searchsorted(np.cumsum([len(file.line_numbers) for file in files]), place, "right")].path
-    raise UserError(f"{path}: column {args.label} {what}, but a label is 0 or 1 (also true/false, yes/no); {cure}")
+    what = f"{path}: column {args.label} contains {what}, but a label is 0 or 1 (also true/false, yes/no)"
+    raise UserError(f"{what}; {cure}, or choose another column with --label")
 
 
 def count_texts(texts: pd.Index, counts: np.ndarray) -> dict[str, int]:
@@ -208,7 +200,7 @@ def find_faults(
     bad = np.zeros(len(label), np.int32)
 
     def check(wrong: np.ndarray, name: str, fault: str, *cures: str) -> None:
-        faults.append(Fault(name, fault, cures))
+        faults.append((name, fault, cures))
         bad[wrong] = len(faults)
 
     notations = find_notations(columns, cells)
@@ -258,7 +250,7 @@ def read_cells(args: argparse.Namespace, group: Any) -> tuple[Columns, list[CsvF
     heads = [peek(own, likely)] if not group else group.engine.exchange(group.together(peek, own, likely))
     texts = {name: [text for head in heads for text in head[name]] for name in likely}
     unread = {name for name in likely if texts[name] and all(map(DATE.fullmatch, texts[name]))}
-    fixed = dict.fromkeys(sorted(unread), TIMESTAMP) | fixed
+    fixed = dict.fromkeys(unread, TIMESTAMP) | fixed
     wanted = sorted(set(names) - unread)
     textual = {name for name in wanted if name == args.label or name in args.categorical or may_lose_digits(name)}
     if group:
@@ -268,8 +260,6 @@ def read_cells(args: argparse.Namespace, group: Any) -> tuple[Columns, list[CsvF
 
 def peek(files: list[CsvFile], names: list[str]) -> dict[str, list[str]]:
     """The texts in the first rows of columns in each file."""
-    if not names:
-        return {}
     heads = [file._replace(line_numbers=file.line_numbers[:PEEK_ROWS]) for file in files]
     cells, _ = read_once(heads, names, set(names))
     return {name: cells[name].cat.categories.tolist() for name in names}
@@ -298,11 +288,6 @@ def short_names(paths: list[str]) -> list[str]:
     return [os.fsencode(name).decode("utf-8", "replace") for name in names]
 
 
-def data_name(args: argparse.Namespace) -> str:
-    first, *others = args.csv
-    return f"{len(args.csv)} files, {first} to {others[-1]}" if others else first
-
-
 def check_columns(files: list[CsvFile], args: argparse.Namespace) -> list[str]:
     """The names of all columns, in order of appearance; UserError for a label or flag that names no column."""
     names = list(dict.fromkeys(name for file in files for name in file.names))
@@ -311,20 +296,17 @@ def check_columns(files: list[CsvFile], args: argparse.Namespace) -> list[str]:
         if args.label not in present:
             if os.path.isfile(file.path):  # not of another worker
                 check_header(file.path, name=args.label)
-            shown = ", ".join(file.names[:12]) + (", ..." if len(file.names) > 12 else "")
-            named = f"choose the label with --label (columns: {shown})"
+            named = f"choose the label with --label (columns: {name_some(file.names, 12)})"
             raise UserError(f"{file.path}: line 1 has no column {args.label}; {named}")
         if not len(file.line_numbers):
             raise UserError(f"{file.path}: no rows after the header; give a file with labeled rows")
         if absent := [name for name in names if name not in present]:
-            others = " and others" if len(absent) > 5 else ""
-            file.notes.append(f"has no {', '.join(absent[:5])}{others}: these cells are missing in its rows")
-    flags = {"categorical": args.categorical, "numeric": args.numeric, "drop": args.drop}
-    if args.time_column is not None:
-        flags["time-column"] = [args.time_column]
+            file.notes.append(f"has no {name_some(absent)}: these cells are missing in its rows")
+    flags = {flag: getattr(args, flag) for flag in ("categorical", "numeric", "drop")}
+    flags["time-column"] = [] if args.time_column is None else [args.time_column]
     for flag, name in [(flag, name) for flag, given in flags.items() for name in given]:
         if name not in names:
-            raise UserError(f"--{flag} {name}: {data_name(args)} has no such column")
+            raise UserError(f"--{flag} {name}: {name_files(args.csv)} has no such column")
         if name == args.label:
             raise UserError(f"--{flag} {name}: this is the label")
     return names
@@ -336,10 +318,10 @@ def handle_bad_rows(file: CsvFile, skip: bool, faults: list[Fault], fault_of: np
     if not len(bad):
         return 0
     if skip:
-        file.notes.append(f"{name_some(file.line_numbers[bad])}: invalid cells, skipped")
+        file.notes.append(f"{name_lines(file.line_numbers[bad])}: invalid cells, skipped")
         return len(bad)
     name, wrong, cures = faults[fault_of[bad[0]] - 1]
-    where = name_some(file.line_numbers[bad[fault_of[bad] == fault_of[bad[0]]]])
+    where = name_lines(file.line_numbers[bad[fault_of[bad] == fault_of[bad[0]]]])
     ways = ["fix the rows", *cures] + ["skip the rows with --skip-bad-rows"] * is_advised
     raise UserError(f"{file.path}: {where}, column {name}: {wrong}; {', '.join(ways[:-1])} or {ways[-1]}")
 
@@ -354,11 +336,8 @@ def check_rows(args: argparse.Namespace, table: Table) -> None:
         fault = f"too few {few}; label more of them"
     elif all(column.kind == "dropped" for column in table.columns):
         reasons = [f"{column.name} ({column.reason})" for column in table.columns]
-        others = f" and {len(reasons) - 5} more" if len(reasons) > 5 else ""
         hints = "".join(f"; {column.name}: {column.hint}" for column in table.columns if column.hint)
-        fault = (
-            f"no column is left to learn from: {', '.join(reasons[:5]) or 'the label is the only one'}{others}{hints}"
-        )
+        fault = f"no column is left to learn from: {name_some(reasons) or 'the label is the only one'}{hints}"
     else:
         return
-    raise UserError(f"{data_name(args)}: {fault}")
+    raise UserError(f"{name_files(args.csv)}: {fault}")

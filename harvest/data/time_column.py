@@ -10,7 +10,7 @@ import pandas as pd
 
 from harvest.cli import UserError
 from harvest.data.cells import cell_text, parse_number
-from harvest.data.columns import Column, Columns
+from harvest.data.columns import Column, Columns, parse_cells
 from harvest.data.csv_file import CsvFile
 from harvest.data.times import (
     CLOCKS,
@@ -69,17 +69,14 @@ def find_time_column(
         if not found:
             refuse_numbers(columns, cells, files)
             refuse_texts(columns, cells, files)
-            return Decision(None, " and ".join([why_none(columns, cells), *restarting(columns)])), None
+            return Decision(None, why_none(columns, cells)), None
         chosen, why = choose(found, files), "it contains times"
         refuse_birth(chosen, files)
     if not chosen.readable:
         refuse_unreadable(chosen, files, bool(args.time_column))
     known = chosen.times[np.isfinite(chosen.times)]
     if args.time_column and len(np.unique(known)) < 2:
-        fault = (
-            f"has the same time in all rows, {cell_text(chosen.cells.dropna().iloc[0])}" if len(known) else "is empty"
-        )
-        raise UserError(f"--time-column {name}: the column {fault}; choose a column with different times")
+        raise UserError(f"--time-column {name}: all times are the same or missing; choose one with different times")
     if not np.any(known % DAY) and len(np.unique(known)) < len(known):
         why = f"it contains {DAYS}" if not args.time_column else f"{why}; it contains {DAYS}"
     return Decision(chosen.name, why), chosen.times
@@ -111,7 +108,7 @@ def is_named_time(column: Column, cells: Columns) -> bool:
     """Whether a column is named like a time and most of its texts, which do not look like dates, contain digits."""
     if column.reason not in ("text", "nearly all values distinct", CLOCKS):
         return False
-    texts = [] if cells[column.name].dtype == np.float64 else cells[column.name].cat.categories
+    texts = cells[column.name].cat.categories
     spelled = [text for text in texts if re.search(r"\d", text) and np.isinf(parse_number(text))]
     return bool(name_words(column.name) & MOMENT_WORDS) and len(spelled) > 0.5 * len(texts)
 
@@ -120,8 +117,7 @@ def choose(found: list[Candidate], files: list[CsvFile]) -> Candidate:
     """The column named timestamp; otherwise, if all give the same order of rows, the one with the most times."""
     if stamps := [one for one in found if one.name.lower() == "timestamp"]:
         return stamps[0]
-    missing, distinct = (lambda one: np.isnan(one.times).sum()), (lambda one: len(np.unique(one.times)))
-    best = min(found, key=lambda one: (missing(one), -distinct(one), one.name))
+    best = min(found, key=lambda one: (np.isnan(one.times).sum(), -len(np.unique(one.times)), one.name))
     if all(one is best or (one.readable and best.readable and agree(best.times, one.times)) for one in found):
         return best
     names = sorted(one.name for one in found)
@@ -165,14 +161,12 @@ def refuse_numbers(columns: list[Column], cells: Columns, files: list[CsvFile]) 
     numbers = [column for column in columns if (column.kind, column.reason) == ("number", "")]
     parts = [part for part in PARTS if part in {column.name.lower() for column in numbers}]
     for column in numbers:
-        name, quoted, known = column.name, shlex.quote(column.name), cells[column.name].dropna()
-        known = known if known.dtype == np.float64 else pd.Series([*map(parse_number, known)])
-        known = known[np.isfinite(known)]
+        name, quoted, values = column.name, shlex.quote(column.name), parse_cells(cells[column.name], parse_number)
+        known = pd.Series(values[np.isfinite(values)])
         if not is_unread_time(name, known, parts):
             continue
-        row = int(np.argmax(cells[name].notna()))
-        if cells[name].dtype == np.float64 and np.isnan(to_seconds(known.to_numpy())).any():
-            row = int(np.argmax(cells[name].notna() & np.isnan(to_seconds(cells[name].to_numpy()))))
+        filled, unread = ~np.isnan(values), np.isnan(to_seconds(values))
+        row = int(np.argmax(filled & unread if unread[filled].any() else filled))
         fault = f"{cell_text(cells[name].iloc[row])} is not a time between 1990 and 2100"
         if within(known, SERIALS) and name_words(name) & MOMENT_WORDS:
             day = pd.Timestamp("1899-12-30") + pd.Timedelta(days=known.iloc[0])
@@ -211,7 +205,7 @@ def within(known: pd.Series, limits: tuple[float, float]) -> bool:
 def refuse_texts(columns: list[Column], cells: Columns, files: list[CsvFile]) -> None:
     """Raise UserError for a column of texts that look like dates, but cannot be read."""
     for column in columns:
-        if column.reason not in ("text", "nearly all values distinct") or cells[column.name].dtype == np.float64:
+        if column.reason not in ("text", "nearly all values distinct"):
             continue
         texts = cells[column.name].cat.categories
         calendar = name_words(column.name) & CALENDAR_WORDS
@@ -223,24 +217,19 @@ def refuse_texts(columns: list[Column], cells: Columns, files: list[CsvFile]) ->
 
 
 def why_none(columns: list[Column], cells: Columns) -> str:
-    """Why there is nothing to sort by."""
-    for column in columns:
-        if column.reason == TIMESTAMP:
-            fault = "is mostly empty" if cells[column.name].nunique() > 1 else "has the same time in all rows"
-            return f"the timestamp column {column.name} {fault}"
-    return "there is no timestamp column"
-
-
-def restarting(columns: list[Column]) -> list[str]:
-    """A reason for file order, and how to sort instead, for the first column named like a time that restarts."""
-    names = [column.name for column in columns if column.reason == RISING]
-    return [f"{name} restarts: --time-column {shlex.quote(name)} sorts by it" for name in names[:1]]
+    """Why there is nothing to sort by, and how to sort by a column that restarts."""
+    first = {column.reason: column.name for column in reversed(columns)}  # the first column of each reason
+    why = "there is no timestamp column"
+    if name := first.get(TIMESTAMP):
+        fault = "is mostly empty" if cells[name].nunique() > 1 else "has the same time in all rows"
+        why = f"the timestamp column {name} {fault}"
+    if name := first.get(RISING):
+        why += f" and {name} restarts: --time-column {shlex.quote(name)} sorts by it"
+    return why
 
 
 def place_of(row: int, files: list[CsvFile]) -> str:
     """The file and the line of a row, numbered through all files."""
-    for file in files:
-        if row < len(file.line_numbers):
-            return f"{file.path}: line {file.line_numbers[row]}"
-        row -= len(file.line_numbers)
-    raise IndexError(row)
+    starts = np.cumsum([0, *(len(file.line_numbers) for file in files)])
+    number = np.searchsorted(starts, row, "right") - 1
+    return f"{files[number].path}: line {files[number].line_numbers[row - starts[number]]}"

@@ -75,7 +75,9 @@ def store_training_rows(
     seen = np.zeros(len(table.label), bool)
     for split in splits:
         seen[split.train] = seen[split.val] = True
-    count, copied = int(seen.sum()), copied_rows(table)
+    count, copied = int(seen.sum()), np.zeros(len(table.label), bool)  # matches another row, but not by chance
+    if table.repeats is not None:
+        copied = np.isin(table.repeats.groups, table.repeats.groups[table.repeats.copies])
     bound = min(2**64 - 1, KEPT_HASHES * 2**64 // count)
     values = [table.numbers(column.name) for column in table.of_kind("number")]
     categories = [(hash_values(column.vocabulary), table.codes(column.name)) for column in table.of_kind("category")]
@@ -93,13 +95,6 @@ def store_training_rows(
         entries.append(np.concatenate([head, hashes]).astype("<u8").tobytes())
     rows = np.array([count, max(count, trained or 0)], "<u8").tobytes()
     return {ROWS_ENTRY: entries[0], ROUNDED_ENTRY: rows + entries[1]}
-
-
-def copied_rows(table: Table) -> np.ndarray:
-    """Which rows [N] match another one, but not by chance, such as rows that a file contains twice."""
-    if table.repeats is None:
-        return np.zeros(len(table.label), bool)
-    return np.isin(table.repeats.groups, table.repeats.groups[table.repeats.copies])
 
 
 def coarse_numbers(values: np.ndarray) -> np.ndarray:
@@ -166,7 +161,7 @@ def row_hashes(kinds: dict[str, str], inputs: dict[str, np.ndarray]) -> tuple[np
             numbers.append(np.where(is_missing(cells), np.nan, cells.astype(np.float64)))
         elif cells.dtype == object:
             codes, texts = pd.factorize(cells)
-            categories.append(hash_values([text.decode() for text in texts])[codes])
+            categories.append(hash_values(list(texts))[codes])
         else:
             categories.append(cells)
     exact, rounded = (hash_rows([*map(simplify, numbers), *categories]) for simplify in (coarse_numbers, round_numbers))

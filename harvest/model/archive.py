@@ -51,11 +51,11 @@ class Details(NamedTuple):
     def from_json(cls, text: str | bytes) -> Details:
         """Raises ValueError, LookupError or TypeError for a file of another program."""
         stored = json.loads(text)
-        kinds = {column["name"]: column["kind"] for column in stored["columns"]}
-        missing = {column["name"] for column in stored["columns"] if column.get("missing")}
-        new_values = {column["name"]: float(column.get("new_values", 0)) for column in stored["columns"]}
-        new_values = {name: share for name, share in new_values.items() if kinds[name] == "category"}
-        ranges = {column["name"]: [*map(float, column["range"])] for column in stored["columns"] if "range" in column}
+        columns = {column["name"]: column for column in stored["columns"]}
+        kinds = {name: column["kind"] for name, column in columns.items()}
+        missing = {name for name, column in columns.items() if column.get("missing")}
+        new_values = {name: float(column["new_values"]) for name, column in columns.items() if "new_values" in column}
+        ranges = {name: [*map(float, column["range"])] for name, column in columns.items() if "range" in column}
         scales = stored.get("scales", {})
         details = cls(stored["label"], stored["threshold"], kinds, missing, scales, new_values, ranges)
         texts = [details.label, *kinds, *kinds.values()]
@@ -94,16 +94,18 @@ class Archive:
     are additional entries of the file, such as the hashes of the training rows.
     """
 
-    def __init__(self, model: keras.Model, entries: dict[str, bytes] | None = None) -> None:
+    def __init__(self, model: keras.Model, entries: dict[str, bytes]) -> None:
         self.variables = [variable for variable in model.variables if variable.dtype == "float32"]
         values = [variable.numpy() for variable in self.variables]
         for number, variable in enumerate(self.variables):
             variable.assign(np.full(variable.shape, number, np.float32))
-        template = save_to_bytes(model)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.keras")
+            model.save(path)
+            with zipfile.ZipFile(path) as archive:
+                self.entries = {name: archive.read(name) for name in archive.namelist()} | entries
         for variable, value in zip(self.variables, values, strict=True):
             variable.assign(value)
-        with zipfile.ZipFile(io.BytesIO(template)) as archive:
-            self.entries = {name: archive.read(name) for name in archive.namelist()} | (entries or {})
         self.places: dict[int, slice] = {}  # the bytes of each variable
 
         def learn(_: str, item: Any) -> None:
@@ -127,14 +129,6 @@ class Archive:
             for name, content in entries.items():
                 target.writestr(name, content)
         return out.getvalue()
-
-
-def save_to_bytes(model: keras.Model) -> bytes:
-    """The .keras file of a model."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        model.save(path)
-        return path.read_bytes()
 
 
 def open_model(path: Path) -> Details:

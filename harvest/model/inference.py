@@ -13,7 +13,6 @@ import tensorflow as tf
 from harvest.cli import UserError
 from harvest.data.cells import MISSING, PARSERS, cell_text, parse_label, parse_number
 from harvest.data.csv_file import V0_COLUMNS
-from harvest.data.training_rows import row_hashes
 from harvest.model.archive import Details, foreign_model, open_model
 from harvest.model.input_rows import CHUNK_ROWS, absent_columns, note
 from harvest.model.novelty import Novelty
@@ -106,13 +105,6 @@ def read_labels(rows: pd.DataFrame, label: str, path: str) -> np.ndarray:
     return labels
 
 
-def hash_inputs(details: Details, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes of rows [B], which identify training rows, and those of the rows with rounded numbers."""
-    cells = {name: column[:, 0] for name, column in inputs.items()}
-    texts = {name: [text.encode() for text in column] for name, column in cells.items() if column.dtype == object}
-    return row_hashes(details.kinds, cells | {name: np.array(column, object) for name, column in texts.items()})
-
-
 class Classifier:
     """A trained model for rows in a DataFrame, with the interface of scikit-learn, which need not be installed.
 
@@ -124,8 +116,9 @@ class Classifier:
     classes_ = np.array([0, 1])
 
     def __init__(self, path: Path) -> None:
-        self.path, self.details = path, open_model(path)
-        self.model = load_model(path, self.details)
+        self.path = path / MODEL_FILE if path.is_dir() else path
+        self.details = open_model(self.path)
+        self.model = load_model(self.path, self.details)
         self.warned: set[str] = set()  # columns
 
     def predict_proba(self, rows: pd.DataFrame) -> np.ndarray:
@@ -200,9 +193,3 @@ def check_category(name: str, cells: list[Any], integers: bool) -> None:
         raise UserError(f"column {name} is text in the model, but not in all rows here; read the table with dtype=str")
     if integers and any(isinstance(cell, float | np.floating) and abs(float(cell)) >= 2**53 for cell in cells):
         raise UserError(f"column {name} has ids too long for floating point; read the table with dtype=str")
-
-
-def load(path: str | Path = "model") -> Classifier:
-    """A Classifier for the model in a model directory or in a file."""
-    path = Path(path)
-    return Classifier(path / MODEL_FILE if path.is_dir() else path)

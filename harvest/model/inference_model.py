@@ -16,6 +16,7 @@ from harvest.data.table import Table
 from harvest.model.names import free_name, graph_name
 
 ENCODED_CELLS = 1 << 25  # inputs encoded at a time: 128 MB
+Tensors = dict[str, keras.KerasTensor]
 Values = Sequence[tuple[keras.Variable, np.ndarray]]  # variables of a model, and values for them
 
 
@@ -50,31 +51,30 @@ def build_inference_model(
     Class weights add offset to the logits of the networks: the log of the ratio of the weights (King and Zeng, 2001).
     """
     keras.utils.set_random_seed(seed)  # of the initializers
-    columns = {column.name for column in table.columns}
     inputs = make_inputs(table, encoding)
-    cells = [scale_inputs(inputs, table, encoding, columns), look_up_inputs(inputs, table, encoding, columns)]
+    cells = [scale_inputs(inputs, table, encoding), look_up_inputs(inputs, table, encoding)]
     networks, outputs, probabilities = [], [], []
     for number, fold_encoding in enumerate(fold_encodings, 1):
         fold = f"fold_{number}" if len(fold_encodings) > 1 else ""
-        encoder = make_encoder(cells, encoding, fold_encoding, free_name(f"{fold or 'row'}_encoding", columns))
+        encoder = make_encoder(cells, encoding, fold_encoding, free_name(f"{fold or 'row'}_encoding", inputs))
         encoded = encoder([part for part in cells if part is not None])
         made = make_network(encoding.width)
-        networks.append(keras.Model(made.input, made.output, name=free_name(fold or "network", columns)))
+        networks.append(keras.Model(made.input, made.output, name=free_name(fold or "network", inputs)))
         # The sigmoid of (logit - offset) / temperature; the temperature is 1 until it is fitted.
         bias = {"use_bias": offset != 0, "bias_initializer": keras.initializers.Constant(-offset)}
-        name = free_name(f"{fold}_probability" if fold else "probability", columns)
+        name = free_name(f"{fold}_probability" if fold else "probability", inputs)
         outputs.append(layers.Dense(1, "sigmoid", kernel_initializer="ones", dtype="float32", name=name, **bias))
         probabilities.append(outputs[-1](networks[-1](encoded)))
     if len(probabilities) == 1:
         model = first = keras.Model(inputs, probabilities[0], name="productivity")
     else:
-        probability = layers.Average(name=free_name("probability", columns))(probabilities)
+        probability = layers.Average(name=free_name("probability", inputs))(probabilities)
         model = keras.Model(inputs, probability, name="productivity")
         first = keras.Model(inputs, probabilities[0], name="first_network")
     return InferenceModel(model, networks, outputs, first, offset)
 
 
-def make_inputs(table: Table, encoding: Encoding) -> dict[str, keras.KerasTensor]:
+def make_inputs(table: Table, encoding: Encoding) -> Tensors:
     """Raw columns [B, 1] by name: numbers, then categories."""
     types = {
         column.name: "int64" if whole else "float64"
@@ -84,18 +84,15 @@ def make_inputs(table: Table, encoding: Encoding) -> dict[str, keras.KerasTensor
     return {name: keras.Input((1,), name=name, dtype=kind) for name, kind in types.items()}
 
 
-def scale_inputs(
-    inputs: dict[str, keras.KerasTensor], table: Table, encoding: Encoding, columns: set[str]
-) -> keras.KerasTensor | None:
+def scale_inputs(inputs: Tensors, table: Table, encoding: Encoding) -> keras.KerasTensor | None:
     """The numbers, scaled by scale_numbers(), [B, D] float32; None if there are none."""
     raw = [inputs[column.name] for column in table.of_kind("number")]
     if not raw:
         return None
     own = [keras.Input((1,), dtype=part.dtype) for part in raw]
-    numbers = [missing_to_nan(part) for part in own]
-    joined = layers.Concatenate(name="numbers", dtype="float64")(numbers) if len(own) > 1 else numbers[0]
-    scaler = keras.Model(own, scale_numbers(joined, encoding.scaler), name=free_name("scaling", columns))
-    return layers.Identity(name=free_name("scaled", columns))(scaler(raw))  # where the LiteRT model starts
+    joined = layers.Concatenate(name="numbers", dtype="float64")([missing_to_nan(part) for part in own])
+    scaler = keras.Model(own, scale_numbers(joined, encoding.scaler), name=free_name("scaling", inputs))
+    return layers.Identity(name=free_name("scaled", inputs))(scaler(raw))  # where the LiteRT model starts
 
 
 def missing_to_nan(cells: keras.KerasTensor) -> keras.KerasTensor:
@@ -106,9 +103,7 @@ def missing_to_nan(cells: keras.KerasTensor) -> keras.KerasTensor:
     return ops.cast(cells, "float64") * ops.cast(ops.sqrt(sign), "float64")
 
 
-def look_up_inputs(
-    inputs: dict[str, keras.KerasTensor], table: Table, encoding: Encoding, columns: set[str]
-) -> keras.KerasTensor | None:
+def look_up_inputs(inputs: Tensors, table: Table, encoding: Encoding) -> keras.KerasTensor | None:
     """The indices of the categories, each from 0, [B, C] int64; None if there are none."""
     found = []
     for number, (column, codes) in enumerate(zip(table.of_kind("category"), encoding.known, strict=True)):
@@ -118,13 +113,12 @@ def look_up_inputs(
         layer = lookup(
             vocabulary=np.array(known, np.int64) if integers else known,
             oov_token=UNSEEN if integers else " unseen ",
-            name=free_name(graph_name(column.name, f"place_{number}"), columns),
+            name=free_name(graph_name(column.name, f"place_{number}"), inputs),
         )
         found.append(layer(inputs[column.name]))
     if not found:
         return None
-    name = free_name("places", columns)
-    return layers.Concatenate(name=name, dtype="int64")(found) if len(found) > 1 else found[0]
+    return layers.Concatenate(name=free_name("places", inputs), dtype="int64")(found)
 
 
 def make_encoder(
@@ -165,14 +159,9 @@ class Predictor:
         rows = tf.TensorSpec([None, encoding.width])
         self.outputs = tf.function(outputs, input_signature=[tf.TensorSpec([None]), rows], autograph=False)
 
-    def run(self, fold: int, encoded: ArrayLike, values: Values | None = None) -> list[tf.Tensor]:
-        """The outputs of the layers with weights of a network, then the logit [B, 1], for encoded rows [B, E]."""
-        values = values or current_values(self.networks[fold])
-        return self.outputs(np.concatenate([np.ravel(value) for _, value in values]), encoded)  # one vector: 1 ms less
-
     def logits(self, fold: int, encoded: ArrayLike, values: Values | None = None) -> np.ndarray:
         """The logits [B] float32 of the network of a fold, minus the offset, for encoded rows [B, E]."""
-        return self.run(fold, encoded, values)[-1].numpy()[:, 0] - np.float32(self.offset)
+        return self.layer_outputs(fold, encoded, values)["logit"][:, 0] - np.float32(self.offset)
 
     def row_logits(self, fold: int, features: Features, rows: np.ndarray, values: Values | None = None) -> np.ndarray:
         """The logits [N] float64 of a fold's network for rows of the table."""
@@ -182,7 +171,9 @@ class Predictor:
 
     def layer_outputs(self, fold: int, encoded: ArrayLike, values: Values | None = None) -> dict[str, np.ndarray]:
         """The outputs of each layer with weights of a fold's network, and the logit, by name, for encoded rows."""
-        outputs = self.run(fold, encoded, values)
+        values = values or current_values(self.networks[fold])
+        vector = np.concatenate([np.ravel(value) for _, value in values])  # one argument: 1 ms less
+        outputs = self.outputs(vector, encoded)
         return {name: output.numpy() for name, output in zip([*self.layer_names, "logit"], outputs, strict=True)}
 
 

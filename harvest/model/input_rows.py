@@ -17,6 +17,7 @@ from harvest.cli import UserError, print_error
 from harvest.data.cells import parse_label, parse_number
 from harvest.data.csv_file import ESCAPED, LONGEST_LINE, check_header, column_names, open_csv, read_chunks
 from harvest.model.archive import Details
+from harvest.text import name_some
 
 CHUNK_ROWS = 100_000
 LONGEST_RECORD = 1_000  # lines that one record of standard input may have
@@ -63,8 +64,7 @@ def check_names(path: str, names: list[str], details: Details) -> None:
     if absent and path != STREAM:
         check_header(path, name=absent[0])
     if absent := absent_columns(f"{path}: line 1", names, details):
-        shown = ", ".join(absent[:5]) + (" and others" if len(absent) > 5 else "")
-        note(f"{path}: has no {shown}: these cells are missing in its rows")
+        note(f"{path}: has no {name_some(absent)}: these cells are missing in its rows")
 
 
 def absent_columns(place: str, names: list[str], details: Details) -> list[str]:
@@ -73,8 +73,8 @@ def absent_columns(place: str, names: list[str], details: Details) -> list[str]:
     absent = [name for name in details.kinds if name not in present]
     needed = [name for name in absent if name not in details.missing]
     if needed or len(absent) == len(details.kinds):
-        name, shown = (needed or absent)[0], ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        raise UserError(f"{place} has no column {name}, which the model needs; its columns are {shown}")
+        what = f"{place} has no column {(needed or absent)[0]}, which the model needs"
+        raise UserError(f"{what}; its columns are {name_some(names, 12)}")
     return absent
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from harvest.cli import UserError
 from harvest.model.input_rows import note
+from harvest.model.names import free_name
 from harvest.run_directory import open_atomically
 
 
@@ -70,9 +71,7 @@ def answer_names(names: list[str]) -> list[str]:
     """The names of the added columns; other names if the input already has columns with these names."""
     given = []
     for name in ("probability", "predicted"):
-        free = name if name not in names else f"model_{name}"
-        while free in names:
-            free += "_"
+        free = name if name not in names else free_name(f"model_{name}", names)
         if free != name:
             note(f"the input has a column {name}, which is kept; that of the model is named {free}")
         given.append(free)

@@ -14,7 +14,6 @@ FEWEST_ROWS = 20  # that are evaluated separately
 FEWEST_LOOKED_UP = 16  # rows of a sample: if a fifth were training rows, at least one would be found
 HIDING_REPEATS = 0.25  # above this share of rounded rows that match by chance, the comparison is useless
 METRICS = ("accuracy", "precision", "recall", "roc_auc", "pr_auc", "log_loss")
-SEEN = "of these {:,} rows were used to train this model, so the result is too optimistic"
 UNKNOWN = "it is unknown whether these rows were used to train this model"
 
 
@@ -55,6 +54,11 @@ def split_seen(
         return f"{UNKNOWN}: the model contains no hashes of its training rows", None
     sampled, seen = look_up(known.exact, exact)
     count, rows = int(seen.sum()), int(sampled.sum())
+    hidden = ""  # why training rows might not be recognized
+    if strange:
+        hidden = f"column {strange[0]} differs from training, so training rows may not be recognized"
+    elif known.stored < 1:
+        hidden = f"the model contains hashes of only {100 * known.stored:.0f}% of its training rows"
     if alike := share_rounded(known.rounded, rounded, count / max(1, rows)):
         what = f"about {100 * min(1.0, alike / known.stored):.0f}% of these {len(exact):,} rows match training rows of"
         return f"{what} this model, apart from rounding, so the result is probably too optimistic", None
@@ -64,18 +68,27 @@ def split_seen(
             share = f"{count:,}" if count < rows else "all"
         is_certain = not others.any() or (known.stored == 1 and np.isin(known.exact.hashes, exact).all())
         least = "" if is_certain or share.startswith("about") else "at least "
-        text = f"{least}{share} {SEEN.format(len(exact))}"
+        text = f"{least}{share} of these {len(exact):,} rows were used to train this model"
+        text += ", so the result is too optimistic"
         if known.exact.repeated >= 0.005:
             text += f" (by chance, {100 * known.exact.repeated:.0f}% of new rows match a training row)"
         if is_certain:
             return text, others if known.stored == 1 else None
-        return f"{text}; it is unknown whether the others were, because {why_others(known, strange)}", None
-    if reason := why_unknown(known, count, rows, strange):
-        return f"{UNKNOWN}: {reason}", None
+        changed = "not all training rows are in this file, and a row with one changed cell does not match"
+        return f"{text}; it is unknown whether the others were, because {hidden or changed}", None
+    if known.stored >= 0.95 and not strange:  # so few rows without a hash hide little
+        hidden = ""
+    if not hidden and count >= max(1, 0.01 * rows):
+        repeats = f"{100 * known.exact.repeated:.0f}% of its training rows match another training row"
+        hidden = f"{100 * count / rows:.0f}% match a training row, but new rows may match too: {repeats}"
+    if not hidden and not known.exact.complete and rows < FEWEST_LOOKED_UP:
+        hidden = f"the model contains hashes of a sample of its training rows, which covers only {rows} of these rows"
+    if hidden:
+        return f"{UNKNOWN}: {hidden}", None
     if known.rounded is None or known.rounded.repeated > HIDING_REPEATS:
-        hidden = "training rows with numbers rounded since then would not be recognized"
         none = "hardly any" if count else "none"
-        return f"{none} of these rows match a training row in every column; {hidden}", None
+        rounded_since = "training rows with numbers rounded since then would not be recognized"
+        return f"{none} of these rows match a training row in every column; {rounded_since}", None
     return "there is no sign that these rows were used to train this model", None
 
 
@@ -92,32 +105,6 @@ def share_rounded(known: KnownHashes | None, hashes: np.ndarray, exact: float) -
     sampled, seen = look_up(known, hashes)
     count, rows = int(seen.sum()), int(sampled.sum())
     return count / rows if count > 1 and wilson(count, rows)[0] > exact + max(0.02, 2 * known.repeated) else 0.0
-
-
-def why_unknown(known: TrainingRows, count: int, rows: int, strange: Sequence[str]) -> str:
-    """Why training rows might not be recognized, or not be distinguished from new ones; "" if they would be.
-
-    Of `rows` rows in the sample of hashes, `count` are known, at most as many as by chance.
-    """
-    if strange:
-        return f"column {strange[0]} differs from training, so training rows could not be recognized"
-    if count and count >= 0.01 * rows:
-        alike = f"{100 * known.exact.repeated:.0f}% of its training rows match another training row"
-        return f"{100 * count / rows:.0f}% match a training row, but new rows may match too: {alike}"
-    if known.stored < 0.95:
-        return f"the model contains hashes of only {100 * known.stored:.0f}% of its training rows"
-    if not known.exact.complete and rows < FEWEST_LOOKED_UP:
-        return f"the model contains hashes of a sample of its training rows, which covers only {rows} of these rows"
-    return ""
-
-
-def why_others(known: TrainingRows, strange: Sequence[str]) -> str:
-    """Why rows that match no training row may be training rows: only if all of these were found is that certain."""
-    if strange:
-        return f"column {strange[0]} differs from training"
-    if known.stored < 1:
-        return f"the model contains hashes of only {100 * known.stored:.0f}% of its training rows"
-    return "not all training rows are in this file, and a row with one changed cell does not match"
 
 
 def note_copies(y_true: np.ndarray, exact: np.ndarray, by_chance: float) -> list[str]:

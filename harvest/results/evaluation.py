@@ -1,16 +1,21 @@
 """Evaluation of the networks and the baselines on test rows."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from harvest.data.encoding import Encoding, Features, FoldEncoding
+from harvest.data.encoding import Encoding, Features
 from harvest.data.splits import Split
 from harvest.decision import Decision
 from harvest.results.linear import linear_logits
 from harvest.results.metrics import choose_threshold, fit_temperature, measure, sigmoid
+
+if TYPE_CHECKING:
+    from harvest.training.folds import Fold
 
 EQUAL_ROWS = 800  # training rows for which a network and a logistic regression are expected to be equally good
 SHARE_WEIGHT = 20  # of that expectation, relative to the log-loss
@@ -29,7 +34,6 @@ class Evaluation:
     y_prob: np.ndarray  # [N] float64
     metrics: dict[str, Any]  # from measure()
     threshold: Decision  # probabilities at or above it count as 1
-    temperature: float  # the divisor of the saved model's logits
     temperatures: list[float]  # for the test rows of each fold
     tested_at: np.ndarray  # [N] the threshold for each test row
     validation: tuple[np.ndarray, np.ndarray]  # y_true, y_prob of the validation rows
@@ -63,25 +67,16 @@ def evaluate(
     divisors, tested_at = np.repeat([temperatures, thresholds], [len(split.test) for split in splits], axis=1)
     y_true, y_prob = test[0], sigmoid(test[1] / divisors)
     metrics = measure(y_true, y_prob, tested_at)
-    answered = (y_true, y_prob, metrics, threshold, temperature, temperatures, tested_at)
+    answered = (y_true, y_prob, metrics, threshold, temperatures, tested_at)
     return Evaluation(*answered, calibrated, baselines)
 
 
-def measure_baselines(
-    features: Features,
-    splits: Sequence[Split],
-    encoding: Encoding,
-    fold_encodings: Sequence[FoldEncoding],
-    linear: Sequence[np.ndarray],
-) -> dict[str, Baseline]:
-    """The majority class and the linear model [L + 1] of each fold, on the test rows of all folds."""
-    logits = [
-        linear_logits(features, split.test, encoding, fold_encoding, weights)
-        for split, fold_encoding, weights in zip(splits, fold_encodings, linear, strict=True)
-    ]
+def measure_baselines(features: Features, encoding: Encoding, folds: Sequence[Fold]) -> dict[str, Baseline]:
+    """The majority class and the linear model of each fold, on the test rows of all folds."""
+    logits = [linear_logits(features, fold.split.test, encoding, fold.encoding, fold.linear) for fold in folds]
     # The same for all folds: their shares differ by a row, which would rank the test rows, in the wrong order.
-    share = float(np.mean([features.labels[split.train].mean() for split in splits]))
-    y_true = features.labels[np.concatenate([split.test for split in splits])]
+    share = float(np.mean([features.labels[fold.split.train].mean() for fold in folds]))
+    y_true = features.labels[np.concatenate([fold.split.test for fold in folds])]
     predicted = {"majority": np.full(len(y_true), share), "logistic_regression": sigmoid(np.concatenate(logits))}
     return {name: Baseline(y_prob, measure(y_true, y_prob, 0.5)) for name, y_prob in predicted.items()}
 

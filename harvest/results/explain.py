@@ -1,5 +1,6 @@
 """Findings of the test beyond its scores: the verdict, important columns, labels worth a second look."""
 
+import argparse
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,28 +9,13 @@ import numpy as np
 
 from harvest.data.cells import MISSING
 from harvest.data.columns import Column
-from harvest.data.encoding import (
-    SCALE_ROWS,
-    Encoding,
-    Features,
-    FoldEncoding,
-    Scaler,
-    encode,
-    raw_inputs,
-    row_pieces,
-)
+from harvest.data.encoding import SCALE_ROWS, Encoding, Features, FoldEncoding, Scaler, encode, raw_inputs, row_pieces
 from harvest.data.repeats import share_by_chance
 from harvest.data.splits import Split
 from harvest.data.table import Table
 from harvest.data.times import RISING, TIMESTAMP
 from harvest.results.evaluation import Evaluation
-from harvest.results.metrics import (
-    choose_threshold,
-    confusion_matrix,
-    log_losses,
-    sigmoid,
-    threshold_rule,
-)
+from harvest.results.metrics import choose_threshold, confusion_matrix, log_losses, sigmoid, threshold_rule
 from harvest.results.verdict import FEW_COMBINATIONS, compare, comparison_lines, gains, judge, next_steps, rank
 from harvest.text import percent, wrap
 
@@ -58,41 +44,34 @@ class FoldNetworks(NamedTuple):
 
 
 def explain(
+    args: argparse.Namespace,
     evaluation: Evaluation,
     table: Table,
     networks: FoldNetworks,
-    *,
-    label: str,
-    seed: int,
-    network_share: float = 1.0,
-    generated: bool = False,
-    by_time: bool = False,
-    repeated: Sequence[str] = (),
-    leaks: Sequence[str] = (),
-    may_fold: bool = False,
+    network_share: float,
+    repeated: Sequence[str],
+    leaks: Sequence[str],
 ) -> tuple[dict[str, Any], list[str]]:
-    """The entries for metrics.json and the lines to print.
-
-    generated: the rows are not from a file. repeated: warnings about rows. leaks: warnings about columns.
-    may_fold: without --folds 1, every row would be tested.
-    """
+    """The entries for metrics.json and the lines to print; repeated and leaks are warnings about rows and columns."""
+    by_time = args.split == "time"
     y_true, y_prob, threshold = evaluation.y_true, evaluation.y_prob, evaluation.threshold.value
-    baselines = {name: (baseline.y_prob, 0.5) for name, baseline in evaluation.baselines.items()}
     model = (y_prob, evaluation.tested_at)
-    comparison = {name: compare(y_true, model, given) for name, given in baselines.items()}
+    comparison = {name: compare(y_true, model, (part.y_prob, 0.5)) for name, part in evaluation.baselines.items()}
     timed = not by_time and any(column.reason in (TIMESTAMP, RISING) for column in table.columns)
     caveats = [FEW_COMBINATIONS] * (not by_time and share_by_chance(table.repeats) > 0.5)
     caveats += [LEAKING] * bool(leaks) + [TIMED] * timed + [f"{text[:1].upper()}{text[1:]}." for text in repeated]
-    verdict = judge(comparison, evaluation.metrics, label, threshold, caveats)
-    verdict += model_notes(len(networks.splits), network_share)
-    importance = permutation_importance(table, networks, seed)
+    found = {name: gains(**parts, threshold=threshold) for name, parts in comparison.items()}
+    verdict = judge(found, evaluation.metrics, args.label, threshold, caveats)
+    if len(networks.splits) > 1:
+        ensemble = f"the ensemble of all {len(networks.splits)}, which was more accurate in our benchmarks"
+        verdict.append(f"These results are for single networks; the saved model is {ensemble}.")
+    if network_share < 1:
+        rest = f"{100 - 100 * network_share:.0f}% logistic regression"
+        verdict.append(f"The model's logit is a weighted mean: {100 * network_share:.0f}% network, {rest}.")
+    importance = permutation_importance(table, networks, args.seed)
     tested = np.concatenate([split.test for split in networks.splits])
     suspects = suspect_labels(table, tested, y_true, y_prob, networks.encoding.scaler, [*importance][:SUSPECT_COLUMNS])
-    trusted = rank(gains(**comparison["majority"], threshold=threshold)) > 0
-    lines = suspect_lines(suspects, generated) if trusted else []
-    places = [line.partition("  labeled")[0].strip().replace(", line ", ":") for line in lines[2:5]]
-    known = (comparison, evaluation.metrics, label, threshold, leaks, timed)
-    steps = next_steps(*known, (len(suspects), places), generated, may_fold)
+    steps = next_steps(args, found, evaluation.metrics, leaks, timed, suspects)
     facts = {
         "comparison": comparison,
         "verdict": verdict,
@@ -104,19 +83,7 @@ def explain(
     printed = ["", *(line for sentence in verdict for line in wrap(sentence)), "", *comparison_lines(comparison)]
     printed += ["", "Next steps", *(line for step in steps for line in wrap(step, "  - ", "    "))]
     printed += threshold_lines(*evaluation.validation) + importance_lines(importance)
-    return facts, printed + lines
-
-
-def model_notes(folds: int, network_share: float) -> list[str]:
-    """How the tested networks differ from the saved model, and the parts of a blended model."""
-    notes = []
-    if folds > 1:
-        ensemble = f"the saved model is the ensemble of all {folds}, which was more accurate in our benchmarks"
-        notes.append(f"These results are for single networks; {ensemble}.")
-    if network_share < 1:
-        rest = f"{100 - 100 * network_share:.0f}% logistic regression"
-        notes.append(f"The model's logit is a weighted mean: {100 * network_share:.0f}% network, {rest}.")
-    return notes
+    return facts, printed + (suspect_lines(suspects, bool(args.sample)) if rank(found["majority"]) > 0 else [])
 
 
 def threshold_lines(y_true: np.ndarray, y_prob: np.ndarray) -> list[str]:
@@ -132,15 +99,11 @@ def threshold_lines(y_true: np.ndarray, y_prob: np.ndarray) -> list[str]:
     return lines
 
 
-def feature_columns(table: Table) -> list[Column]:
-    """The columns in the order in which an encoding numbers them: numbers, then categories."""
-    return table.of_kind("number") + table.of_kind("category")
-
-
 def permutation_importance(table: Table, networks: FoldNetworks, seed: int) -> dict[str, float]:
     """The rise in log-loss when the cells of a column are shuffled among the test rows (Breiman, 2001)."""
     generator, (features, splits, encoding, *_) = np.random.default_rng([seed, 4]), networks
-    names, inputs = [column.name for column in feature_columns(table)], encoding.inputs_of_columns()
+    columns = table.of_kind("number") + table.of_kind("category")  # as the encoding numbers them
+    names, inputs = [column.name for column in columns], encoding.inputs_of_columns()
     rises, total = np.zeros(len(names)), 0
     most = min(IMPORTANCE_ROWS, max(50, IMPORTANCE_CELLS // (encoding.width * len(names))))
 
@@ -152,11 +115,11 @@ def permutation_importance(table: Table, networks: FoldNetworks, seed: int) -> d
         rows = split.test[:: max(1, len(split.test) * len(splits) // most)]
         encoded = np.asarray(encode(*features.take(rows), encoding, fold_encoding))
         before = losses(fold, encoded)
-        for columns in row_pieces(np.arange(len(names)), max(1, IMPORTANCE_BATCH // encoded.size)):
-            shuffled = np.tile(encoded, (len(columns), 1, 1))
-            for copy, column in zip(shuffled, columns, strict=True):
+        for piece in row_pieces(np.arange(len(names)), max(1, IMPORTANCE_BATCH // encoded.size)):
+            shuffled = np.tile(encoded, (len(piece), 1, 1))
+            for copy, column in zip(shuffled, piece, strict=True):
                 copy[:, inputs[column]] = encoded[np.ix_(generator.permutation(len(rows)), inputs[column])]
-            rises[columns] += (losses(fold, shuffled.reshape(-1, encoded.shape[1])) - before).sum(axis=1)
+            rises[piece] += (losses(fold, shuffled.reshape(-1, encoded.shape[1])) - before).sum(axis=1)
         total += len(rows)
     return {names[number]: float(rises[number] / total) for number in np.argsort(-rises)}
 
@@ -238,7 +201,7 @@ def partial_dependence(table: Table, networks: FoldNetworks, shown: list[str]) -
     For each typical row, all rows get its cell in the column. "mean" is the mean probability of the unchanged rows.
     """
     features, splits, encoding, *_ = networks
-    columns, numbers = feature_columns(table), len(table.of_kind("number"))
+    columns, numbers = table.of_kind("number") + table.of_kind("category"), len(table.of_kind("number"))
     chosen = [[column.name for column in columns].index(name) for name in shown]
     trained = np.concatenate([split.train for split in splits])
     trained = np.unique(trained[:: max(1, len(trained) // SCALE_ROWS)])

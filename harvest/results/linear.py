@@ -3,7 +3,6 @@
 A linear model is an array [L + 1]: the weights of the first L inputs of a network, then the intercept.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -106,8 +105,3 @@ def fit_linear(
     rows = rows[:: max(1, len(rows) * folds // LINEAR_ROWS)]
     matrix = design_matrix(features, rows, encoding, fold_encoding)
     return fit_logistic_regression(matrix, features.labels[rows], encoding.linear_width, penalty)
-
-
-def weighted_linear(linear: np.ndarray, class_weights: tuple[float, float]) -> np.ndarray:
-    """A linear model [L + 1] of unweighted rows, adjusted to the weights of classes 0 and 1."""
-    return np.append(linear[:-1], linear[-1] + math.log(class_weights[1] / class_weights[0]))

@@ -62,13 +62,8 @@ def roc_auc(positive: np.ndarray, negative: np.ndarray) -> tuple[float, list[flo
     return area, share_interval(area, variance)
 
 
-def average_precision_score(y_true: np.ndarray, y_score: np.ndarray) -> float:
-    """The area under the precision-recall curve, as a sum of steps; NaN if there is no row of 1."""
-    return average_precision(*count_by_score(y_true, y_score))[0]
-
-
 def average_precision(positive: np.ndarray, negative: np.ndarray) -> tuple[float, list[float] | None]:
-    """The average precision and its 95% interval, from counts by score.
+    """The area under the precision-recall curve, as a sum of steps, and its 95% interval, from counts by score.
 
     The variance is the sum of squares of each row's influence (the infinitesimal jackknife of Jaeckel, 1972).
     """
@@ -221,9 +216,8 @@ def choose_threshold(rule: tuple[str, float | None], y_true: np.ndarray, y_prob:
     if name == "fixed":
         return Decision(number, "as requested" if number != 0.5 else "predicts the more likely class")
     if name == "classes":
-        return Decision(
-            number, "the share of 1 in training, because balanced class weights give both classes the same weight"
-        )
+        reason = "the share of 1 in training, because balanced class weights give both classes the same weight"
+        return Decision(number, reason)
     if name == "cost":
         return Decision(number, "where the expected costs of a false alarm and a miss are equal")
     order = np.argsort(-y_prob, kind="stable")

@@ -1,46 +1,43 @@
 """The results of a run: metrics.json, predictions.csv, and the lines for the terminal and the model card."""
 
+from __future__ import annotations
+
 import argparse
-import platform
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harvest import VERSION
 from harvest.data.encoding import row_pieces
 from harvest.data.splits import Split
 from harvest.data.table import Table, short_names
-from harvest.data.training_rows import rows_digest
 from harvest.decision import Decision
-from harvest.model.export import example_row
 from harvest.results.evaluation import Evaluation
-from harvest.results.metrics import CALIBRATION_BINS, calibration_bins, missing_intervals, sigmoid
+from harvest.results.metrics import CALIBRATION_BINS, calibration_bins, missing_intervals
 from harvest.run_directory import CARD_FILE, EXPORT_FILES, METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE, REPORT_FILE
 from harvest.text import count_range, interval, percent, rows_of, wrap
 
+if TYPE_CHECKING:
+    from harvest.training.folds import Fold
+
 NO_SETTINGS = {"describe", "compare", "sync_every", "trust_network", "given"}
 FINDINGS = ("comparison", "verdict", "next_steps", "importance", "suspect_labels", "effects")  # of explain()
-FACTS = (*FINDINGS, "warnings", "history", "table", "example")  # of metrics.json, for the page and the card
 COLUMN_FACTS = ("name", "kind", "reason", "distinct", "missing", "hint")
 
 
-def training_lines(epochs: list[int], best_epochs: list[int], reason: str, most_epochs: int, best: bool) -> list[str]:
-    """The number of epochs of each network, the epoch that it keeps, and how good the first is.
-
-    reason: why a single network stopped. best: networks keep their best epoch, not their last.
-    """
+def training_lines(folds: Sequence[Fold], most_epochs: int, best: bool) -> list[str]:
+    """The number of epochs of each network, the epoch that it keeps (the best, or the last), how good the first is."""
+    epochs, reason = [len(fold.history) for fold in folds], folds[0].reason
     networks, whose, start = "", "the", "Training starts from a logistic regression: epoch 1 is about as good as that."
     if len(epochs) > 1:
         at_limit = sum(count >= most_epochs for count in epochs)
         networks, whose, start = f"{len(epochs)} networks for ", "each network's", start.replace("Training", "Each")
         reason = f"{at_limit} reached the maximum of {most_epochs:,}" if at_limit else ""
-    kept = f"{whose} best epoch ({count_range(best_epochs)}) is kept" if best else f"{whose} last epoch is kept"
+    kept = f"best epoch ({count_range([fold.best_epoch for fold in folds])})" if best else "last epoch"
     return [
-        f"Trained    {networks}{count_range(epochs)} epochs{f' ({reason})' if reason else ''}; {kept}",
+        f"Trained    {networks}{count_range(epochs)} epochs{f' ({reason})' if reason else ''}; {whose} {kept} is kept",
         f"           {start}",
         *["           In the lines above, a network that has stopped counts with its last epoch."] * (len(epochs) > 1),
     ]
@@ -87,20 +84,20 @@ def calibration_lines(y_true: np.ndarray, y_prob: np.ndarray, confusion: list[li
 def file_lines(
     folder: Path,
     timing: dict[str, float],
-    left_out: Mapping[str, str],
+    edited: Sequence[str],
     stale: Sequence[str],
     logs: bool,
     checkpoints: Sequence[str],
 ) -> list[str]:
     """The files that the run has written, and how long it took.
 
-    left_out: why the card or the report was not written. stale: deleted files of an earlier run. checkpoints: the file
-    names of this run's checkpoints, the best last.
+    edited: those that were not written. stale: deleted exports of an earlier run. checkpoints: the file names of this
+    run's checkpoints, the best last.
     """
     lines, files = [""], {"Model": MODEL_FILE, "Metrics": METRICS_FILE, "Test rows": PREDICTIONS_FILE}
     for title, file in {**files, "Card": CARD_FILE, "Report": REPORT_FILE}.items():
-        gone = "; deleted that of an earlier run" if file in stale else ""
-        lines.append(f"{title:<11}{left_out[file] + gone if left_out.get(file) else folder / file}")
+        why = " was not overwritten because you created or edited it" if file in edited else ""
+        lines.append(f"{title:<11}{folder / file}{why}")
     for name, file in EXPORT_FILES.items():
         if file in stale:
             gone = f"deleted because it was from an earlier run; --export {name} writes a new one"
@@ -151,40 +148,3 @@ def describe_table(table: Table, split_lines: list[str]) -> dict[str, Any]:
     columns = [{name: -1 if value is None else value for name, value in column.items()} for column in columns]
     split = [line[10:].strip() for line in split_lines]
     return {"positive": float(table.label.mean()), "notes": table.notes, "split": split, "columns": columns}
-
-
-def example(cells: dict[str, np.ndarray], logits: Sequence[float], temperature: float) -> dict[str, Any]:
-    """A row, given as arrays [1, 1] by input, and its probability, computed from the logits of the folds."""
-    return {"row": example_row(cells), "probability": float(np.mean(sigmoid(np.array(logits) / temperature)))}
-
-
-def assemble_metrics(
-    table: Table,
-    splits: Sequence[Split],
-    counts: Mapping[str, int],
-    evaluation: Evaluation,
-    epochs: tuple[int, int],
-    settings: dict[str, Any],
-    timing: dict[str, float],
-    packages: Mapping[str, str],
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """The content of metrics.json: facts has an entry for each of FACTS.
-
-    counts: the number of rows used, train, validation and test. epochs: those of the longest fold, and its best epoch.
-    """
-    return {
-        "rows": {"read": table.read, "used": counts["used"], "skipped": table.skipped, **counts},
-        "test": evaluation.metrics,
-        "baselines": {name: baseline.metrics for name, baseline in evaluation.baselines.items()},
-        "threshold": evaluation.threshold.value,
-        "temperature": evaluation.temperature,
-        "epochs": epochs[0],
-        "best_epoch": epochs[1],
-        "settings": settings,
-        "timing": timing,
-        "date": time.strftime("%Y-%m-%d"),
-        "rows_digest": rows_digest(table, splits),
-        "versions": {"python": platform.python_version(), "script": VERSION, **packages},
-        **{name: facts[name] for name in FACTS},
-    }

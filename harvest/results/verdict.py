@@ -1,6 +1,7 @@
 """Is the model worth using? The comparison with the baselines, the verdict in sentences, and the next steps."""
 
 import math
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ FEW_COMBINATIONS = "Most rows have the same cells as others. Such rows stay toge
 FEW_COMBINATIONS += "for combinations of cells that were not in training; for known ones, the model may be much better."
 
 Comparison = dict[str, dict[str, dict[str, Any]]]  # compare() by baseline
+Gains = dict[str, dict[str, int]]  # gains() by baseline
 
 
 def compare(
@@ -61,11 +63,8 @@ def describe_gains(name: str, found: dict[str, int]) -> str:
     return " but ".join(parts) or f"no significant improvement over {name}"
 
 
-def judge(
-    comparison: Comparison, test: dict[str, Any], label: str, threshold: float = 0.5, caveats: Sequence[str] = ()
-) -> list[str]:
+def judge(found: Gains, test: dict[str, Any], label: str, threshold: float, caveats: Sequence[str]) -> list[str]:
     """The verdict in sentences: whether the model is worth using, then how reliable the test is."""
-    found = {name: gains(**differences, threshold=threshold) for name, differences in comparison.items()}
     majority, linear = (rank(found[name]) for name in BASELINES)
     decision = "Not shown to be worth using" if FEW_COMBINATIONS in caveats else "Not worth using yet"
     if majority > 0:
@@ -116,47 +115,40 @@ def comparison_lines(comparison: Comparison) -> list[str]:
 
 
 def next_steps(
-    comparison: Comparison,
+    args: Namespace,
+    found: Gains,
     test: dict[str, Any],
-    label: str,
-    threshold: float,
     leaks: Sequence[str],
     timed: bool,
-    suspects: tuple[int, list[str]],
-    generated: bool,
-    may_fold: bool,
+    suspects: list[dict[str, Any]],
 ) -> list[str]:
     """One to four recommendations, the most important first.
 
-    leaks: warnings about columns. timed: rows close in time were split at random. suspects: how many labels are worth
-    a second look, and the places of the first ones. generated: the rows were generated, so no one can label more.
-    may_fold: without --folds 1, every row would be tested.
+    leaks: warnings about columns. timed: rows close in time were split at random. suspects: rows whose labels are worth
+    a second look.
     """
-    found = {name: gains(**differences, threshold=threshold) for name, differences in comparison.items()}
     majority, linear = (rank(found[name]) for name in BASELINES)
-    if generated:
+    if args.sample:  # no one can label more generated rows
         steps = ["Train on your own table: these rows were generated."]
     else:
         steps = [f"{leak}." for leak in leaks[:2]]
         if timed:
             steps.append("Train again with --split time, which tests on the latest rows.")
-        steps += more_rows(test, label, majority, may_fold)
-        count, places = suspects
-        if count and majority > 0:
-            rows = f"the {count} labels" if count > 1 else "the label"
-            first = f"; start with {', '.join(places)}" if count > len(places) else f": {', '.join(places)}"
+        steps += more_rows(args, test, majority)
+        if suspects and majority > 0:
+            rows = f"the {len(suspects)} labels" if len(suspects) > 1 else "the label"
+            places = [(f"{row['file']}:" if "file" in row else "line ") + str(row["line"]) for row in suspects[:3]]
+            first = f"{'; start with' if len(suspects) > 3 else ':'} {', '.join(places)}"
             steps.append(f"Check {rows} to which the model gives a probability below 10%{first}.")
     if linear < 0:
         steps.append(f"Use a logistic regression on the same encoded columns: it is better. {ENCODING}")
     elif majority > 0 and not linear:
-        simple = (
-            "If you prefer a simpler model: a logistic regression on the same encoded columns is not measurably worse"
-        )
-        steps.append(f"{simple}. {ENCODING}")
+        simple = "a logistic regression on the same encoded columns is not measurably worse"
+        steps.append(f"If you prefer a simpler model: {simple}. {ENCODING}")
     return steps[:MOST_STEPS] or ["Predict new rows: python predict.py NEW.csv"]
 
 
-def more_rows(test: dict[str, Any], label: str, majority: int, may_fold: bool) -> list[str]:
+def more_rows(args: Namespace, test: dict[str, Any], majority: int) -> list[str]:
     """What to do about too few rows: the result is uncertain, or no better than the majority class.
 
     New rows must be a random sample: with more rows of one class only, the probabilities would no longer be right.
@@ -165,9 +157,10 @@ def more_rows(test: dict[str, Any], label: str, majority: int, may_fold: bool) -
     rarer = int(counts[1] <= counts[0])
     if not too_few(test["confusion"]) and width <= WIDE and majority > 0:
         return []
-    steps = [f"Add columns that are related to {label}."] * (majority <= 0)
-    steps += ["Train again without --folds 1: cross-validation tests every row."] * may_fold
+    steps = [f"Add columns that are related to {args.label}."] * (majority <= 0)
+    if args.given.get("folds") == 1 and args.split == "random":
+        steps.append("Train again without --folds 1: cross-validation tests every row.")
     why = f"with four times as many, the interval of the accuracy would narrow to about {width / 2:.0f} points"
     if counts[rarer] < 0.3 * sum(counts):
-        why = f"the test has only {counts[rarer]:,} {rows_of(label, rarer)} among {sum(counts):,} rows"
+        why = f"the test has only {counts[rarer]:,} {rows_of(args.label, rarer)} among {sum(counts):,} rows"
     return [*steps, f"Label more rows, chosen at random: {why}."]

@@ -1,8 +1,4 @@
-"""The callbacks of a run: progress, checkpoints and a profile.
-
-The training program runs several epochs in a call and keeps the weights of a fold in flat vectors. The callbacks in
-this package read these vectors (`reads_folds`); other Keras callbacks find the weights in the model, as in `Model.fit`.
-"""
+"""The callbacks of a run: progress, checkpoints and a profile."""
 
 import contextlib
 import errno
@@ -25,7 +21,7 @@ import tensorflow as tf
 
 from harvest.cli import Console
 from harvest.run_directory import CHECKPOINTS_FILE, is_archive, read_checkpoints, write_atomically
-from harvest.training.folds import Fold
+from harvest.training.folds import Fold, FoldCallback
 from harvest.training.program import Weights, assign_weights
 
 Logs = dict[str, float] | None
@@ -40,8 +36,8 @@ def make_callback_list(
 ) -> keras.callbacks.CallbackList:
     """The callbacks that train_folds() calls: at the beginning and end of training and of each epoch, not per batch.
 
-    Keras callbacks get the inference model, whose networks (one for each fold) have the weights of the epoch. `params`
-    become the `params` of the callbacks: `epochs` and `steps`.
+    Those of Keras find the weights of the epoch in the inference model, whose networks (one for each fold) get them.
+    `params` become the `params` of the callbacks: `epochs` and `steps`.
     """
 
     def write_weights(epoch: int, logs: Logs) -> None:
@@ -49,32 +45,26 @@ def make_callback_list(
             if fold.now:
                 assign_weights(network, fold.now)
 
-    if not all(getattr(callback, "reads_folds", False) for callback in callbacks):
+    if not all(isinstance(callback, FoldCallback) for callback in callbacks):
         callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=write_weights), *callbacks]
     model.stop_training = False
     return keras.callbacks.CallbackList(callbacks, model=model, **params)
 
 
-class ProgressLine(keras.callbacks.Callback):
+class ProgressLine(FoldCallback):
     """A progress bar as wide as the terminal; if the output is not a terminal, a plain line every few epochs."""
-
-    reads_folds = True
 
     def __init__(self, epochs: int, console: Console) -> None:
         super().__init__()
         self.epochs, self.console = epochs, console
         self.bar: rich.progress.Progress | None = None
         self.first = 0  # epoch of this run, which may be resumed
-        self.started = self.drawn = time.perf_counter()
+        self.started = self.drawn = 0.0
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self.started = time.perf_counter()
-        if sys.stdout.isatty() and not self.console.quiet:
-            self.console.show(self.start_bar)
-
-    def start_bar(self) -> None:
         terminal = rich.console.Console(file=sys.stdout)
-        if terminal.is_terminal and not terminal.is_dumb_terminal:
+        if sys.stdout.isatty() and terminal.is_terminal and not (terminal.is_dumb_terminal or self.console.quiet):
             one_line = rich.table.Column(no_wrap=True, overflow="crop")
             text = rich.progress.TextColumn("{task.description}", markup=False, table_column=one_line)
             self.bar = rich.progress.Progress(
@@ -87,7 +77,7 @@ class ProgressLine(keras.callbacks.Callback):
                 redirect_stderr=False,
             )
             self.bar.add_task(f"epoch   0/{self.epochs}", total=self.epochs)
-            self.bar.start()
+            self.console.show(self.bar.start)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         epoch, now, values = epoch + 1, time.perf_counter(), logs or {}
@@ -95,21 +85,18 @@ class ProgressLine(keras.callbacks.Callback):
         texts = {"epoch": f"epoch {epoch:3d}/{self.epochs}"}
         texts |= {name: f"{name} {values[name]:.4f}" for name in ("loss", "val_loss")}
         texts["accuracy"] = f"val_accuracy {values['val_accuracy']:.3f}"
-        if not self.bar:
+        if not (bar := self.bar):
             if epoch in (1, 2, 5) or epoch % 10 == 0:
                 self.console.print("  ".join(texts.values()))
-        elif epoch == self.first or now - self.drawn >= 0.05:
+        elif now - self.drawn >= 0.05:
             self.drawn, seconds = now, (now - self.started) / (epoch - self.first + 1)
             if now - self.started > 1:
                 texts["left"] = f"at most {math.ceil(seconds * (self.epochs - epoch)):,} s left"
-            self.draw(self.bar, epoch, texts)
-
-    def draw(self, bar: rich.progress.Progress, epoch: int, texts: dict[str, str]) -> None:
-        for name in ("loss", "left", "accuracy"):  # omitted in this order on a narrow terminal
-            if len("  ".join(texts.values())) > bar.console.width - 8:
-                texts.pop(name, None)
-        line, task = "  ".join(texts.values()), bar.task_ids[0]
-        self.console.show(lambda: bar.update(task, completed=epoch, description=line, refresh=True))
+            for name in ("loss", "left", "accuracy"):  # omitted in this order on a narrow terminal
+                if len("  ".join(texts.values())) > bar.console.width - 8:
+                    texts.pop(name, None)
+            line, task = "  ".join(texts.values()), bar.task_ids[0]
+            self.console.show(lambda: bar.update(task, completed=epoch, description=line, refresh=True))
 
     def on_train_end(self, logs: Logs = None) -> None:
         if self.bar:
@@ -117,14 +104,12 @@ class ProgressLine(keras.callbacks.Callback):
                 self.bar.stop()
 
 
-class BestCheckpoint(keras.callbacks.Callback):
+class BestCheckpoint(FoldCallback):
     """Writes a model file after each new best epoch, in a separate thread, and keeps the newest ones (`keep` 0: all).
 
     `names` lists the files of this run, the newest last; `write_model` turns the best weights of each fold into a file.
     A manifest in the folder lists, for each checkpoint, `origin` (its run, data and rows), date, epoch and metrics.
     """
-
-    reads_folds = True
 
     def __init__(
         self,
@@ -192,10 +177,8 @@ class BestCheckpoint(keras.callbacks.Callback):
         self.writer.shutdown()
 
 
-class Profiler(keras.callbacks.Callback):
+class Profiler(FoldCallback):
     """Profiles ten epochs after the first, each marked as a step; TensorBoard shows them when xprof is installed."""
-
-    reads_folds = True
 
     def __init__(self, folder: Path) -> None:
         super().__init__()

@@ -123,11 +123,6 @@ def choose_folds(args: argparse.Namespace, table: Table) -> Decision:
     return Decision(folds, f"{cost}, and an ensemble is more accurate" if folds == asked else lowered)
 
 
-def choose_learning_rate(asked: float | None) -> Decision:
-    reason = "as requested" if asked else "default"
-    return Decision(asked or 0.006, reason)
-
-
 def choose_batch_size(asked: int | None, rows: int) -> Decision:
     if asked:
         return Decision(min(asked, rows), "as requested" if asked <= rows else "all training rows")
@@ -173,7 +168,7 @@ def decide(args: argparse.Namespace, splits: list[Split], table: Table, folds: D
     steps = math.prod(segment_steps(rows, batch_size.value)) * args.epochs  # of a fold
     xla = choose_xla(args.xla, args.profile, steps * len(splits), batch_size.value, expected_width(table, rows))
     patience, momentum = choose_patience(steps // args.epochs), choose_momentum(steps)
-    learning_rate = choose_learning_rate(args.learning_rate)
+    learning_rate = Decision(args.learning_rate or 0.006, "as requested" if args.learning_rate else "default")
     share = float(table.label[splits[0].train].mean())
     decisions = {"folds": folds, "batch_size": batch_size, "learning_rate": learning_rate, "patience": patience}
     decisions |= {"momentum": momentum, "xla": xla}
@@ -203,24 +198,19 @@ def setup_tensorflow(
 ) -> tuple[Config, list[Device]]:
     """Import TensorFlow and choose the device; if it returns several, try_devices() tries them.
 
-    `before` is the kind of device on which an interrupted run started. The caller enters tf.device("CPU:0"), so only
-    training runs on a GPU, because a GPU computes matrix products less precisely.
+    `before` is the kind of device on which an interrupted run started.
     """
     if config.profile:
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # needed for the memory page of the profile
     prepare_environment(args.cpu_only, config.xla, short=config.steps < SHORT_RUN)
     import_tensorflow()
-    devices = choose_devices(find_devices(args.cpu_only), args.cpu_only, before, training_seconds(config, table))
+    steps = config.steps * min(config.epochs, USUAL_EPOCHS) / config.epochs
+    width = expected_width(table, int(0.8 * len(table.label)))
+    seconds = steps * usual_step_seconds(config.xla, config.batch_size, width)  # on one core
+    devices = choose_devices(find_devices(args.cpu_only), args.cpu_only, before, seconds)
     if all(device.kind == "cpu" for device in devices.value):
         hide_gpus()
     return with_device(config, devices.value[0], devices.reason, args.mixed_precision), devices.value
-
-
-def training_seconds(config: Config, table: Table) -> float:
-    """The estimated time of training on one core."""
-    steps = config.steps * min(config.epochs, USUAL_EPOCHS) / config.epochs
-    width = expected_width(table, int(0.8 * len(table.label)))
-    return steps * usual_step_seconds(config.xla, config.batch_size, width)
 
 
 def choose_devices(found: list[Device], cpu_only: bool, before: str, seconds: float) -> Decision:

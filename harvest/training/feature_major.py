@@ -1,7 +1,4 @@
-"""A network for inputs [E, B], not [B, E]: XLA vectorizes along the batch, 1.6 times as fast with 256 or more rows.
-
-Nothing else depends on this layout: the training program runs any network, with rows first or last.
-"""
+"""A network for inputs [E, B], not [B, E]: XLA vectorizes along the batch, 1.6 times as fast with 256 or more rows."""
 
 from typing import Any
 

@@ -16,7 +16,7 @@ from harvest.cli import StopRequest
 from harvest.data.encoding import Encoding, Features, FoldEncoding
 from harvest.data.splits import Split
 from harvest.training.config import Config, Plan, with_device
-from harvest.training.program import COUNTS, HISTORY, State, Weights, build_program, current_weights, first_state
+from harvest.training.program import COUNTS, HISTORY, Data, State, Weights, build_program, current_weights, first_state
 from harvest.training.tensorflow_setup import Device
 
 MEASURED_SECONDS = 1.0  # of training on each device, without compiling
@@ -43,6 +43,10 @@ class Fold:
     failed: bool = False  # the loss is not a number
 
 
+class FoldCallback(keras.callbacks.Callback):
+    """A callback that reads the weights of an epoch from the folds, so they need not be written to the model."""
+
+
 def start_fold(fold: Fold, config: Config, plan: Plan) -> None:
     """Set the tensors of a fold that are arguments of the program, except the state."""
     size, rows = plan.validation_segment, (fold.own or fold.split).val
@@ -52,7 +56,6 @@ def start_fold(fold: Fold, config: Config, plan: Plan) -> None:
 
 
 def features_on(device: Device, features: Features) -> Features:
-    """The features as tensors on a device."""
     with tf.device(device.tf_name):
         return Features(*map(tf.constant, features))
 
@@ -63,7 +66,8 @@ def trace_program(
     """Trace the program in Python. The returned function compiles it with a call that runs no epoch."""
     blank = tf.zeros([plan.epochs_per_call, plan.rows], tf.int32)
     state = first_state(current_weights(network), 0.0)
-    arguments = (features, fold.encoding, fold.validation, blank, state, fold.seed, tf.constant(0))
+    data = Data(features, fold.encoding, fold.validation)
+    arguments = (data, blank, state, fold.seed, tf.constant(0))
 
     def on_device(call: Callable) -> None:
         with tf.device(config.device.tf_name):
@@ -97,24 +101,23 @@ def train_folds(
         epochs = range(epoch, epoch + plan.epochs_per_call)
         return tf.constant(np.stack([epoch_order(config, plan, fold, epoch) for epoch in epochs]))
 
-    def call(fold: Fold) -> list[np.ndarray]:
+    def call(fold: Fold) -> np.ndarray:
         epoch, number = len(fold.history), fold.number
         orders = drawn.pop(number).result() if number in drawn else draw_orders(fold, epoch)
         if epoch + plan.epochs_per_call < config.epochs:
             drawn[number] = drawing.submit(draw_orders, fold, epoch + plan.epochs_per_call)
         with tf.profiler.experimental.Trace("train", step_num=epoch, _r=1):  # _r: TensorBoard shows it as a step
-            arguments = (features, fold.encoding, fold.validation, orders, fold.state, fold.seed, last)
+            data = Data(features, fold.encoding, fold.validation)
             with tf.device(config.device.tf_name):  # which is set for each thread
-                fold.state, *records = program(*arguments)
-            done = int(fold.state.epoch) - epoch
-        return [part.numpy()[:done] for part in records]
+                fold.state, records = program(data, orders, fold.state, fold.seed, last)
+            return records.numpy()[: int(fold.state.epoch) - epoch]
 
     with ThreadPoolExecutor(1) as drawing, ThreadPoolExecutor(min(len(folds), os.cpu_count() or 1)) as pool:
         while (active := [fold for fold in folds if not fold.reason]) and not stop.signal:
             first = len(active[0].history)
             callbacks.on_epoch_begin(first)
             results = group.call_folds(pool, call, active) if group else list(pool.map(call, active))
-            for ahead in range(max(len(history) for history, _, _ in results)):
+            for ahead in range(max(map(len, results))):
                 for fold, records in zip(active, results, strict=True):
                     record_epoch(config, plan, fold, records, ahead)
                 if ahead:
@@ -122,9 +125,9 @@ def train_folds(
                 callbacks.on_epoch_end(first + ahead, mean_logs(folds, first + ahead + 1))
                 if callbacks.model.stop_training:
                     break
-            for fold in active:
-                asked = "stopped by a callback" if callbacks.model.stop_training else ""
-                fold.reason = fold.reason or end_reason(config, fold) or asked
+            if callbacks.model.stop_training:
+                for fold in active:
+                    fold.reason = fold.reason or "stopped by a callback"
 
 
 def epoch_order(config: Config, plan: Plan, fold: Fold, epoch: int) -> np.ndarray:
@@ -142,19 +145,20 @@ def end_reason(config: Config, fold: Fold) -> str:
     return f"reached the maximum of {config.epochs:,} epochs" if len(fold.history) == config.epochs else ""
 
 
-def record_epoch(config: Config, plan: Plan, fold: Fold, records: list[np.ndarray], index: int) -> None:
+def record_epoch(config: Config, plan: Plan, fold: Fold, records: np.ndarray, index: int) -> None:
     """Add one of the epochs of a call to the history of a fold."""
-    history, trained, moving = records
-    if index < len(history) and not fold.failed:
-        logs = epoch_logs(history[index], plan.rows, len(fold.split.val))
+    if index < len(records) and not fold.failed:
+        row, weights = np.split(records[index], [len(HISTORY)])
+        logs = epoch_logs(row, plan.rows, len(fold.split.val))
         fold.history.append(logs)
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs["val_loss"])):
             fold.failed, fold.reason = True, f"the loss is not a number in epoch {len(fold.history)}"
         else:
-            fold.now = Weights(trained[index], moving[index])
+            assert fold.state
+            fold.now = Weights(*np.split(weights, fold.state.trained.shape))
             if logs["val_loss"] < fold.best_loss:
                 fold.best_loss, fold.best_epoch, fold.best = logs["val_loss"], len(fold.history), fold.now
-    if index == len(history) - 1:  # before callbacks save the state
+    if index == len(records) - 1:  # before callbacks save the state
         fold.reason = fold.reason or end_reason(config, fold)
 
 

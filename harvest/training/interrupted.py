@@ -23,7 +23,6 @@ from harvest.run_directory import MODEL_FILE, RESUME_FILE, earlier_model
 
 # Flags that may differ from those of the interrupted run.
 NOT_COMPARED = {"resume", "quiet", "model_dir", "csv", "given"}
-START_ANEW = "omit --resume to train on it"
 CHECKPOINT_NAME = re.compile(r"model_\d{2,9}_[01]\.\d{4}\.keras")
 RUN_NAME = re.compile(r"\d{8}-\d{6}(_[A-Za-z0-9.-]+)+")  # a run's folder in logs/
 
@@ -35,48 +34,34 @@ Description = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
 
-def damaged(path: Path, what: str = "") -> UserError:
-    return UserError(f"--resume: {path} is damaged{what}; delete it and start again")
+def digest_arrays(arrays: Arrays) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode() + arrays[name].tobytes())
+    return digest.hexdigest()
 
 
 def read_state(path: Path) -> tuple[Description, Arrays]:
     """The description and the arrays of an interrupted run. Nothing in the file can be executed. Raises UserError."""
+    damaged = UserError(f"--resume: {path} is damaged; delete it and start again")
     if not path.is_file():
         raise UserError(f"--resume: {path.parent} contains no interrupted run; omit --resume to start one")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        description = json.loads(arrays.pop("description").tobytes())
-        check_version(description.get("version", "1.7.0 or earlier"))
-        if not is_sound(description, arrays):
-            raise ValueError
-    except UserError:
-        raise
+        description = json.loads(arrays["description"].tobytes())
+        version = description.get("version", "1.7.0 or earlier")
     except Exception:  # each compression method raises other exceptions
-        raise damaged(path) from None
-    return description, arrays
-
-
-def check_version(version: str) -> None:
+        raise damaged from None
     if version != VERSION:
         cure = "continue with that version, or omit --resume to start again"
         raise UserError(f"--resume: the interrupted run is from version {version}, but this is {VERSION}; {cure}")
-
-
-def is_sound(description: Description, arrays: Arrays) -> bool:
-    """Whether a description has the types that pack_state() writes; other errors also mean that it is malformed."""
-    arguments, folds, logs, names = (description[name] for name in ("arguments", "folds", "logs", "checkpoints"))
-    texts = [*arguments, *(description[name] for name in ("fingerprint", "network", "logs"))]
-    texts += [text for fold in folds for text in [fold["reason"]]]
-    sizes = [description["rows"], *(size for size, _ in description["files"])]
-    sound = all(isinstance(part, list) for part in (arguments, folds, names))
-    sound = sound and all(isinstance(text, str) for text in texts) and all(type(size) is int for size in sizes)
-    sound = sound and description["device"] in ("cpu", "gpu")
-    for number, fold in enumerate(folds):
-        best, epochs = fold["best_epoch"], len(arrays[f"{number}/history"])
-        sound = sound and type(best) is int and 0 <= best <= epochs and type(fold["best_loss"]) in (int, float)
+    is_whole = str(arrays.pop("digest", None)) == digest_arrays(arrays)
     # These are used as paths.
-    return sound and all(map(CHECKPOINT_NAME.fullmatch, names)) and (not logs or bool(RUN_NAME.fullmatch(logs)))
+    names, logs = description.get("checkpoints"), description.get("logs")
+    if not is_whole or not all(map(CHECKPOINT_NAME.fullmatch, names)) or (logs and not RUN_NAME.fullmatch(logs)):
+        raise damaged
+    return description, arrays
 
 
 def resumed_options(
@@ -87,11 +72,7 @@ def resumed_options(
     Raises UserError if the state is damaged or a given flag contradicts it; --epochs may end the run sooner, though.
     """
     description, arrays = read_state(folder / RESUME_FILE)
-    try:
-        options = parse_args(description["arguments"])
-    except (UserError, SystemExit) as error:  # the latter of --help
-        what = error if isinstance(error, UserError) else "arguments"
-        raise damaged(folder / RESUME_FILE, f" ({what})") from None
+    options = parse_args(description["arguments"])
     for name, value in given.items():
         sooner = name == "epochs" and value < options.epochs
         if name not in NOT_COMPARED and not sooner and value != (before := getattr(options, name)):
@@ -130,7 +111,7 @@ def explain_change(description: Description, paths: list[str], rows: int, name: 
     before = description["files"]
     now = mark_files(paths, [size for size, _ in before])
     if not before or now[: len(before)] != before:
-        return UserError(f"--resume: {name} differs from the data of the interrupted run; {START_ANEW}")
+        return UserError(f"--resume: {name} differs from the data of the interrupted run; omit --resume to train on it")
     grown = rows - description["rows"]
     text = f"{name} has grown by {grown:,} row{'s' * (grown != 1)} since the interrupted run started"
     if len(now) == 1:

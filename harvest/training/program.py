@@ -4,6 +4,7 @@ AdamW, ReduceLROnPlateau and EarlyStopping are a few lines each here, because Py
 after every step or epoch, which takes longer than the epoch.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -41,29 +42,24 @@ def flat_vector(values: Iterable[ArrayLike]) -> np.ndarray:
     return np.concatenate([np.ravel(value) for value in values] or [np.empty(0)]).astype(np.float32)
 
 
-def split_vector(vector: Any, variables: list[keras.Variable]) -> list[Any]:
+def split_vector(vector: tf.Tensor, variables: list[keras.Variable]) -> list[tf.Tensor]:
     """Split a flat vector into the values of variables."""
     sizes = [math.prod(variable.shape) for variable in variables]
-    if not sizes:
-        return []
-    if isinstance(vector, np.ndarray):
-        parts = np.split(vector, np.cumsum(sizes[:-1]))
-        return [part.reshape(variable.shape) for part, variable in zip(parts, variables, strict=True)]
-    parts = tf.split(vector, sizes)  # its gradient is one concatenation
+    parts = tf.split(vector, sizes) if sizes else []  # its gradient is one concatenation
     return [tf.reshape(part, variable.shape) for part, variable in zip(parts, variables, strict=True)]
 
 
 def current_weights(network: keras.Model) -> Weights:
-    """The current values of the variables of a network."""
     groups = (network.trainable_variables, moving_variables(network))
     return Weights(*(flat_vector(variable.numpy() for variable in group) for group in groups))
 
 
 def named_weights(network: keras.Model, weights: Weights) -> list[tuple[keras.Variable, np.ndarray]]:
     """Each variable of a network with its value."""
-    moving = moving_variables(network)
-    values = [*split_vector(weights.trained, network.trainable_variables), *split_vector(weights.moving, moving)]
-    return list(zip([*network.trainable_variables, *moving], values, strict=True))
+    variables = [*network.trainable_variables, *moving_variables(network)]
+    ends = np.cumsum([math.prod(variable.shape) for variable in variables])[:-1]
+    values = np.split(np.concatenate(weights), ends)
+    return [(variable, value.reshape(variable.shape)) for variable, value in zip(variables, values, strict=True)]
 
 
 def assign_weights(network: keras.Model, weights: Weights) -> None:
@@ -84,20 +80,15 @@ class State(NamedTuple):
     loss_scale: tf.Tensor  # float16 only
     good_steps: tf.Tensor
     best_loss: tf.Tensor
-    best_epoch: tf.Tensor
-    best_trained: tf.Tensor  # [P]
-    best_moving: tf.Tensor  # [S]
     wait: tf.Tensor  # epochs since the best one
     plateau_loss: tf.Tensor
     plateau_wait: tf.Tensor
 
 
 def first_state(weights: Weights, learning_rate: float) -> State:
-    whole, infinite = np.int32(0), np.float32(np.inf)
-    zero = np.zeros_like(weights.trained)
-    rate, loss_scale = np.float32(learning_rate), np.float32(2**15)
-    values = (*weights, zero, zero, whole, whole, rate, loss_scale, whole)
-    return State(*map(tf.constant, (*values, infinite, whole, *weights, whole, infinite, whole)))
+    whole, infinite, zero = np.int32(0), np.float32(np.inf), np.zeros_like(weights.trained)
+    values = (*weights, zero, zero, whole, whole, np.float32(learning_rate), np.float32(2**15), whole)
+    return State(*map(tf.constant, (*values, infinite, whole, infinite, whole)))
 
 
 def run_network(
@@ -136,11 +127,14 @@ def check_same_network(network: keras.Model, saved: keras.Model, precision: str)
         )
 
 
-def encode_rows(encoding: Encoding, fold_encoding: FoldEncoding, features: Features, rows: tf.Tensor) -> tf.Tensor:
-    """The inputs of some rows [B] int32: [E, B]."""
+def read_rows(
+    encoding: Encoding, fold_encoding: FoldEncoding, features: Features, rows: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The inputs [E, B] and the labels [B] of some rows [B] int32."""
     numbers = tf.gather(features.numbers, rows, axis=1)
     categories = tf.gather(features.categories, rows, axis=1)
-    return encode(numbers, categories, encoding, fold_encoding, axis=0)
+    inputs = encode(numbers, categories, encoding, fold_encoding, axis=0)
+    return inputs, tf.gather(features.labels, rows)
 
 
 def row_losses(config: Config, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -214,9 +208,6 @@ def end_epoch(config: Config, state: State, loss: tf.Tensor) -> State:
         epoch=state.epoch + 1,
         learning_rate=tf.where(stalled, reduced, state.learning_rate),
         best_loss=tf.where(better, loss, state.best_loss),
-        best_epoch=tf.where(better, state.epoch + 1, state.best_epoch),
-        best_trained=tf.where(better, state.trained, state.best_trained),
-        best_moving=tf.where(better, state.moving, state.best_moving),
         wait=tf.where(better, 0, state.wait + 1),
         plateau_loss=tf.where(lower, loss, state.plateau_loss),
         plateau_wait=tf.where(stalled, 0, plateau_wait),
@@ -233,22 +224,14 @@ def loop(limit: int, body: Callable, values: tuple) -> tuple:
 
 
 def train_epoch(
-    network: keras.Model,
-    config: Config,
-    plan: Plan,
-    encoding: Encoding,
-    fold_encoding: FoldEncoding,
-    features: Features,
-    order: tf.Tensor,
-    state: State,
-    seed: tf.Tensor,
+    network: keras.Model, config: Config, plan: Plan, read: Callable, order: tf.Tensor, state: State, seed: tf.Tensor
 ) -> tuple[State, tf.Tensor]:
     """Train on the rows of an epoch in this order; return the new state and the sum of the counts [4]."""
     size, zero = plan.batch_size, tf.zeros(len(COUNTS))
 
     def segment(index: tf.Tensor, state: State, total: tf.Tensor) -> tuple:
         rows = tf.slice(order, [index * plan.steps * size], [plan.steps * size])
-        encoded, labels = encode_rows(encoding, fold_encoding, features, rows), tf.gather(features.labels, rows)
+        encoded, labels = read(rows)
 
         def step(number: tf.Tensor, state: State, part: tf.Tensor) -> tuple:
             inputs = tf.slice(encoded, [0, number * size], [plan.width, size])
@@ -263,14 +246,7 @@ def train_epoch(
 
 
 def validate(
-    network: keras.Model,
-    config: Config,
-    plan: Plan,
-    encoding: Encoding,
-    fold_encoding: FoldEncoding,
-    features: Features,
-    rows: tf.Tensor,
-    state: State,
+    network: keras.Model, config: Config, plan: Plan, read: Callable, rows: tf.Tensor, state: State
 ) -> tf.Tensor:
     """The sum of the counts [4] of validation rows, which are padded with -1."""
     size = plan.validation_segment
@@ -278,51 +254,46 @@ def validate(
     def segment(index: tf.Tensor, total: tf.Tensor) -> tuple:
         chosen = tf.slice(rows, [index * size], [size])
         valid, chosen = tf.cast(chosen >= 0, tf.float32), tf.maximum(chosen, 0)
-        encoded = encode_rows(encoding, fold_encoding, features, chosen)
+        encoded, labels = read(chosen)
         logits, _, _ = run_network(network, state, encoded, training=False)
-        return (total + batch_counts(config, logits, tf.gather(features.labels, chosen), valid),)
+        return (total + batch_counts(config, logits, labels, valid),)
 
     return loop(math.ceil(plan.validation_rows / size), segment, (tf.zeros(len(COUNTS)),))[0]
+
+
+class Data(NamedTuple):
+    """What a fold trains on."""
+
+    features: Features
+    encoding: FoldEncoding
+    validation: tf.Tensor  # rows, int32, padded with -1
 
 
 def build_program(network: keras.Model, config: Config, plan: Plan, encoding: Encoding) -> Callable:
     """The training program: one call runs up to plan.epochs_per_call whole epochs and their validation.
 
-    program(features, fold_encoding, validation [rows, padded with -1], orders [epochs, rows], state, seed, last epoch)
-    returns the new state, a history [epochs, 9], the trained [epochs, P] and the moving [epochs, S] weights after each
-    epoch. The network takes inputs [E, B] if it is from feature_major(), or [B, E], which is slower.
+    program(data, orders [epochs, rows], state, seed, last epoch) returns the new state and for each epoch a record: the
+    values of HISTORY and the weights, trained and moving: [epochs, 9 + P + S]. The network takes inputs [E, B] if it is
+    from feature_major(), or [B, E], which is slower.
     """
 
-    def program(
-        features: Features,
-        fold_encoding: FoldEncoding,
-        validation: tf.Tensor,
-        orders: tf.Tensor,
-        state: State,
-        seed: tf.Tensor,
-        last: tf.Tensor,
-    ) -> tuple:
-        data = (encoding, fold_encoding, features)
+    def program(data: Data, orders: tf.Tensor, state: State, seed: tf.Tensor, last: tf.Tensor) -> tuple:
+        read = functools.partial(read_rows, encoding, data.encoding, data.features)
 
-        def epoch(index: tf.Tensor, state: State, history: tf.Tensor, trained: tf.Tensor, moving: tf.Tensor) -> tuple:
+        def epoch(index: tf.Tensor, state: State, records: tf.Tensor) -> tuple:
             rate = state.learning_rate
-            state, counts = train_epoch(network, config, plan, *data, orders[index], state, seed)
-            validated = validate(network, config, plan, *data, validation, state)
-            loss = validated[0] / tf.reduce_sum(tf.cast(validation >= 0, tf.float32))
-            row = tf.concat([counts, [loss], validated[1:], [rate]], 0)
-            history, trained, moving = (
-                # TensorFlow rejects an update of empty rows: the moving averages of a network without any.
-                tf.tensor_scatter_nd_update(kept, [[index]], [part]) if kept.shape[1] else kept
-                for kept, part in ((history, row), (trained, state.trained), (moving, state.moving))
-            )
-            return index + 1, end_epoch(config, state, loss), history, trained, moving
+            state, counts = train_epoch(network, config, plan, read, orders[index], state, seed)
+            validated = validate(network, config, plan, read, data.validation, state)
+            loss = validated[0] / tf.reduce_sum(tf.cast(data.validation >= 0, tf.float32))
+            record = tf.concat([counts, [loss], validated[1:], [rate], state.trained, state.moving], 0)
+            return index + 1, end_epoch(config, state, loss), tf.tensor_scatter_nd_update(records, [[index]], [record])
 
-        def more(index: tf.Tensor, state: State, *_: tf.Tensor) -> tf.Tensor:
+        def more(index: tf.Tensor, state: State, _: tf.Tensor) -> tf.Tensor:
             going = (index < plan.epochs_per_call) & (state.epoch < last)
             return going & (state.wait < config.patience) if config.patience else going
 
-        widths = (len(HISTORY), state.trained.shape[0], state.moving.shape[0])
-        empty = [tf.zeros([plan.epochs_per_call, width]) for width in widths]
-        return tf.while_loop(more, epoch, (0, state, *empty), parallel_iterations=1)[1:]
+        width = len(HISTORY) + state.trained.shape[0] + state.moving.shape[0]
+        start = (0, state, tf.zeros([plan.epochs_per_call, width]))
+        return tf.while_loop(more, epoch, start, parallel_iterations=1)[1:]
 
     return tf.function(program, jit_compile=config.xla, autograph=False)

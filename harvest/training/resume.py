@@ -16,18 +16,16 @@ import tensorflow as tf
 
 from harvest.cli import UserError
 from harvest.run_directory import RESUME_FILE, write_atomically
-from harvest.training.folds import Fold, epoch_logs
-from harvest.training.interrupted import Arrays, Description, damaged, what_is_left
+from harvest.training.folds import Fold, FoldCallback, epoch_logs
+from harvest.training.interrupted import Arrays, Description, digest_arrays, what_is_left
 from harvest.training.program import HISTORY, State, Weights
 
 SAVE_SECONDS = 2.0
 FACTS = ("reason", "best_loss", "best_epoch")  # attributes of a fold in the description; the others are arrays
 
 
-class ResumeState(keras.callbacks.Callback):
+class ResumeState(FoldCallback):
     """Saves the state for --resume after each new best epoch and every two seconds, between calls of the program."""
-
-    reads_folds = True
 
     def __init__(self, model_dir: Path, folds: list[Fold], description: Description) -> None:
         super().__init__()
@@ -65,7 +63,7 @@ class ResumeState(keras.callbacks.Callback):
 
 
 def pack_state(folds: list[Fold], description: Description) -> bytes:
-    """The content of a state file: an .npz with the arrays of each fold, and one with the description as JSON."""
+    """The content of a state file: an .npz with the arrays of each fold, the description as JSON, and a digest."""
     arrays: Arrays = {}
     for fold in folds:
         for part in ("state", "now", "best"):
@@ -76,57 +74,30 @@ def pack_state(folds: list[Fold], description: Description) -> bytes:
     facts = [{name: getattr(fold, name) for name in FACTS} for fold in folds]
     arrays["description"] = np.frombuffer(json.dumps(description | {"folds": facts}).encode(), np.uint8)
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]  # it takes any names
+    np.savez(content, **arrays, digest=np.array(digest_arrays(arrays)))  # type: ignore[arg-type]  # any names
     return content.getvalue()
 
 
-def network_digest(network: keras.Model) -> str:
-    """A digest of the structure of a network, without the names of its layers, because Keras numbers unnamed layers."""
-    text = network.to_json()
-    for number, layer in enumerate([network, *network.layers]):
-        text = text.replace(json.dumps(layer.name), f'"layer {number}"')
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 def check_network(network: keras.Model, description: Description) -> None:
-    """Add the digest of the network to the description. Raises UserError if the interrupted run had another network."""
-    digest = network_digest(network)
+    """Add a digest of the network to the description. Raises UserError if the interrupted run had another network."""
+    text = network.to_json() + str([variable.shape for variable in network.variables])
+    for number, layer in enumerate([network, *network.layers]):  # Keras numbers unnamed layers
+        text = text.replace(json.dumps(layer.name), f'"layer {number}"')
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     if description.setdefault("network", digest) != digest:
         changed = "build_network returns a different network than in the interrupted run"
         raise UserError(f"--resume: {changed}; undo the change, or omit --resume to start again")
 
 
-def restore(folds: list[Fold], epochs: int, path: Path, description: Description, arrays: Arrays) -> None:
-    """Restore the state of new folds, as read from a path; `epochs` is the maximum number of epochs.
-
-    Raises UserError if the state does not fit the folds.
-    """
-    if len(description["folds"]) != len(folds):
-        raise damaged(path, " (number of networks)")
+def restore(folds: list[Fold], description: Description, arrays: Arrays) -> None:
+    """Restore the state of new folds from the results of read_state()."""
+    logs = list(epoch_logs(np.zeros(len(HISTORY)), 1, 1))
     for fold, facts in zip(folds, description["folds"], strict=True):
-        if fault := restore_fold(fold, epochs, facts, arrays):
-            raise damaged(path, f" (network {fold.number + 1}, {fault})")
-
-
-def restore_fold(fold: Fold, epochs: int, facts: dict[str, Any], arrays: Arrays) -> str:
-    """Restore a fold; returns the name of an invalid array, or ""."""
-    first = fold.state
-    for part, kind in (("state", State), ("now", Weights), ("best", Weights)):
-        values: list[Any] = [arrays.get(f"{fold.number}/{part}/{name}") for name in kind._fields]
-        if part != "state" and values[0] is None:  # no epoch was trained, or none was the best
-            continue
-        for name, value in zip(kind._fields, values, strict=True):
-            like = np.asarray(getattr(first, name))
-            if value is None or value.dtype != like.dtype or value.shape != like.shape:
-                return f"{part}/{name}"
-        setattr(fold, part, kind(*values))
-    fold.state = State(*map(tf.constant, fold.state or []))
-    logs, history = list(epoch_logs(np.zeros(len(HISTORY)), 1, 1)), arrays[f"{fold.number}/history"]
-    fits = history.dtype == np.float64 and history.shape in ((len(history), len(logs)), (0,))
-    if not fits or not len(history) == arrays[f"{fold.number}/state/epoch"] <= epochs:
-        return "history"
-    fold.history = [dict(zip(logs, map(float, row), strict=True)) for row in history]
-    for name in FACTS:
-        setattr(fold, name, facts[name])
-    fits = (fold.best is None) == (fold.best_epoch == 0) and (fold.now is None) == (not fold.history)
-    return "" if fits else "best"
+        for part, kind in (("state", State), ("now", Weights), ("best", Weights)):
+            values: list[Any] = [arrays.get(f"{fold.number}/{part}/{name}") for name in kind._fields]
+            if values[0] is not None:  # otherwise no epoch was trained, or none was the best
+                setattr(fold, part, kind(*values))
+        fold.state = State(*map(tf.constant, fold.state or []))
+        fold.history = [dict(zip(logs, map(float, row), strict=True)) for row in arrays[f"{fold.number}/history"]]
+        for name in FACTS:
+            setattr(fold, name, facts[name])

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from harvest.cli import Console
 from harvest.training.config import Config, Plan
-from harvest.training.folds import Fold
+from harvest.training.folds import Fold, FoldCallback
 from harvest.training.program import State, Weights, train_step
 from harvest.training.tensorflow_setup import metadata_version
 
@@ -34,15 +34,13 @@ Rows = tuple[np.ndarray, np.ndarray]  # their labels and probabilities: [N], [N]
 ValuesOf = Callable[[Fold, Weights], tuple[dict[str, ArrayLike], float]]
 
 
-class TensorBoardLog(keras.callbacks.Callback):
+class TensorBoardLog(FoldCallback):
     """Writes the event files of a run to its folder, which may contain those of the interrupted run.
 
     A failure must not lose the model: `failure` keeps its message, and nothing more is written. A folder that cannot be
     written to raises OSError. TensorFlow's record writer writes the events: TensorBoard's EventFileWriter prints a
     traceback from its thread if the disk is full, and spends 0.3 s per run on checksums.
     """
-
-    reads_folds = True
 
     def __init__(self, folder: Path, folds: list[Fold], epochs: int, epoch_rows: int, values_of: ValuesOf) -> None:
         super().__init__()
@@ -284,24 +282,18 @@ def run_folder(logs: Path, name: str) -> Path:
     raise OSError(f"{logs}: a thousand runs in one second")
 
 
-def open_log(
-    logs: Path,
-    name: str,
-    earlier: str,
-    folds: list[Fold],
-    epochs: int,
-    epoch_rows: int,
-    values_of: ValuesOf,
-    console: Console,
-) -> TensorBoardLog | None:
-    """The log of a run, in the folder of the interrupted run or a new one; None, with a printed reason, if it fails."""
+def open_log(logs: Path, name: str, earlier: str, console: Console, *parts: Any) -> TensorBoardLog | None:
+    """The log of a run, in the folder of the interrupted run or a new one; None, with a printed reason, if it fails.
+
+    `parts` are the arguments of TensorBoardLog after the folder.
+    """
     try:
         if not metadata_version("tensorboard"):
             raise ModuleNotFoundError
         if earlier and (logs / earlier).is_symlink():
             raise OSError(errno.ELOOP, "the folder of the run is a link, which is not followed")
         folder = logs / earlier if earlier else run_folder(logs, name)
-        return TensorBoardLog(folder, folds, epochs, epoch_rows, values_of)
+        return TensorBoardLog(folder, *parts)
     except ModuleNotFoundError:
         fault = "the package tensorboard is not installed (pip install tensorboard)"
     except Exception as error:  # of TensorFlow or the system, depending on how TensorBoard was installed

@@ -62,16 +62,14 @@ def import_tensorflow() -> ModuleType:
     """
     check_address_space()
     modules: dict[str, Any] = sys.modules
-    absent = "sklearn" not in modules
-    if absent:
-        modules["sklearn"] = None  # its import then raises ImportError, which Keras handles
+    modules.setdefault("sklearn", None)  # its import then raises ImportError, which Keras handles
     gc.disable()
     try:
         import tensorflow
     finally:
         gc.freeze()
         gc.enable()
-        if absent:
+        if modules["sklearn"] is None:
             del modules["sklearn"]
     return tensorflow
 

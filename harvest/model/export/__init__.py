@@ -1,6 +1,6 @@
 """Exports to other runtimes: the packages they need, and the summary of an export."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 
 import numpy as np
@@ -20,7 +20,7 @@ class ExportSummary:
     renamed: list[tuple[str, str, str]]  # inputs with other names: column, name in SavedModel and LiteRT, in ONNX
     row: dict[str, Cell]  # an example, by the names of the ONNX inputs
     probability: float  # of the example
-    failures: list[str] = field(default_factory=list)  # "--export onnx failed (reason)"
+    failures: list[str]  # "--export onnx failed (reason)"
 
 
 def example_row(inputs: dict[str, np.ndarray]) -> dict[str, Cell]:
@@ -40,12 +40,9 @@ def example_inputs(row: dict[str, Cell]) -> dict[str, np.ndarray]:
 def require(formats: list[str]) -> None:
     """Raise UserError if packages that a format needs are not installed."""
     for name in formats:
-        if absent := [package for package in PACKAGES[name] if not is_installed(package)]:
-            raise UserError(f"the format {name} needs {' and '.join(absent)}: pip install {' '.join(absent)}")
-
-
-def is_installed(package: str) -> bool:
-    try:
-        return bool(metadata.version(package))
-    except metadata.PackageNotFoundError:
-        return False
+        try:
+            for package in PACKAGES[name]:
+                metadata.version(package)
+        except metadata.PackageNotFoundError:
+            needed = PACKAGES[name]
+            raise UserError(f"the format {name} needs {' and '.join(needed)}: pip install {' '.join(needed)}") from None

@@ -11,7 +11,7 @@ import tensorflow as tf
 from harvest.cli import UserError
 from harvest.model.archive import Details, read_details
 from harvest.model.export import ExportSummary, example_inputs, example_row
-from harvest.model.export.columns import GENERATED_ROWS, generate_rows
+from harvest.model.export.columns import generate_rows
 from harvest.model.export.tensorflow import write_litert, write_saved_model
 from harvest.model.inference import Inputs, load_model
 from harvest.model.names import input_names, onnx_names, renamed_inputs
@@ -35,25 +35,20 @@ def export(
     run: RunDirectory,
     formats: list[str],
     show: Callable[[str], None],
-    rows: Inputs | None = None,
-    example: Inputs | None = None,
+    rows: Inputs | None,
     source: str = MODEL_FILE,
 ) -> ExportSummary:
     """Stage the exports of a model and compare each with Keras; an export that fails is deleted.
 
-    They are compared on the given raw rows (arrays [B, 1] by column), if any, and on generated ones. The example in the
-    summary is the given one [1, 1], or the first row. `source` is the name of the model file.
+    They are compared on the given raw rows (arrays [B, 1] by column), if any, and on generated ones. The first is the
+    example in the summary. `source` is the name of the model file.
     """
-    failures, written, what = [], [], f"{GENERATED_ROWS:,} generated rows"
-    parts = [generate_rows(model, details)]
-    if rows is not None:
-        what = f"{len(next(iter(rows.values()))):,} test rows and {what}"
+    failures, written, parts = [], [], [generate_rows(model, details)]
+    if rows:
         parts.insert(0, rows)
-    if example:
-        parts.insert(0, example)
     cells = {name: np.concatenate([part[name] for part in parts]) for name in details.columns()}
     expected = keras_probabilities(model, cells)
-    for name in formats:
+    for name in dict.fromkeys(formats):
         path = run.staged(export_file(name, source))
         try:
             WRITERS[name](path, model, details)
@@ -68,7 +63,7 @@ def export(
             failures.append(f"--export {name} failed ({reason})")
         else:
             written.append(name)
-            show(f"Export     {run.path / path.name}: probabilities of {what} agree within {gap:.0e}")
+            show(f"Export     {run.path / path.name}: probabilities of {len(expected):,} rows agree within {gap:.0e}")
     columns = details.columns()
     row = example_row({alias: cells[name] for name, alias in onnx_names(columns).items()})
     return ExportSummary(source, written, renamed_inputs(columns), row, float(expected[0]), failures)

@@ -17,10 +17,10 @@ from harvest.model.export.columns import column_scalers, find_lookups, known_val
 from harvest.model.names import input_names
 
 
-def save(path: Path, network: keras.Model, types: dict[str, str], predict: Callable) -> None:
-    """Save a network as a SavedModel with the signature predict(), which takes raw columns of these types."""
-    names = input_names(list(types))
-    specs = {alias: tf.TensorSpec([None, 1], types[name], name=alias) for name, alias in names.items()}
+def save(path: Path, model: keras.Model, details: Details, network: keras.Model, predict: Callable) -> None:
+    """Save a network as a SavedModel with the signature predict(), which takes the raw columns of a model."""
+    names = input_names(details.columns())
+    specs = {alias: tf.TensorSpec([None, 1], model.input[name].dtype, name=alias) for name, alias in names.items()}
 
     def serve(cells: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {"probability": predict({name: cells[alias] for name, alias in names.items()})}
@@ -31,13 +31,9 @@ def save(path: Path, network: keras.Model, types: dict[str, str], predict: Calla
     archive.write_out(str(path), verbose=False)
 
 
-def input_types(model: keras.Model, details: Details) -> dict[str, str]:
-    return {name: model.input[name].dtype for name in details.columns()}
-
-
 def write_saved_model(path: Path, model: keras.Model, details: Details) -> None:
     """Write the Keras model itself, including its lookup tables."""
-    save(path, model, input_types(model, details), model)
+    save(path, model, details, model, model)
     (path / "train_model_modern").touch()  # identifies the directory if the manifest is lost
 
 
@@ -56,7 +52,7 @@ def write_litert(path: Path, model: keras.Model, details: Details) -> None:
         return network(values + ([tf.concat(numbers, 1)] if numbers else []))
 
     with tempfile.TemporaryDirectory() as folder:
-        save(Path(folder, "saved"), network, input_types(model, details), predict)
+        save(Path(folder, "saved"), model, details, network, predict)
         path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(Path(folder, "saved"))).convert())
 
 

@@ -121,11 +121,11 @@ def read_predictions(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Labels and probabilities [N] of predictions.csv. Raises ValueError if the file is malformed."""
     header, _, body = content.partition(b"\n")
     names = header.split(b",")
-    if names not in (PREDICTION_COLUMNS, PREDICTION_COLUMNS[1:]):
-        raise ValueError("line 1 of predictions.csv is not its header")
+    if names not in (PREDICTION_COLUMNS, PREDICTION_COLUMNS[1:]) or not body:
+        raise ValueError("predictions.csv has no rows, or line 1 is not its header")
     options: dict[str, Any] = {"delimiter": ",", "comments": None, "quotechar": '"', "ndmin": 2, "encoding": "utf-8"}
     options["converters"] = {0: lambda file: 0.0} if names == PREDICTION_COLUMNS else None
-    cells = np.loadtxt(io.BytesIO(body), **options) if body else np.empty((0, 0))
+    cells = np.loadtxt(io.BytesIO(body), **options)
     if cells.shape[1] != len(names):
         raise ValueError("a row of predictions.csv has too few or too many fields")
     y_true, y_prob = cells.T[-2:]

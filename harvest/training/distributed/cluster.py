@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import ipaddress
 import json
@@ -28,57 +29,39 @@ class Cluster(NamedTuple):
 
 
 def find_cluster(args: argparse.Namespace) -> Cluster | None:
-    """The workers that TF_CONFIG names, or None if there is only one. Each of them runs this command."""
-    if count_workers() < 2:
-        return None
-    cluster = read_cluster(os.environ["TF_CONFIG"])
-    check_addresses(cluster, args.trust_network)
+    """The workers that TF_CONFIG names, or None if there is only one. Each of them runs this command.
+
+    Raises UserError if TF_CONFIG is malformed, or if it names other machines and the network is not declared trusted.
+    """
+    try:
+        config = json.loads(os.environ.get("TF_CONFIG") or "{}")
+        workers = {kind: list((config.get("cluster") or {}).get(kind, [])) for kind in ("chief", "worker")}
+        addresses = [*workers["chief"], *workers["worker"]]
+        if len(addresses) < 2:
+            return None
+        task, index = config["task"], int(config["task"]["index"])
+        rank = addresses.index(workers[task["type"]][index])
+        if index < 0 or len(set(addresses)) < len(addresses):
+            raise ValueError
+        outside = [address for address in addresses if not is_loopback(address)]
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+        wanted = 'cluster: {"worker": ["host:port", ...]}, task: {"type": "worker", "index": N}'
+        raise UserError(f"TF_CONFIG must name each worker once, including this one ({wanted}), or be unset") from None
+    if outside and not args.trust_network:
+        risk = "TensorFlow's server is neither encrypted nor authenticated, and listens on every interface"
+        cure = "if only these machines can reach it (private network, firewall), use --trust-network"
+        raise UserError(f"TF_CONFIG names {outside[0]}, which is not loopback: {risk}; {cure}")
     if args.describe:
         raise UserError("--describe runs in one process: unset TF_CONFIG")
-    return cluster
-
-
-def count_workers() -> int:
-    """The number of workers in TF_CONFIG; 0 without it. Raises UserError if TensorFlow cannot read it."""
-    try:
-        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster") or {}
-        return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
-    except (ValueError, AttributeError, TypeError):
-        raise UserError("the environment variable TF_CONFIG is malformed; correct or unset it") from None
-
-
-def read_cluster(text: str) -> Cluster:
-    """The workers in TF_CONFIG. Raises UserError if it is malformed."""
-    try:
-        config = json.loads(text)
-        chiefs, workers = (list(config["cluster"].get(kind, [])) for kind in ("chief", "worker"))
-        kind, index = config["task"]["type"], int(config["task"]["index"])
-        addresses = [*chiefs, *workers]
-        rank = addresses.index({"chief": chiefs, "worker": workers}[kind][index])
-        sound = index >= 0 and all(isinstance(address, str) and ":" in address for address in addresses)
-        if not sound or len(set(addresses)) < len(addresses):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        wanted = 'cluster: {"worker": ["host:port", ...]}, task: {"type": "worker", "index": N}'
-        raise UserError(f"TF_CONFIG must name each worker once, including this one ({wanted})") from None
     return Cluster(addresses, rank)
 
 
 def is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def check_addresses(cluster: Cluster, trusted: bool) -> None:
-    """Raise UserError if there are other machines, unless the user declares the network trusted."""
-    outside = [address for address in cluster.addresses if not is_loopback(address)]
-    if outside and not trusted:
-        risk = "TensorFlow's server is neither encrypted nor authenticated, and listens on every interface"
-        cure = "if only these machines can reach it (private network, firewall), use --trust-network"
-        raise UserError(f"TF_CONFIG names {outside[0]}, which is not loopback: {risk}; {cure}")
+    """Whether an address, host:port, is of this machine. Raises ValueError if it has no port."""
+    host, _ = address.rsplit(":", 1)
+    with contextlib.suppress(ValueError):  # the name of a machine
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    return False
 
 
 def describe_program(args: argparse.Namespace, script: Path) -> dict[str, str]:

@@ -1,10 +1,8 @@
 """Train on several machines: the workers that TF_CONFIG names, each of which runs the same command.
 
-tf.distribute.MultiWorkerMirroredStrategy connects them, and they exchange data by TensorFlow's collective operations.
 Each worker reads its own part of the data and gathers the cells of the others, so columns, encodings and splits are
 those of one machine. Of very large tables, the workers gather only a sample, and each also trains on the rest of its
-part. Each worker monitors the others; if one fails, all exit with a one-line message. Worker 0, the chief, writes and
-prints everything. docs/distributed.md describes how to start a group.
+part. Worker 0, the chief, writes and prints everything. docs/distributed.md describes how to start a group.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ import pandas as pd
 import tensorflow as tf
 
 from harvest.cli import StopRequest, UserError, print_error
-from harvest.data.csv_file import ByteRange, CsvFile, find_files, open_csv, read_columns
+from harvest.data.csv_file import WHOLE, ByteRange, CsvFile, find_files, open_csv, read_columns
 from harvest.run_directory import RESUME_FILE, RunDirectory
 from harvest.training.distributed import shares
 from harvest.training.distributed.cluster import Cluster, describe_program
@@ -36,17 +34,13 @@ from harvest.training.tensorflow_setup import find_devices
 START_SECONDS = 45  # for all workers to start; less than a minute, to limit the wait for one that never starts
 ANSWER_SECONDS = 20  # a worker that has not responded for so long has stopped
 CHECK_SECONDS = 2.0
-WATCHED_BY_ALL = 64  # workers; in larger groups only the chief monitors all others
 
 
 class Group:
     """This worker of a group: it exchanges data with the other workers and monitors them."""
 
     def __init__(self, cluster: Cluster, args: argparse.Namespace, script: Path) -> None:
-        """Wait for all workers. The chief checks its model directory; the others get a temporary one.
-
-        A failure leaves no temporary files.
-        """
+        """Wait for all workers. The chief checks its model directory; the others get a temporary one."""
         self.cluster, self.rank, self.workers = cluster, cluster.rank, len(cluster.addresses)
         self.chief, self.others = self.rank == 0, [rank for rank in range(self.workers) if rank != self.rank]
         self.over, self.leaving = threading.Event(), threading.Lock()
@@ -76,10 +70,8 @@ class Group:
         threading.Thread(target=self.watch, daemon=True).start()
 
     def watch(self) -> None:
-        few = self.chief or self.workers <= WATCHED_BY_ALL
-        watched = self.others if few else sorted({0, (self.rank + 1) % self.workers})
         while not self.over.wait(CHECK_SECONDS):
-            for rank in watched:
+            for rank in self.others:
                 fault = self.engine.fault(rank, ANSWER_SECONDS)
                 if fault and not self.over.wait(2 * CHECK_SECONDS):  # so the others see this fault, not our exit
                     self.leave(f"{self.cluster.name(rank)} {fault}")
@@ -116,13 +108,8 @@ class Group:
         faults = self.engine.exchange(fault)
         for rank, text in enumerate(faults):
             if text:
-                self.refuse(text if faults.count(text) == self.workers else f"worker {rank}: {text}")
+                raise UserError(text if faults.count(text) == self.workers else f"worker {rank}: {text}")
         return result
-
-    def refuse(self, text: str) -> NoReturn:
-        """Raise UserError; all workers call this for the same reason at the same time."""
-        self.close()
-        raise UserError(text)
 
     def compare_programs(self, args: argparse.Namespace, script: Path) -> None:
         """Raise UserError if versions or flags differ between workers."""
@@ -131,7 +118,7 @@ class Group:
             for name, value in described[0].items():
                 if other.get(name) != value:
                     text = f"worker {rank} has {name} {other.get(name)}, but worker 0 has {value}"
-                    self.refuse(f"{text}; start all workers with the same flags and versions")
+                    raise UserError(f"{text}; start all workers with the same flags and versions")
 
     def share_state(self, args: argparse.Namespace) -> None:
         """Check the chief's model directory, and give all workers its state for --resume."""
@@ -167,12 +154,12 @@ class Group:
         mine = self.together(lambda: [shares.look_at(path) for path in paths])
         listings = [[shares.SeenFile(*seen) for seen in listing] for listing in self.engine.exchange(mine)]
         shared = self.together(shares.are_shared, listings)
-        parts: list[tuple[int, ByteRange | None]] = [(number, None) for number in range(len(paths))]
+        parts: list[tuple[int, ByteRange]] = [(number, WHOLE) for number in range(len(paths))]
         if shared:  # in the chief's order
-            found = {seen.identity: path for seen, path in zip(mine, paths, strict=True)}
-            paths, sizes = [found[seen.identity] for seen in listings[0]], [seen.size for seen in listings[0]]
+            found = {seen[:3]: path for seen, path in zip(mine, paths, strict=True)}
+            paths, sizes = [found[seen[:3]] for seen in listings[0]], [seen.size for seen in listings[0]]
             cut = self.engine.exchange(shares.cut_files(paths, sizes, self.rank, self.workers))
-            parts = shares.choose_parts([[shares.Share(*one) for one in own] for own in cut], sizes, self.rank)
+            parts = shares.choose_parts(cut, sizes, self.rank)
         skip = args.skip_bad_rows
         own = self.together(lambda: [open_csv(paths[number], skip, byte_range=part) for number, part in parts])
         files = self.merge_files(own, [number for number, _ in parts], paths if shared else None)
@@ -185,11 +172,10 @@ class Group:
 
         numbers: the positions of this worker's files among the shared files or, if none are shared, among its own.
         """
-        described = [(file.path, file.names, file.notes, file.skipped, file.torn) for file in own]
-        counts = [len(file.line_numbers) for file in own]
+        described = [(len(one.line_numbers), one.path, one.names, one.notes, one.skipped, one.torn) for one in own]
         merged: dict[tuple[int, int], CsvFile] = {}
-        for rank, parts in enumerate(self.engine.exchange([*zip(numbers, counts, described, strict=True)])):
-            for number, rows, (path, names, notes, skipped, torn) in parts:
+        for rank, parts in enumerate(self.engine.exchange([*zip(numbers, described, strict=True)])):
+            for number, (rows, path, names, notes, skipped, torn) in parts:
                 key = (0 if shared else rank, number)
                 path = shared[number] if shared else f"worker {rank}{os.path.join(os.sep, path)}"
                 before = merged.get(key, CsvFile(path, names, "", [], np.empty(0, int), [], 0, False))
@@ -227,7 +213,7 @@ class Group:
         if given:  # every worker must have every row
             cure = "give fewer rows or columns" if "split" in given else "omit --folds"
             whole = f"more than {shares.LARGEST_GATHERED:,} cells, of which the workers gather only a sample"
-            self.refuse(f"{given}: {total:,} rows have {whole}; {cure}")
+            raise UserError(f"{given}: {total:,} rows have {whole}; {cure}")
         args.folds = 1  # regardless of the size of the sample
         return True
 
@@ -271,10 +257,7 @@ class Group:
             self.agreed.signal = int(signals[self.stopped_by])
 
     def end_early(self, failed: str) -> tuple[int, str]:
-        """The exit code of a run that ends early, and the message to print instead of the signal, or "".
-
-        failed: the message if the loss is not a number.
-        """
+        """The exit code of a run that ends early, and the message to print instead of the signal, or ""."""
         self.over.set()
         number, why = self.agreed.signal, ""
         if self.stopped_by not in (None, self.rank):

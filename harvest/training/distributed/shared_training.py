@@ -19,8 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from harvest.cli import Console
-from harvest.data.encoding import SCALE_ROWS, Encoding, Features, FoldEncoding, make_features
+from harvest.cli import Console, UserError
+from harvest.data.encoding import SCALE_ROWS, Encoding, Features, make_features
 from harvest.data.hashes import hash_rows
 from harvest.data.splits import Split
 from harvest.data.table import Table
@@ -29,7 +29,7 @@ from harvest.training.config import Config, Plan, cut_evenly, segment_steps
 from harvest.training.distributed.group import Group
 from harvest.training.distributed.shares import code_rest, quantile_error
 from harvest.training.folds import Fold, start_fold
-from harvest.training.program import COUNTS, HISTORY, State, end_epoch, validate
+from harvest.training.program import COUNTS, Data, State, end_epoch, read_rows, validate
 
 CALL_ROWS = 131_072  # the maximum rows in one call of the program; weights can be averaged only between calls
 CALL_SHARE = 0.1  # the maximum share of the time spent on averaging
@@ -66,7 +66,7 @@ class SharedTraining:
         counts = group.engine.exchange(len(train))
         self.training_rows = sum(counts)
         if min(counts) == 0:
-            group.refuse(f"{self.training_rows} training rows are too few for {group.workers} workers; start fewer")
+            raise UserError(f"{self.training_rows} training rows are too few for {group.workers} workers; start fewer")
         self.plan = self.plan_calls(min(counts), args.sync_every)
         start_fold(fold, self.config, self.plan)
         return features
@@ -119,10 +119,13 @@ class SharedTraining:
         title = f"Workers    {group.workers}: "
         if len(self.folds) > 1:
             return program, [f"{title}fold k trains on worker k mod {group.workers}, bit for bit as on one machine"]
-        check, self.program = partial(validate, network, config, plan, encoding), program
-        self.check = tf.function(check, jit_compile=config.xla, autograph=False)
-        self.decide = tf.function(partial(end_epoch, config), autograph=False)
-        self.check(fold.encoding, features, fold.validation, fold.state)  # compiles it
+
+        def check(data: Data, state: State) -> tf.Tensor:
+            read = partial(read_rows, encoding, data.encoding, data.features)
+            return validate(network, config, plan, read, data.validation, state)
+
+        self.program, self.check = program, tf.function(check, jit_compile=config.xla, autograph=False)
+        self.check(Data(features, fold.encoding, fold.validation), fold.state)  # compiles it
         reason = "as requested" if self.every else self.measure(features)
         steps = min(self.every, plan.segments) * plan.steps
         self.decisions["sync_every"] = Decision(steps, reason)
@@ -140,12 +143,12 @@ class SharedTraining:
         plan, fold = self.plan, self.folds[0]
         assert fold.state
         order = tf.constant(np.resize((fold.own or fold.split).train, (1, plan.steps * plan.batch_size)))
-        state, calls, averages = fold.state._replace(epoch=tf.constant(0)), [], []
+        state, data = fold.state._replace(epoch=tf.constant(0)), Data(features, fold.encoding, self.nothing)
+        calls, averages = [], []
         for _ in range(4):
             started = time.perf_counter()
             with tf.device(self.config.device.tf_name):
-                arguments = (features, fold.encoding, self.nothing, order, state, fold.seed, tf.constant(1))
-                self.program(*arguments)[0].trained.numpy()
+                self.program(data, order, state, fold.seed, tf.constant(1))[0].trained.numpy()
             called = time.perf_counter()
             self.average(state)
             calls.append(called - started)
@@ -157,34 +160,25 @@ class SharedTraining:
         often = "once an epoch" if self.every == plan.segments else f"at most {CALL_SHARE:.0%} of the time"
         return f"{took}; {often}"
 
-    def train_epoch(
-        self,
-        features: Features,
-        fold_encoding: FoldEncoding,
-        validation: tf.Tensor,
-        orders: tf.Tensor,
-        state: State,
-        seed: tf.Tensor,
-        last: tf.Tensor,
-    ) -> tuple[State, tf.Tensor, tf.Tensor, tf.Tensor]:
+    def train_epoch(self, data: Data, orders: tf.Tensor, state: State, seed: tf.Tensor, last: tf.Tensor) -> tuple:
         """One epoch, with the results of the program, but weights, metrics and decisions from all workers."""
         plan, before, counts = self.plan, state, np.zeros(len(COUNTS), np.float32)
         size, seed = plan.steps * plan.batch_size, seed + np.int32(104_729 * self.group.rank % 2**31)
         for call in range(plan.segments):
             order = orders[:, call * size : (call + 1) * size]
-            state, history, _, _ = self.program(features, fold_encoding, self.nothing, order, state, seed, last)
+            state, record = self.program(data._replace(validation=self.nothing), order, state, seed, last)
             state = state._replace(**{name: getattr(before, name) for name in DECIDED})  # without validation, undecided
-            counts += history[0, : len(counts)].numpy()
+            counts += record[0, : len(counts)].numpy()
             if (call + 1) % self.every == 0 or call + 1 == plan.segments:
                 state = self.average(state)
             if self.group.agreed.signal:  # the epoch is discarded
-                return before, tf.zeros([1, len(HISTORY)]), state.trained[None], state.moving[None]
-        own = np.concatenate([counts / self.group.workers, self.check(fold_encoding, features, validation, state)])
+                return before, tf.zeros([1, 0])
+        own = np.concatenate([counts / self.group.workers, self.check(data, state)])
         counts, found = np.split(self.group.sum_and_listen(own), 2)
         loss = np.float32(found[0] / len(self.folds[0].split.val))
-        state = self.decide(state, tf.constant(loss))
-        row = np.array([*counts, loss, *found[1:], before.learning_rate], np.float32)
-        return state, tf.constant(row[None]), state.trained[None], state.moving[None]
+        state = end_epoch(self.config, state, tf.constant(loss))
+        record = np.concatenate([counts, [loss], found[1:], [before.learning_rate], state.trained, state.moving])
+        return state, tf.constant(record[None], tf.float32)
 
     def average(self, state: State) -> State:
         """The state with the means over workers of everything that training changes."""
@@ -208,14 +202,14 @@ class SharedTraining:
         arrays = {"signal": np.array(group.asked.signal)}
         for fold, records in zip(own, pool.map(call, own), strict=True):
             assert fold.state
-            parts = fold.state._asdict() | {f"record_{place}": part for place, part in enumerate(records)}
+            parts = fold.state._asdict() | {"records": records}
             arrays |= {f"{fold.number}/{name}": np.asarray(part) for name, part in parts.items()}
         of_workers = group.engine.exchange_arrays(arrays)
         group.note_signals(np.array([part["signal"] for part in of_workers]))
         found = {name: array for part in of_workers for name, array in part.items()}
         for fold in folds:
             fold.state = State(*(tf.constant(found[f"{fold.number}/{name}"]) for name in State._fields))
-        return [[found[f"{fold.number}/record_{place}"] for place in range(3)] for fold in folds]
+        return [found[f"{fold.number}/records"] for fold in folds]
 
     def count_rows(self) -> tuple[int, int]:
         """The number of rows used, and the number of training rows of the first network."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import hashlib
 import math
 import os
 from dataclasses import replace
@@ -16,9 +15,10 @@ import pandas as pd
 from harvest.cli import UserError
 from harvest.data.cells import parse_id, parse_label, parse_number, parse_text, placeholder
 from harvest.data.columns import parse_cells
-from harvest.data.csv_file import BLOCK_BYTES, LONGEST_LINE, ByteRange, CsvFile, check_file, open_bytes
+from harvest.data.csv_file import BLOCK_BYTES, LONGEST_LINE, WHOLE, ByteRange, CsvFile, check_file, open_bytes
 from harvest.data.table import Table
-from harvest.text import name_some
+from harvest.text import name_lines
+from harvest.training.interrupted import MARKED_BYTES, mark_files
 
 GATHERED_CELLS = 25_000_000  # up to this size, all workers hold the whole table; twice as many take 6 s more to read
 LARGEST_GATHERED = 200_000_000  # cells, 1.6 GB: the limit if every worker must have every row
@@ -31,61 +31,45 @@ class SeenFile(NamedTuple):
     name: str
     size: int
     digest: str  # of its start and its end
-    start: str  # the first bytes after line 1, which may contain only column names
-
-    @property
-    def identity(self) -> tuple[str, int, str]:
-        return self[:3]
+    start: str  # the first bytes after line 1, which may contain only column names; the other fields identify a file
 
 
 def look_at(path: str) -> SeenFile:
     check_file(path)
-    size, length = os.path.getsize(path), 1 << 16
+    ((size, digest),) = mark_files([path])
     with open(path, "rb") as file:
-        start = file.read(length)
-        file.seek(max(0, size - length))
-        digest = hashlib.blake2b(start + file.read(length), digest_size=16).hexdigest()
-    return SeenFile(os.path.basename(path), size, digest, start.partition(b"\n")[2][:1024].decode("latin-1"))
+        start = file.read(MARKED_BYTES).partition(b"\n")[2][:1024].decode("latin-1")
+    return SeenFile(os.path.basename(path), size, digest, start)
 
 
 def are_shared(listings: list[list[SeenFile]]) -> bool:
     """Whether all workers were given the same files; False: each has its own. Raises UserError for a mixture."""
-    sets = [{seen.identity for seen in listing} for listing in listings]
-    if all(own == sets[0] for own in sets):
-        return True
-    for other, one in combinations(range(len(listings)), 2):
-        if both := sets[one] & sets[other]:
-            lone = sorted(sets[one] ^ both or sets[other] ^ both)[0][0]
-            words = f"workers {other} and {one} both have {min(both)[0]}, but only one of them has {lone}"
-            raise UserError(f"{words}; give all workers the same files, or each its own")
-        for mine, theirs in product(listings[one], listings[other]):
-            length = min(len(mine.start), len(theirs.start))
-            if mine.name == theirs.name and mine.start[:length] == theirs.start[:length]:
-                sizes = f"{theirs.size:,} bytes on worker {other} and {mine.size:,} on worker {one}"
-                cure = "give all workers the same file, which must not change, or each its own"
-                raise UserError(f"{mine.name} starts the same but differs: {sizes}; {cure}")
-    return False
+    sets = [{seen[:3] for seen in listing} for listing in listings]
+    others = [(rank, own) for rank, own in enumerate(sets) if own != sets[0]]
+    for first, second in combinations(range(len(listings)), 2) if others else ():
+        for one, other in product(listings[first], listings[second]):
+            length = min(len(one.start), len(other.start))
+            if one[:3] == other[:3] or (one.name == other.name and one.start[:length] == other.start[:length]):
+                rank, own = others[0]
+                name, size, _ = min(sets[0] ^ own)
+                what = f"workers {first} and {second} both have {one.name}, but only one of workers 0 and {rank} has"
+                cure = "give all workers the same files, which must not change, or each its own"
+                raise UserError(f"{what} {name} with {size:,} bytes; {cure}")
+    return not others
 
 
-class Share(NamedTuple):
-    """The part of a file that a worker may read."""
-
-    file: int
-    start: int
-    end: int
-    lines: int
-    quotes: bool
+Share = tuple[int, int, int, bool]  # the part of a file that a worker may read: start, end, lines, has quotes
 
 
 def cut_files(paths: list[str], sizes: list[int], rank: int, workers: int) -> list[Share]:
-    """This worker's share of the bytes of all files, in whole lines."""
-    shares, first, total = [], 0, sum(sizes)
-    for number, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+    """This worker's share of each file: of the bytes of all files together, in whole lines."""
+    shares: list[Share] = []
+    first, total = 0, sum(sizes)
+    for path, size in zip(paths, sizes, strict=True):
         ends = [min(max(total * place // workers - first, 0), size) for place in (rank, rank + 1)]
         with open(path, "rb") as file:
             start, end = (line_start(file, place, size) for place in ends)
-        if start < end:
-            shares.append(Share(number, start, end, *count_lines(path, ByteRange(start, end, 0))))
+        shares.append((start, end, *count_lines(path, ByteRange(start, end))))
         first += size
     return shares
 
@@ -109,18 +93,17 @@ def count_lines(path: str, byte_range: ByteRange) -> tuple[int, bool]:
     return lines, quotes
 
 
-def choose_parts(shares: list[list[Share]], sizes: list[int], rank: int) -> list[tuple[int, ByteRange | None]]:
+def choose_parts(shares: list[list[Share]], sizes: list[int], rank: int) -> list[tuple[int, ByteRange]]:
     """The files, or parts of them, that this worker reads. A file with quotes is not cut: its rows may span lines."""
     workers, total, first = len(shares), sum(sizes), 0
-    parts: list[tuple[int, ByteRange | None]] = []
+    parts: list[tuple[int, ByteRange]] = []
     for number, size in enumerate(sizes):
-        of_file = [next((one for one in own if one.file == number), None) for own in shares]
-        if any(share and share.quotes for share in of_file):
+        starts, ends, lines, quotes = zip(*(own[number] for own in shares), strict=True)
+        if any(quotes):
             if rank == (first + size // 2) * workers // total:
-                parts.append((number, None))
-        elif mine := of_file[rank]:
-            before = sum(share.lines for share in of_file[:rank] if share)
-            parts.append((number, ByteRange(mine.start, mine.end, before)))
+                parts.append((number, WHOLE))
+        elif starts[rank] < ends[rank]:
+            parts.append((number, ByteRange(starts[rank], ends[rank], sum(lines[:rank]))))
         first += size
     return parts
 
@@ -145,7 +128,10 @@ class Rest(NamedTuple):
 
 
 def code_rest(rest: Rest, table: Table, label: str, skip_bad_rows: bool) -> Table:
-    """The rest as a table with the columns of the sample; values not in a vocabulary get a code that no fold knows."""
+    """The rest as a table with the columns of the sample; values not in a vocabulary get a code that no fold knows.
+
+    Raises UserError with the first bad lines.
+    """
     labels = parse_cells(rest.cells[label], parse_label).astype(np.float32)
     bad, frame, columns = labels < 0, {}, table.of_kind("number")
     for column in columns:
@@ -159,16 +145,11 @@ def code_rest(rest: Rest, table: Table, label: str, skip_bad_rows: bool) -> Tabl
         frame[column.name] = pd.Series(pd.Categorical.from_codes(codes, vocabulary))
         columns.append(replace(column, vocabulary=vocabulary))
     if bad.any() and not skip_bad_rows:
-        refuse_rest(rest, bad)
+        lines = np.concatenate([file.line_numbers for file in rest.files])[rest.rows]
+        files = np.repeat(np.arange(len(rest.files)), [len(file.line_numbers) for file in rest.files])[rest.rows]
+        first = files[np.argmax(bad)]
+        fault = "a label that is not 0 or 1, or text, infinity or a number beyond 3.4e38 in a numeric column"
+        where = name_lines(lines[bad & (files == first)])
+        raise UserError(f"{rest.files[first].path}: {where}: {fault}; fix the rows or use --skip-bad-rows")
     rows, nothing = pd.DataFrame(frame)[~bad].reset_index(drop=True), np.empty(0, np.int32)
     return Table(rows, columns, labels[~bad], nothing, nothing, [], [], len(bad), int(bad.sum()), nothing)
-
-
-def refuse_rest(rest: Rest, bad: np.ndarray) -> None:
-    """Raise UserError that names the first bad lines."""
-    lines = np.concatenate([file.line_numbers for file in rest.files])[rest.rows]
-    files = np.repeat(np.arange(len(rest.files)), [len(file.line_numbers) for file in rest.files])[rest.rows]
-    first = files[np.argmax(bad)]
-    fault = "a label that is not 0 or 1, or text, infinity or a number beyond 3.4e38 in a numeric column"
-    where = name_some(lines[bad & (files == first)])
-    raise UserError(f"{rest.files[first].path}: {where}: {fault}; fix the rows or use --skip-bad-rows")
