@@ -36,7 +36,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     from harvest.run_directory import EXPORT_FILES, MODEL_FILE
 
     text = "Export a trained model to the formats of other runtimes."
-    parser = cli.Parser(description=text, allow_abbrev=False)
+    parser = cli.Parser(description=text)
     add = parser.add_argument
     add("formats", nargs="+", choices=EXPORT_FILES, metavar="FORMAT", help="saved_model, litert, onnx")
     text = "the directory of the model (default: model)"

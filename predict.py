@@ -44,7 +44,7 @@ from harvest.cli import UserError
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     from harvest.run_directory import MODEL_FILE
 
-    parser = cli.Parser(description="Predict with a trained model.", allow_abbrev=False)
+    parser = cli.Parser(description="Predict with a trained model.")
     add = parser.add_argument
     add("csv", metavar="CSV", help="the rows to predict; - reads standard input and predicts each line as it arrives")
     add("--model-dir", type=Path, default="model", metavar="DIR", help="directory of the model (default: model)")

@@ -32,7 +32,7 @@ from harvest.run_directory import METRICS_FILE, MOVE_AWAY, PREDICTIONS_FILE, REP
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = cli.Parser(description="Redraw report.html from the results of a run.", allow_abbrev=False)
+    parser = cli.Parser(description="Redraw report.html from the results of a run.")
     text = "the model directory, to which report.html is written (default: model)"
     parser.add_argument("folder", nargs="?", type=Path, default=Path("model"), metavar="DIR", help=text)
     parser.add_argument("--version", action="version", version=VERSION)

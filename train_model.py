@@ -36,7 +36,7 @@ EPOCHS, QUICK_EPOCHS, PATIENCE, BATCH_SIZE = 150, 20, 20, 32
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = cli.Parser(description="Train the basic network on HARVEST.CSV.", allow_abbrev=False)
+    parser = cli.Parser(description="Train the basic network on HARVEST.CSV.")
     add = parser.add_argument
     help = "the CSV file to train on (default: HARVEST.CSV in the temporary directory)"
     add("csv", nargs="?", default=os.path.join(tempfile.gettempdir(), "HARVEST.CSV"), metavar="CSV", help=help)

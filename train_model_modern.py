@@ -137,7 +137,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     from harvest.results.metrics import threshold_rule
 
     text = "Train a small Keras network on HARVEST.CSV and report how reliable it is."
-    parser = cli.Parser(description=text, allow_abbrev=False)
+    parser = cli.Parser(description=text)
     path = os.path.join(tempfile.gettempdir(), "HARVEST.CSV")
     text = f"CSV file to train on; several files or a directory of files are read as one table (default: {path})"
     parser.add_argument("csv", nargs="*", default=[path], metavar="CSV", help=text)

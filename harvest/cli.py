@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -29,6 +29,9 @@ class UserError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)  # a new flag must not change what an old command means
+
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument ([^:]+): (?=takes )", r"\1 ", message).removeprefix("argument ")
         if message.startswith("unrecognized arguments"):

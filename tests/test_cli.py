@@ -71,7 +71,7 @@ def test_faults_of_the_program_are_not_hidden():
 
 
 def test_what_is_wrong_with_flags_is_one_sentence():
-    parser = cli.Parser(prog="x.py", allow_abbrev=False)
+    parser = cli.Parser(prog="x.py")
     parser.add_argument("--epochs", type=cli.whole_number)
     parser.add_argument("--rate", type=cli.positive_number)
     parser.add_argument("--seed", type=cli.seed_number)

@@ -51,7 +51,7 @@ def networks():
     splits = split_folds(table.label, 4, 0)
     encoding, fold_encodings, features = fit_encoding(table, splits)
     weights = generator.normal(size=(4, encoding.width)).astype(np.float32)
-    names = [column.name for column in table.of_kind("number") + table.of_kind("category")]
+    names = [column.name for column in explain.feature_columns(table)]
     weights[:, encoding.inputs_of_columns()[names.index("idle")]] = 0
     return table, FoldNetworks(
         features, splits, encoding, fold_encodings, lambda fold, encoded: encoded @ weights[fold], [1.5] * 4
@@ -72,7 +72,7 @@ def test_importance_is_the_rise_of_the_log_loss(tf, networks):
 
     generator, rises = np.random.default_rng([7, 4]), dict.fromkeys(found, 0.0)
     for fold, split in enumerate(folds.splits):
-        for column in table.of_kind("number") + table.of_kind("category"):  # the columns are shuffled in this order
+        for column in explain.feature_columns(table):  # the columns are shuffled in this order
             frame = table.frame.copy()
             shuffled = split.test[generator.permutation(len(split.test))]
             frame.loc[split.test, column.name] = table.frame[column.name].to_numpy()[shuffled]

@@ -99,10 +99,15 @@ def threshold_lines(y_true: np.ndarray, y_prob: np.ndarray) -> list[str]:
     return lines
 
 
+def feature_columns(table: Table) -> list[Column]:
+    """The columns in the order in which an encoding numbers them: numbers, then categories."""
+    return table.of_kind("number") + table.of_kind("category")
+
+
 def permutation_importance(table: Table, networks: FoldNetworks, seed: int) -> dict[str, float]:
     """The rise in log-loss when the cells of a column are shuffled among the test rows (Breiman, 2001)."""
     generator, (features, splits, encoding, *_) = np.random.default_rng([seed, 4]), networks
-    columns = table.of_kind("number") + table.of_kind("category")  # as the encoding numbers them
+    columns = feature_columns(table)
     names, inputs = [column.name for column in columns], encoding.inputs_of_columns()
     rises, total = np.zeros(len(names)), 0
     most = min(IMPORTANCE_ROWS, max(50, IMPORTANCE_CELLS // (encoding.width * len(names))))
@@ -201,7 +206,7 @@ def partial_dependence(table: Table, networks: FoldNetworks, shown: list[str]) -
     For each typical row, all rows get its cell in the column. "mean" is the mean probability of the unchanged rows.
     """
     features, splits, encoding, *_ = networks
-    columns, numbers = table.of_kind("number") + table.of_kind("category"), len(table.of_kind("number"))
+    columns, numbers = feature_columns(table), len(table.of_kind("number"))
     chosen = [[column.name for column in columns].index(name) for name in shown]
     trained = np.concatenate([split.train for split in splits])
     trained = np.unique(trained[:: max(1, len(trained) // SCALE_ROWS)])
